@@ -1,0 +1,538 @@
+"""Exercises that mark themselves: a checker takes the reader's function and says what passed.
+
+    >>> from sempa_utils import exercises
+    >>> exercises.check("dpo_loss", my_dpo_loss)
+    dpo_loss ●○○ 10 min: 5 of 5 checks passed. Well done.
+
+A checker calls the function on small inputs and compares with what follows from the definition. It
+never fails itself: an exception in the reader's function is part of the report.
+"""
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from sempa_utils import plackett_luce
+
+__all__ = ["EXERCISES", "Exercise", "Report", "check", "overview"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a checker found: the checks passed, and for each failed one a message that helps."""
+
+    exercise: "Exercise"
+    passed: tuple[str, ...]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed
+
+    def __str__(self) -> str:
+        total = len(self.passed) + len(self.failed)
+        end = " Well done." if self.ok else ""
+        lines = [f"{self.exercise.heading}: {len(self.passed)} of {total} checks passed.{end}"]
+        lines += [f"  ✓ {name}" for name in self.passed] if self.failed else []
+        lines += [f"  ✗ {name}\n      {message}" for name, message in self.failed.items()]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise. `checks` takes the reader's function and yields (name, check without arguments)."""
+
+    name: str
+    signature: str
+    task: str
+    difficulty: int  # 1, 2 or 3
+    minutes: int
+    checks: Callable
+
+    @property
+    def heading(self) -> str:
+        return f"{self.name} {'●' * self.difficulty}{'○' * (3 - self.difficulty)} {self.minutes} min"
+
+
+EXERCISES: dict[str, Exercise] = {}
+
+
+def check(name: str, function: Callable) -> Report:
+    """Try the reader's function on an exercise's checks.
+
+    `name` is a key of EXERCISES. Returns a Report; print it, or let it end a notebook cell.
+    Raises KeyError for an unknown exercise, and nothing else: whatever the function does wrong
+    is in the report.
+    """
+    if name not in EXERCISES:
+        raise KeyError(f"no exercise {name!r}; there are: {', '.join(EXERCISES)}")
+    exercise = EXERCISES[name]
+    if not callable(function):
+        return Report(exercise, (), {"it is a function": f"got {type(function).__name__}; hand over the function itself"})
+    passed, failed = [], {}
+    for title, run in exercise.checks(_guarded(function, exercise.signature)):
+        try:
+            run()
+        except _Unwritten:
+            return Report(exercise, (), {"it is written": "replace `raise NotImplementedError` by your answer"})
+        except _Wrong as problem:
+            failed[title] = str(problem)
+        except (Exception, SystemExit) as problem:  # the checker must outlive whatever it is handed
+            failed[title] = f"the result could not be used: {type(problem).__name__}: {problem}"
+        else:
+            passed.append(title)
+    return Report(exercise, tuple(passed), failed)
+
+
+def overview() -> str:
+    """The exercises as a Markdown table: name, difficulty, minutes, task."""
+    rows = ["| exercise | difficulty | minutes | task |", "|---|---|---|---|"]
+    for item in EXERCISES.values():
+        dots = item.heading.split()[1]
+        rows.append(f"| `{item.signature}` | {dots} | {item.minutes} | {item.task} |")
+    return "\n".join(rows)
+
+
+# --- machinery --------------------------------------------------------------------------------
+
+
+class _Wrong(Exception):
+    """The reader's answer fails a check; the message says how."""
+
+
+class _Unwritten(Exception):
+    """The reader has not begun."""
+
+
+def _guarded(function, signature):
+    """The reader's function on copies of the inputs, its exceptions turned into messages."""
+
+    def call(*arguments):
+        given = [item.clone() if isinstance(item, torch.Tensor) else item for item in arguments]
+        try:
+            result = function(*given)
+        except NotImplementedError:
+            raise _Unwritten from None
+        except (Exception, SystemExit) as problem:
+            message = f"your function raised {type(problem).__name__}: {problem}"
+            if isinstance(problem, TypeError) and not _accepts(function, len(arguments)):
+                message += f"; it is called as {signature}"
+            raise _Wrong(message) from None
+        if result is None:
+            raise _Wrong("your function returned None: is the `return` missing?")
+        for before, after in zip(arguments, given, strict=True):
+            if isinstance(before, torch.Tensor) and not torch.equal(before, after):
+                raise _Wrong("your function changed its input in place: work on a copy")
+        return result
+
+    return call
+
+
+def _accepts(function, count):
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _exercise(name, signature, task, *, difficulty, minutes):
+    def register(checks):
+        EXERCISES[name] = Exercise(name, signature, task, difficulty, minutes, checks)
+        return checks
+
+    return register
+
+
+def _tensor(value):
+    if isinstance(value, torch.Tensor):
+        return value.detach().double()
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _close(answer, expected, tolerance=1e-6, hints=()):
+    """Compare; `hints` are pairs (a known wrong answer, what it means)."""
+    answer, expected = _tensor(answer), _tensor(expected)
+    if answer.shape != expected.shape:
+        raise _Wrong(f"the shape should be {tuple(expected.shape)}, yours is {tuple(answer.shape)}")
+    if not answer.isfinite().all():
+        raise _Wrong("your answer holds nan or inf: does an exponential overflow, or a logarithm meet zero?")
+    worst = (answer - expected).abs().max().item()
+    if worst <= tolerance:
+        return
+    for wrong, meaning in hints:
+        wrong = _tensor(wrong)
+        if wrong.shape == answer.shape and (answer - wrong).abs().max().item() <= tolerance:
+            raise _Wrong(meaning)
+    where = (answer - expected).abs().flatten().argmax().item()
+    raise _Wrong(
+        f"expected {expected.flatten()[where].item():.6g}, got {answer.flatten()[where].item():.6g} "
+        f"(largest difference {worst:.2g}, tolerance {tolerance:.0e})"
+    )
+
+
+def _numbers(*shape, seed, scale=1.0):
+    return scale * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the exercises ----------------------------------------------------------------------------
+
+
+@_exercise(
+    "best_of_probability",
+    "best_of_probability(scores)",
+    "Scores of shape (..., N). Return the probability that candidate 0 is the best of N, shape (...).",
+    difficulty=1,
+    minutes=5,
+)
+def _(function):
+    scores = _numbers(3, 4, seed=1)
+
+    def two_equal():
+        _close(function(torch.zeros(2, dtype=torch.float64)), 0.5)
+
+    def by_definition():
+        expected = scores[:, 0].exp() / scores.exp().sum(-1)
+        hints = [
+            (expected.log(), "this is the log-probability; the probability is asked for"),
+            (scores[:, 0].exp() / scores.exp().sum(), "the sum runs over the batch as well: sum over the last dimension"),
+            (scores.softmax(0)[:, 0], "the softmax runs over the batch: candidates are the last dimension"),
+        ]
+        _close(function(scores), expected, hints=hints)
+
+    def large():
+        _close(function(torch.tensor([1e4, 1e4 - 1, 0.0], dtype=torch.float64)), 1 / (1 + math.exp(-1)))
+
+    yield "two equal candidates share the probability", two_equal
+    yield "a batch of four candidates each follows the definition", by_definition
+    yield "scores of 1e4 do not overflow", large
+
+
+@_exercise(
+    "ranking_log_prob",
+    "ranking_log_prob(scores, ranking)",
+    "One vector of N scores, a ranking of its indices, best first. Return the log-probability of the ranking.",
+    difficulty=1,
+    minutes=10,
+)
+def _(function):
+    scores = _numbers(4, seed=2)
+
+    def two():
+        pair = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        _close(function(pair, torch.tensor([0, 1])), torch.tensor(1.0, dtype=torch.float64).sigmoid().log())
+
+    def identity():
+        ranking = torch.arange(4)
+        _close(function(scores, ranking), plackett_luce.ranking_log_prob(scores, ranking), hints=wrong(ranking))
+
+    def reordered():
+        ranking = torch.tensor([2, 0, 3, 1])
+        _close(function(scores, ranking), plackett_luce.ranking_log_prob(scores, ranking), hints=wrong(ranking))
+
+    def wrong(ranking):
+        expected = plackett_luce.ranking_log_prob(scores, ranking)
+        return [
+            (expected.exp(), "this is the probability; its logarithm is asked for"),
+            (-expected, "the sign is turned: a log-probability is at most zero"),
+            (scores.log_softmax(0).sum(), "each place is drawn from all candidates: those already placed must leave the sum"),
+            (
+                plackett_luce.ranking_log_prob(scores, ranking.argsort()),
+                "ranking[k] is the candidate at place k, not the place of candidate k",
+            ),
+            (plackett_luce.ranking_log_prob(scores, ranking.flip(0)), "the ranking is read from its end: best comes first"),
+            (scores.log_softmax(0)[ranking[0]], "this is the first factor alone: the other places are missing"),
+        ]
+
+    def total():
+        rankings = [torch.tensor(order) for order in itertools.permutations(range(4))]
+        answers = torch.stack([_tensor(function(scores, ranking)).reshape(()) for ranking in rankings])
+        _close(answers.exp().sum(), 1.0)
+
+    def large():
+        far = torch.tensor([1e4, -1e4, 0.0], dtype=torch.float64)
+        _close(function(far, torch.tensor([1, 2, 0])), -3e4)
+
+    yield "two candidates give a sigmoid", two
+    yield "the ranking 0, 1, 2, 3", identity
+    yield "the ranking 2, 0, 3, 1", reordered
+    yield "the probabilities of all 24 rankings sum to one", total
+    yield "scores of ±1e4 neither over- nor underflow", large
+
+
+@_exercise(
+    "dpo_loss",
+    "dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta)",
+    "Four vectors of summed log-probabilities. Return DPO's loss, one number: the mean over the pairs.",
+    difficulty=1,
+    minutes=10,
+)
+def _(function):
+    values = [_numbers(6, seed=seed, scale=5.0) for seed in range(4)]
+
+    def start():
+        _close(function(values[0], values[1], values[0], values[1], 0.1), math.log(2))
+
+    def by_definition():
+        pc, pr, rc, rr = values
+        beta = 0.3
+
+        def loss(margin):
+            return -torch.nn.functional.logsigmoid(margin).mean()
+
+        margin = (pc - rc) - (pr - rr)
+        hints = [
+            (loss(margin), "beta is missing"),
+            (loss(margin / beta), "the margin is divided by beta: DPO multiplies by it"),
+            (loss(-beta * margin), "chosen and rejected are exchanged, or a sign is turned"),
+            (loss(beta * (pc - pr)), "the reference is missing"),
+            (beta * loss(margin), "beta belongs inside the sigmoid, not in front of the loss"),
+            (-torch.sigmoid(beta * margin).mean(), "the logarithm of the sigmoid is missing"),
+            (-loss(beta * margin), "the sign is turned: a loss falls as the likelihood rises"),
+            (6 * loss(beta * margin), "this is the sum over the pairs; the mean is asked for"),
+        ]
+        _close(function(*values, beta), loss(beta * margin), hints=hints)
+
+    def gradient():
+        chosen = values[0].clone().requires_grad_()
+        answer = function(chosen, *values[1:], 0.3)
+        if not (isinstance(answer, torch.Tensor) and answer.requires_grad):
+            raise _Wrong("no gradient flows back to policy_chosen: stay in torch, without .item() or .detach()")
+        (ours,) = torch.autograd.grad(answer, chosen)
+        if not (ours < 0).all():
+            raise _Wrong("raising the log-probability of a chosen answer must lower the loss")
+
+    def large():
+        zero = torch.zeros(1, dtype=torch.float64)
+        _close(function(zero - 1e4, zero, zero, zero, 1.0), 1e4)
+
+    yield "policy = reference gives ln 2", start
+    yield "six random pairs", by_definition
+    yield "the gradient raises the chosen answer", gradient
+    yield "a margin of -1e4 does not overflow", large
+
+
+@_exercise(
+    "score_gradient",
+    "score_gradient(scores)",
+    "Scores of shape (..., N). Return the gradient of −log P(candidate 0 is best) by the scores, without autograd.",
+    difficulty=2,
+    minutes=10,
+)
+def _(function):
+    scores = _numbers(3, 5, seed=4)
+
+    def by_autograd():
+        tracked = scores.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(-plackett_luce.best_of_log_prob(tracked).sum(), tracked)
+        hints = [
+            (-expected, "the sign is turned: this is the gradient of the log-likelihood, not of the loss"),
+            (scores.softmax(-1), "this is the softmax: the winner's own term −1 is missing"),
+            (expected / 3, "no mean over the batch: each row has its own gradient"),
+        ]
+        _close(function(scores), expected, hints=hints)
+
+    def balance():
+        answer = _tensor(function(scores))
+        _close(answer.sum(-1), torch.zeros(3, dtype=torch.float64))
+
+    def confident():
+        _close(function(torch.tensor([50.0, 0.0, 0.0], dtype=torch.float64)), torch.zeros(3))
+
+    yield "it equals what autograd finds", by_autograd
+    yield "it sums to zero: what one candidate gains the others lose", balance
+    yield "it vanishes where the winner is sure", confident
+
+
+@_exercise(
+    "info_nce_in_batch",
+    "info_nce_in_batch(anchor, positive, temperature)",
+    "Vectors of shape (B, D). Return the mean InfoNCE loss with cosine scores; the other rows' positives are the negatives.",
+    difficulty=2,
+    minutes=15,
+)
+def _(function):
+    anchor, positive = _numbers(5, 7, seed=5), _numbers(5, 7, seed=6)
+    unit = [torch.nn.functional.normalize(x, dim=-1) for x in (anchor, positive)]
+    cosine = unit[0] @ unit[1].T
+
+    def cross_entropy(scores):
+        return torch.nn.functional.cross_entropy(scores, torch.arange(5))
+
+    def by_definition():
+        others = cosine.masked_fill(torch.eye(5, dtype=torch.bool), -math.inf)
+        hints = [
+            (cross_entropy(cosine), "the temperature is missing"),
+            (cross_entropy(cosine * 0.2), "the cosine is multiplied by the temperature: divide"),
+            (cross_entropy(anchor @ positive.T / 0.2), "this is the dot product: a cosine needs vectors of length one"),
+            (cross_entropy(cosine.T / 0.2), "rows and columns are exchanged: each anchor chooses among the positives"),
+            ((torch.logsumexp(others / 0.2, -1) - cosine.diag() / 0.2).mean(), "the positive must stand in the denominator too"),
+            (5 * cross_entropy(cosine / 0.2), "this is the sum over the anchors; the mean is asked for"),
+        ]
+        _close(function(anchor, positive, 0.2), cross_entropy(cosine / 0.2), hints=hints)
+
+    def lengths():
+        _close(function(3 * anchor, 0.1 * positive, 0.2), cross_entropy(cosine / 0.2))
+
+    def uniform():
+        same = torch.ones(4, 3, dtype=torch.float64)
+        _close(function(same, same, 0.05), math.log(4))
+
+    def cold():
+        vectors = torch.eye(4, dtype=torch.float64)
+        _close(function(vectors, vectors.flip(0), 1e-3), 1000.0)
+
+    yield "five random rows", by_definition
+    yield "the length of a vector does not matter", lengths
+    yield "equal candidates give ln B", uniform
+    yield "a temperature of 0.001 does not overflow", cold
+
+
+@_exercise(
+    "optimal_policy",
+    "optimal_policy(reference_probs, rewards, beta)",
+    "Probabilities and rewards of all answers, shape (..., N). "
+    "Return the policy that maximises E[reward] − beta · KL(policy ‖ reference).",
+    difficulty=2,
+    minutes=15,
+)
+def _(function):
+    reference = _numbers(3, 5, seed=7).softmax(-1)
+    rewards = _numbers(3, 5, seed=8)
+
+    def tilted(sharpness, base=reference):
+        unnormalised = base * (rewards * sharpness).exp()
+        return unnormalised / unnormalised.sum(-1, keepdim=True)
+
+    def by_definition():
+        raw = reference * (rewards / 0.5).exp()
+        hints = [
+            (raw, "not normalised: divide by the sum Z"),
+            (raw / raw.sum(), "Z is a sum over the answers of one prompt, not over the batch"),
+            (tilted(0.5), "rewards are multiplied by beta: a strong KL penalty must weaken them, so divide"),
+            (tilted(2.0, torch.ones_like(reference)), "the reference is missing"),
+            (tilted(1.0), "beta is missing"),
+        ]
+        _close(function(reference, rewards, 0.5), tilted(2.0), hints=hints)
+
+    def better_than_others():
+        ours = _tensor(function(reference, rewards, 0.5))
+
+        def objective(policy):
+            return ((policy * rewards).sum(-1) - 0.5 * (policy * (policy / reference).log()).sum(-1)).sum()
+
+        for seed in range(20):
+            rival = _numbers(3, 5, seed=100 + seed).softmax(-1) * 0.05 + 0.95 * ours
+            if objective(rival) > objective(ours) + 1e-9:
+                raise _Wrong("a policy nearby reaches a higher objective: yours is not the maximum")
+
+    def cold():
+        _close(function(reference, rewards, 1e6), reference, tolerance=1e-4)
+
+    def sharp():
+        answer = function(reference, rewards, 1e-3)
+        _close(answer, torch.nn.functional.one_hot(rewards.argmax(-1), 5))
+
+    yield "three prompts with five answers each", by_definition
+    yield "no policy nearby reaches a higher objective", better_than_others
+    yield "a huge beta leaves the reference", cold
+    yield "a tiny beta takes the best answer, without overflow", sharp
+
+
+@_exercise(
+    "sample_ranking",
+    "sample_ranking(scores, generator)",
+    "One vector of N scores and a torch.Generator. Return one random Plackett–Luce ranking, best first.",
+    difficulty=3,
+    minutes=15,
+)
+def _(function):
+    scores = torch.tensor([1.0, 0.0, -0.7], dtype=torch.float64)
+
+    def draw(generator):
+        ranking = torch.as_tensor(function(scores, generator))
+        if ranking.shape != (3,) or sorted(ranking.tolist()) != [0, 1, 2]:
+            raise _Wrong(f"a permutation of 0, 1, 2 is asked for, got {ranking.tolist()}")
+        return tuple(ranking.tolist())
+
+    def permutation():
+        draw(torch.Generator().manual_seed(0))
+
+    def repeats():
+        if len({draw(torch.Generator().manual_seed(3)) for _ in range(8)}) > 1:
+            raise _Wrong("the same generator state must give the same ranking: pass `generator` to the random call")
+
+    def frequencies():
+        generator, draws = torch.Generator().manual_seed(1), 4000
+        rankings = list(itertools.permutations(range(3)))
+        counts = dict.fromkeys(rankings, 0)
+        for _ in range(draws):
+            counts[draw(generator)] += 1
+        expected = draws * plackett_luce.ranking_log_prob(scores, torch.tensor(rankings)).exp()
+        observed = torch.tensor([counts[ranking] for ranking in rankings], dtype=torch.float64)
+        chi_squared = ((observed - expected) ** 2 / expected).sum().item()
+        if chi_squared <= 25.7:  # 5 degrees of freedom: exceeded with probability 1e-4 by a right answer
+            return
+        message = f"χ² = {chi_squared:.0f} on 5 degrees of freedom, where 25.7 is exceeded once in 10,000"
+        inverse = torch.tensor([counts[tuple(torch.tensor(ranking).argsort().tolist())] for ranking in rankings])
+        turned = torch.tensor([counts[ranking[::-1]] for ranking in rankings])
+        if len({ranking for ranking in rankings if counts[ranking]}) == 1:
+            message += "; you always return one ranking: where is the noise?"
+        elif ((inverse - expected) ** 2 / expected).sum() <= 25.7:
+            message += "; you return the place of each candidate: the candidate at each place is asked for"
+        elif ((turned - expected) ** 2 / expected).sum() <= 25.7:
+            message += "; the order is turned: best first"
+        else:
+            message += "; Gumbel noise is −log(−log(u)) for u uniform in (0, 1)"
+        raise _Wrong(message)
+
+    yield "it returns a permutation", permutation
+    yield "it repeats with the generator's state", repeats
+    yield "4,000 rankings have the right frequencies", frequencies
+
+
+@_exercise(
+    "one_word_scores",
+    "one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta)",
+    "word_probs q (N, V), two vectors of V log-probabilities. "
+    "Return the N scores: beta times the expected log-ratio under each q.",
+    difficulty=3,
+    minutes=15,
+)
+def _(function):
+    probs = _numbers(4, 9, seed=9).softmax(-1)
+    policy, reference = _numbers(9, seed=10).log_softmax(-1), _numbers(9, seed=11).log_softmax(-1)
+
+    def unmoved():
+        _close(function(probs, policy, policy, 2.0), torch.zeros(4))
+
+    def certain():
+        _close(function(torch.eye(9, dtype=torch.float64), policy, reference, 2.0), 2.0 * (policy - reference))
+
+    def by_definition():
+        ratio = policy - reference
+        hints = [
+            (probs @ ratio, "beta is missing"),
+            (-2.0 * (probs @ ratio), "the ratio is turned: policy over reference"),
+            (2.0 * (probs @ ratio.exp()), "this averages the ratio; the logarithm of the ratio is asked for"),
+            (2.0 * (probs @ ratio.exp()).log(), "this is the logarithm of a mean; the mean of the logarithm is asked for"),
+            (2.0 * (probs @ policy), "the reference is missing"),
+            (2.0 * (probs * ratio).mean(-1), "an expectation sums over the words: the probabilities divide already"),
+        ]
+        _close(function(probs, policy, reference, 2.0), 2.0 * (probs @ ratio), hints=hints)
+
+    def divergences():
+        to_policy = (probs * (probs.log() - policy)).sum(-1)
+        to_reference = (probs * (probs.log() - reference)).sum(-1)
+        _close(function(probs, policy, reference, 0.7), 0.7 * (to_reference - to_policy))
+
+    yield "policy = reference gives zero", unmoved
+    yield "a certain word gives DPO's implicit reward", certain
+    yield "four random candidates", by_definition
+    yield "it is beta · (KL(q ‖ reference) − KL(q ‖ policy))", divergences

