@@ -1,0 +1,276 @@
+"""The figures of notebook 01, each drawn from arrays and returned as a matplotlib Figure.
+
+No function here computes a likelihood or loads a model: what is drawn is what is handed in. A figure
+is closed for pyplot before it is returned, so a notebook shows it once, where the cell returns it.
+"""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+
+__all__ = [
+    "best_of_n",
+    "sampled_rankings",
+    "kl_world",
+    "gradient_weights",
+    "one_word_estimates",
+    "score_against_cosine",
+    "falling_reward",
+    "ranking_landscape",
+]
+
+DASHES = ["-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1))]  # a second sign beside colour
+
+
+def best_of_n(candidates, scores, probabilities, *, anchor: str, score_label: str = "score s (nats)") -> Figure:
+    """The one picture: N candidates for an anchor, their scores and the probability to be the best.
+
+    `candidates` are N sentences, the right one first; `scores` and `probabilities` arrays (N,).
+    """
+    scores, probabilities = _arrays(scores, probabilities)
+    _same_length(candidates, scores, probabilities)
+    places = np.arange(len(candidates))
+    colours = [COLOURS["blue"]] + [COLOURS["orange"]] * (len(candidates) - 1)
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=0.9 + 0.45 * len(candidates), sharey=True)
+        left.barh(places, scores, color=colours)
+        left.axvline(0, color=COLOURS["black"], linewidth=0.8)
+        left.set_yticks(places, [textwrap.fill(text, 34) for text in candidates])
+        left.invert_yaxis()
+        left.set_xlabel(score_label)
+        left.set_title("every candidate gets a score")
+        right.barh(places, probabilities, color=colours)
+        for place, probability in zip(places, probabilities, strict=True):
+            right.text(probability + 0.015, place, f"{probability:.2f}", va="center")
+        right.set_xlim(0, 1.12)
+        right.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        right.set_xlabel("P(candidate is the best of N)")
+        right.set_title(f"loss = −ln {probabilities[0]:.2f} = {-np.log(max(probabilities[0], 1e-300)):.2f} nats")
+        for axes in (left, right):
+            axes.grid(axis="y", visible=False)
+        figure.suptitle(f"“{anchor}”", x=0.01, ha="left", fontstyle="italic", fontsize=12)
+        return _closed(figure)
+
+
+def sampled_rankings(labels, counts, probabilities, *, p_value: float | None = None) -> Figure:
+    """Histogram of sampled rankings with two standard errors, on the exact probabilities.
+
+    `labels` names the R rankings, `counts` (R,) how often each was drawn, `probabilities` (R,).
+    """
+    counts, probabilities = _arrays(counts, probabilities)
+    _same_length(labels, counts, probabilities)
+    draws = counts.sum()
+    order = np.argsort(-probabilities, kind="stable")
+    frequency, exact = counts[order] / draws, probabilities[order]
+    error = 2 * np.sqrt(exact * (1 - exact) / draws)
+    places = np.arange(len(order))
+    with page_style():
+        figure, axes = panels(height=3.2)
+        axes.bar(places, 100 * frequency, color=COLOURS["sky"], label=f"{int(draws):,} rankings drawn by Gumbel noise")
+        axes.errorbar(
+            places, 100 * exact, yerr=100 * error, fmt="o", color=COLOURS["black"], markersize=4, capsize=3, linewidth=1.2,
+            label="exact probability ± 2 standard errors",
+        )  # fmt: skip
+        axes.set_xticks(places, [labels[index] for index in order], rotation=90 if len(order) > 8 else 0)
+        axes.set_xlabel("ranking, best first")
+        axes.set_ylabel("share of rankings (%)")
+        axes.grid(axis="x", visible=False)
+        axes.legend()
+        if p_value is not None:
+            axes.set_title(f"χ² test against the exact probabilities: p = {p_value:.2f}")
+        return _closed(figure)
+
+
+def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: float) -> Figure:
+    """The small discrete world: policies of one prompt, and implicit against true reward of all prompts.
+
+    `answers` names the A answers; the other arrays are (P, A): P prompts, probabilities and rewards.
+    """
+    reference, optimal, reward, implicit_reward = _arrays(reference, optimal, reward, implicit_reward)
+    for values in (reference, optimal, reward, implicit_reward):
+        if values.shape != (len(reference), len(answers)):
+            raise ValueError(f"arrays must all be prompts × answers, {reference.shape} and {values.shape} found")
+    places = np.arange(len(answers))
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=3.4)
+        left.bar(places - 0.2, reference[0], 0.4, color=COLOURS["grey"], label="reference")
+        left.bar(places + 0.2, optimal[0], 0.4, color=COLOURS["blue"], label="optimal policy", hatch="//", edgecolor="white")
+        left.set_xticks(places, [f"{name}\nr = {value:.1f}" for name, value in zip(answers, reward[0], strict=True)])
+        left.set_xlabel("answers to prompt 1, with their reward r (nats)")
+        left.set_ylabel("probability")
+        left.set_title(f"what KL-regularised reward buys, β = {beta:g}")
+        left.grid(axis="x", visible=False)
+        left.legend()
+        for prompt, (true, implied) in enumerate(zip(reward, implicit_reward, strict=True)):
+            constant = (true - implied).mean()
+            span = np.array([true.min() - 0.2, true.max() + 0.2])
+            colour = CYCLE[prompt % len(CYCLE)]
+            right.plot(span, span - constant, color=colour, linewidth=1, linestyle=DASHES[prompt % len(DASHES)])
+            right.plot(
+                true, implied, "osD^vP"[prompt % 6], color=colour, label=f"prompt {prompt + 1}: β ln Z = {constant:.2f}"
+            )
+        right.set_xlabel("true reward r (nats)")
+        right.set_ylabel("implicit reward (nats)")
+        right.set_title("recovered up to a constant per prompt")
+        right.legend(fontsize=9)
+        return _closed(figure)
+
+
+def gradient_weights(margins, pair_weights, cosines, negative_shares) -> Figure:
+    """How hard the losses pull: DPO by the margin for each β, InfoNCE by the cosine for each τ.
+
+    `pair_weights` maps β to weights (M,) at `margins` (M,), log-ratios in nats. `negative_shares` maps
+    τ to the share of the whole push (K,) that each negative at `cosines` (K,) gets.
+    """
+    (margins, cosines) = _arrays(margins, cosines)
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=3.6)
+        for (beta, weights), colour, dash in zip(pair_weights.items(), CYCLE, DASHES):
+            _same_length(margins, weights)
+            left.plot(margins, weights, color=colour, linestyle=dash, label=f"β = {beta:g}")
+        left.axvline(0, color=COLOURS["black"], linewidth=0.8)
+        left.set_xlabel("log-ratio of chosen minus rejected (nats)")
+        left.set_ylabel("gradient weight β σ(−β · margin)")
+        left.set_title("DPO: how long a pair goes on pulling")
+        left.legend()
+        for (temperature, shares), colour, dash in zip(negative_shares.items(), CYCLE, DASHES):
+            _same_length(cosines, shares)
+            right.plot(
+                cosines, 100 * np.asarray(shares), color=colour, linestyle=dash, marker="o", markersize=4,
+                label=f"τ = {temperature:g}",
+            )  # fmt: skip
+        right.set_xlabel("cosine of anchor and negative")
+        right.set_ylabel("share of the push (%)")
+        right.set_ylim(0, 103)
+        right.set_title("InfoNCE: which negative is pushed")
+        right.legend()
+        return _closed(figure)
+
+
+def one_word_estimates(sample_sizes, estimates, exact: float, standard_deviation: float) -> Figure:
+    """The exact one-word score against means over sampled words, and how the error falls.
+
+    `sample_sizes` (S,) words per estimate, `estimates` (S, R) R repeated estimates each (nats), `exact`
+    the expectation, `standard_deviation` that of one word's reward.
+    """
+    sample_sizes, estimates = _arrays(sample_sizes, estimates)
+    _same_length(sample_sizes, estimates)
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=3.4)
+        band = 2 * standard_deviation / np.sqrt(sample_sizes)
+        left.fill_between(
+            sample_sizes, exact - band, exact + band, color=COLOURS["sky"], alpha=0.35, label="± 2 standard errors"
+        )
+        left.plot(np.repeat(sample_sizes, estimates.shape[1]), estimates.ravel(), ".", color=COLOURS["blue"], markersize=3)
+        left.axhline(exact, color=COLOURS["black"], linewidth=1.5, label=f"exact expectation, {exact:.3f}")
+        left.set_xscale("log")
+        left.set_xlabel("words sampled per estimate")
+        left.set_ylabel("score of the candidate (nats)")
+        left.set_title("DPO's score, averaged over sampled words")
+        left.legend(fontsize=9)
+        error = np.sqrt(((estimates - exact) ** 2).mean(axis=1))
+        right.loglog(sample_sizes, error, "o", color=COLOURS["blue"], label="measured")
+        right.loglog(
+            sample_sizes, standard_deviation / np.sqrt(sample_sizes), color=COLOURS["vermillion"], linestyle="--",
+            label="σ / √words",
+        )  # fmt: skip
+        right.set_xlabel("words sampled per estimate")
+        right.set_ylabel("root mean square error (nats)")
+        right.set_title("the exact sum saves all this noise")
+        right.legend()
+        return _closed(figure)
+
+
+def score_against_cosine(score_margins, cosine_margins, correlations, *, names=("before", "after")) -> Figure:
+    """The two scores on the same triplets: DPO's margin against the cosine margin, one panel for each model.
+
+    `score_margins` (n,) in nats; `cosine_margins` a sequence of arrays (n,), `correlations` one
+    Spearman coefficient for each, `names` their titles.
+    """
+    (score_margins,) = _arrays(score_margins)
+    with page_style():
+        figure, row = panels(columns=len(cosine_margins), height=3.6, sharex=True, sharey=True, squeeze=False)
+        panel = zip(row[0], cosine_margins, correlations, names, CYCLE, strict=False)
+        for axes, cosines, correlation, name, colour in panel:
+            _same_length(score_margins, cosines)
+            axes.plot(score_margins, cosines, "o", color=colour, markersize=5, alpha=0.8)
+            axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
+            axes.axvline(0, color=COLOURS["black"], linewidth=0.8)
+            axes.set_xlabel("margin of DPO's score (nats)")
+            axes.set_title(f"{name}: Spearman ρ = {correlation:.2f}")
+        row[0][0].set_ylabel("cosine margin: positive − negative")
+        return _closed(figure)
+
+
+def falling_reward(runs: dict) -> Figure:
+    """Chosen and rejected log-ratios and their margin over steps, one panel for each run.
+
+    `runs` maps a title to a pair of arrays (steps + 1,): log π/π_ref of chosen and of rejected, in nats.
+    """
+    with page_style():
+        figure, row = panels(columns=len(runs), height=3.6, squeeze=False)
+        for axes, (title, (chosen, rejected)) in zip(row[0], runs.items(), strict=True):
+            chosen, rejected = _arrays(chosen, rejected)
+            _same_length(chosen, rejected)
+            steps = np.arange(len(chosen))
+            axes.fill_between(steps, rejected, chosen, color=COLOURS["grey"], alpha=0.2, linewidth=0)
+            axes.plot(steps, chosen - rejected, color=COLOURS["black"], linestyle=":", label="margin")
+            axes.plot(steps, chosen, color=COLOURS["blue"], label="chosen")
+            axes.plot(steps, rejected, color=COLOURS["vermillion"], linestyle="--", label="rejected")
+            axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
+            axes.set_xlabel("gradient step")
+            axes.set_title(title)
+        row[0][0].set_ylabel("log π(y|x) / π_ref(y|x)  (nats)")
+        row[0][0].legend()
+        return _closed(figure)
+
+
+def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
+    """Losses over the two gaps of a list of three, as contours with the direction of descent.
+
+    `first_gaps` (G,) is s(entailment) − s(neutral), `second_gaps` (H,) is s(neutral) − s(contradiction);
+    `losses` maps a title to values (H, G), in nats.
+    """
+    first_gaps, second_gaps = _arrays(first_gaps, second_gaps)
+    levels = np.linspace(0, max(np.max(values) for values in losses.values()), 13)
+    with page_style():
+        figure, row = panels(columns=len(losses), height=3.9, sharex=True, sharey=True, squeeze=False)
+        for axes, (title, values) in zip(row[0], losses.items(), strict=True):
+            (values,) = _arrays(values)
+            if values.shape != (len(second_gaps), len(first_gaps)):
+                raise ValueError(f"losses must be {(len(second_gaps), len(first_gaps))}, not {values.shape}")
+            filled = axes.contourf(first_gaps, second_gaps, values, levels=levels, cmap="cividis_r")
+            down, along = np.gradient(-values, second_gaps, first_gaps)
+            rows, columns = max(1, len(second_gaps) // 8), max(1, len(first_gaps) // 8)
+            thin = (slice(rows // 2, None, rows), slice(columns // 2, None, columns))
+            axes.quiver(
+                first_gaps[thin[1]], second_gaps[thin[0]], along[thin], down[thin],
+                color="white", edgecolor=COLOURS["black"], linewidth=0.5, width=0.009, pivot="mid",
+            )  # fmt: skip
+            axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
+            axes.axvline(0, color=COLOURS["black"], linewidth=0.8)
+            axes.set_xlabel("s(entailment) − s(neutral)  (nats)")
+            axes.set_title(title)
+            axes.grid(visible=False)
+        row[0][0].set_ylabel("s(neutral) − s(contradiction)  (nats)")
+        figure.colorbar(filled, ax=row[0].tolist(), label="loss (nats)", shrink=0.9)
+        return _closed(figure)
+
+
+def _arrays(*values):
+    return tuple(np.asarray(value, dtype=float) for value in values)
+
+
+def _same_length(first, *others):
+    for other in others:
+        if len(other) != len(first):
+            raise ValueError(f"lengths differ: {len(first)} and {len(other)}")
+
+
+def _closed(figure: Figure) -> Figure:
+    plt.close(figure)
+    return figure
