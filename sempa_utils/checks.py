@@ -78,3 +78,10 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(os.environ.get("SEMPA_CACHE_DIR") or platformdirs.user_cache_dir("sempa-kit", appauthor=False))
+
+
+def build_folder() -> Path:
+    """Where runs leave adapters, records and pages: `SEMPA_BUILD_DIR`, or build/ beside the package."""
+    repository = Path(__file__).parent.parent
+    home = repository if (repository / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("SEMPA_BUILD_DIR") or home / "build")

@@ -108,6 +108,11 @@ class Corpus:
         chosen = random.Random(seed).sample(self.rows, limit)
         return _corpus(self.name, chosen, self.source, self.dropped)
 
+    def without(self, other: "Corpus") -> "Corpus":
+        """Return the rows whose first sentence (anchor or premise) is no row's first sentence in `other`."""
+        taken = {row[0] for row in other.rows}
+        return _corpus(f"{self.name}, held out", [row for row in self.rows if row[0] not in taken], self.source)
+
 
 def _corpus(name: str, rows: list, source: str, dropped=None) -> Corpus:
     return Corpus(name, rows, source, fingerprint(name, len(rows), *rows), dict(dropped or {}))

@@ -96,7 +96,9 @@ def load(
             f"{name}: not to be had as a model: {_first_line(error)} Name a directory with config.json, "
             "tokenizer and *.safetensors, a hub id that this machine can reach, or 'packaged'."
         ) from error
-    if precision != "nf4":
+    if precision == "nf4":
+        _keep_nf4_exact(model)
+    else:
         model = model.to(device)
     model.eval()
     language_model = wrap(model, tokenizer, PACKAGED_ID if name == PACKAGED else str(name), precision)
@@ -218,6 +220,15 @@ def nf4_config(device: str = "cpu") -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype(device),
     )
+
+
+def _keep_nf4_exact(model) -> None:
+    # On CPUs with AVX512-BF16, bitsandbytes repacks a layer in place the first time it is used without
+    # gradient and then multiplies in bfloat16: the figures would differ between machines, between
+    # training and evaluation, and with the batch.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def compute_dtype(device: str) -> torch.dtype:

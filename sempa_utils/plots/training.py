@@ -1,0 +1,59 @@
+"""Pictures of a training run, from its record's curve."""
+
+import math
+
+from matplotlib.figure import Figure
+
+from sempa_utils.plots.style import COLOURS, page_style, panels
+
+
+def training_curve(record: dict) -> Figure:
+    """Draw loss, rewards and accuracy over the triplets seen, from a record of `training.train`."""
+    curve = record["curve"]
+    batch = record["recipe"]["micro_batch"] * record["recipe"]["accumulation"]
+    seen = [point["step"] * batch for point in curve]
+    with page_style():
+        figure, (left, middle, right) = panels(columns=3, height=3.2)
+        left.plot(seen, [point["loss"] for point in curve], color=COLOURS["blue"])
+        left.axhline(math.log(2), color=COLOURS["grey"], linestyle="--", linewidth=1)
+        left.annotate("ln 2: no preference yet", (seen[-1], math.log(2)), xytext=(0, 4),
+                      textcoords="offset points", ha="right", fontsize=9, color=COLOURS["grey"])  # fmt: skip
+        left.set(title="Loss", ylabel="DPO loss (nats)")
+        for name, colour, label, side in (
+            ("chosen_reward", "green", "chosen", 4),
+            ("rejected_reward", "vermillion", "rejected", -11),
+        ):
+            values = [point[name] for point in curve]
+            middle.plot(seen, values, color=COLOURS[colour], label=label)
+            middle.annotate(label, (seen[-1], values[-1]), xytext=(0, side), textcoords="offset points",
+                            ha="right", fontsize=9, color=COLOURS[colour])  # fmt: skip
+        middle.axhline(0, color=COLOURS["grey"], linestyle="--", linewidth=1)
+        middle.set(title="Implicit reward", ylabel="β log(π / π_ref)")
+        right.plot(seen, [100 * point["accuracy"] for point in curve], color=COLOURS["purple"])
+        right.axhline(50, color=COLOURS["grey"], linestyle="--", linewidth=1)
+        right.set(title="Preference accuracy", ylabel="chosen above rejected (%)", ylim=(0, 104))
+        for axes in (left, middle, right):
+            axes.set_xlabel("triplets seen")
+    return figure
+
+
+def length_histogram(lengths: dict[str, list[int]]) -> Figure:
+    """Draw how long the parts of the training sequences are: {part: token counts}, one panel a part."""
+    with page_style():
+        figure, axes = panels(columns=len(lengths), height=2.6, sharey=True)
+        top = max(max(values) for values in lengths.values())
+        for one, (part, values), colour in zip(axes, lengths.items(), ("blue", "green", "vermillion")):
+            one.hist(values, bins=range(0, top + 3, 2), color=COLOURS[colour])
+            one.set(title=part, xlabel=f"tokens (mean {sum(values) / len(values):.1f})")
+        axes[0].set_ylabel("triplets")
+    return figure
+
+
+def tree_mask(may_attend, title: str = "Who may attend to whom") -> Figure:
+    """Draw a prefix tree's attention mask, shape (N, N), as an image."""
+    with page_style():
+        figure, axes = panels(height=4.6)
+        axes.imshow(may_attend, cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")
+        axes.grid(False)
+        axes.set(title=title, xlabel="token attended to (position in the sequence)", ylabel="token that attends")
+    return figure
