@@ -24,7 +24,6 @@ from latex2mathml.converter import convert as to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
-
 from sempa_utils import results
 from sempa_utils.checks import fingerprint, write_whole
 
@@ -36,7 +35,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="cpu")
     parser.add_argument("--model", default="packaged", help="packaged, a hub id or a directory")
-    parser.add_argument("--build", type=Path, default=HERE.parent / "build", help="where everything goes")
+    parser.add_argument(
+        "--build", type=Path, default=HERE.parent / "build", help="where everything goes"
+    )
     parser.add_argument("--only", help="run the notebooks whose names contain this")
     parser.add_argument("--publish", action="store_true", help="afterwards copy the executed notebooks beside their "
                         "sources and the summary into results/, for a commit")  # fmt: skip
@@ -55,12 +56,22 @@ def main() -> int:
         "SEMPA_COMMAND": f"make run PROFILE={options.profile}",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    sources = [path for path in sorted((HERE / "source").glob("[0-9]*.py")) if (options.only or "") in path.stem]
-    print(f"profile {options.profile}, model {options.model}: {len(sources)} notebooks → {build}", flush=True)
+    sources = [
+        path
+        for path in sorted((HERE / "source").glob("[0-9]*.py"))
+        if (options.only or "") in path.stem
+    ]
+    print(
+        f"profile {options.profile}, model {options.model}: {len(sources)} notebooks → {build}",
+        flush=True,
+    )
 
     started = time.perf_counter()
     state_path = build / "state.json"
-    state = _read_state(state_path, fingerprint(options.profile, model, *(path.read_text("utf8") for path in sources)))
+    state = _read_state(
+        state_path,
+        fingerprint(options.profile, model, *(path.read_text("utf8") for path in sources)),
+    )
     for source in sources:
         if source.stem in state["done"]:
             print(f"{source.stem}: done before the interruption", flush=True)
@@ -72,14 +83,20 @@ def main() -> int:
         with write_whole(state_path) as draft:
             draft.write_text(json.dumps(state), encoding="utf8")
 
-    records = {path.stem: results.load_run(path) for path in sorted((build / "records").glob("notebook_*.json"))}
+    records = {
+        path.stem: results.load_run(path)
+        for path in sorted((build / "records").glob("notebook_*.json"))
+    }
     summary = {
         "name": f"make_run_{options.profile}",
         "headline": f"{len(sources)} notebooks in {sum(c['seconds'] for c in state['done'].values()) / 60:.1f} minutes",
         "command": os.environ["SEMPA_COMMAND"],
         "profile": options.profile,
         "model": options.model if not Path(options.model).is_dir() else Path(options.model).name,
-        "notebooks": {name: cost | {"headline": _headline(records, name)} for name, cost in state["done"].items()},
+        "notebooks": {
+            name: cost | {"headline": _headline(records, name)}
+            for name, cost in state["done"].items()
+        },
         **results.environment(),
     }
     with write_whole(build / "summary.json") as draft:
@@ -89,14 +106,20 @@ def main() -> int:
     state_path.unlink()
     if options.publish:
         publish(build, summary)
-    print(f"all done in {(time.perf_counter() - started) / 60:.1f} minutes; open {build / 'index.html'}")
+    print(
+        f"all done in {(time.perf_counter() - started) / 60:.1f} minutes; open {build / 'index.html'}"
+    )
     return 0
 
 
 def execute(source: Path, build: Path) -> dict | None:
     """Execute one notebook; write its copy and page; return its cost, or None after an error."""
     notebook = jupytext.read(source)
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
     # Stable cell ids: the same source gives the same file.
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
@@ -106,7 +129,11 @@ def execute(source: Path, build: Path) -> dict | None:
     def after_cell(cell, cell_index, execute_reply):
         nonlocal done
         done += 1
-        print(f"\r{source.stem}: cell {done} of {total}, {time.perf_counter() - started:.0f} s ", end="", flush=True)
+        print(
+            f"\r{source.stem}: cell {done} of {total}, {time.perf_counter() - started:.0f} s ",
+            end="",
+            flush=True,
+        )
 
     started = time.perf_counter()
     print(f"{source.stem}: starting", end="", flush=True)
@@ -122,7 +149,10 @@ def execute(source: Path, build: Path) -> dict | None:
             client.execute()
         except CellExecutionError as error:
             nbformat.write(notebook, build / f"{source.stem}.ipynb")
-            print(f"\n{source.stem}: FAILED after {time.perf_counter() - started:.0f} s\n{error}", file=sys.stderr)
+            print(
+                f"\n{source.stem}: FAILED after {time.perf_counter() - started:.0f} s\n{error}",
+                file=sys.stderr,
+            )
             return None
     cost = {"seconds": round(time.perf_counter() - started, 1), "peak_memory_bytes": memory.peak}
     tidy(notebook)
@@ -130,7 +160,10 @@ def execute(source: Path, build: Path) -> dict | None:
         nbformat.write(notebook, draft)
     with write_whole(build / f"{source.stem}.html") as draft:
         draft.write_text(page(notebook, source.stem), encoding="utf8")
-    print(f"\r{source.stem}: {cost['seconds']:.0f} s, {memory.peak / 2**30:.1f} GiB" + " " * 24, flush=True)
+    print(
+        f"\r{source.stem}: {cost['seconds']:.0f} s, {memory.peak / 2**30:.1f} GiB" + " " * 24,
+        flush=True,
+    )
     return cost
 
 
@@ -166,7 +199,9 @@ def tidy(notebook) -> None:
         kept = []
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                lines = [line.split("\r")[-1] for line in output.text.replace("\r\n", "\n").split("\n")]
+                lines = [
+                    line.split("\r")[-1] for line in output.text.replace("\r\n", "\n").split("\n")
+                ]
                 output.text = "\n".join(lines)
                 if output.name == "stderr" or not output.text.strip():
                     continue  # progress bars and library warnings; a failure is an error output
@@ -189,7 +224,7 @@ def page(notebook, title: str) -> str:
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = with_mathml(output.data["text/markdown"])
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", exclude_input_prompt=True,
-                            exclude_output_prompt=True, embed_images=True)  # fmt: skip
+                            exclude_output_prompt=True)  # fmt: skip
     body, _ = exporter.from_notebook_node(copy, {"metadata": {"name": title}})
     return body.replace("</head>", f"<style>{STYLE}</style></head>", 1)
 
@@ -201,8 +236,9 @@ def with_mathml(text: str) -> str:
         if match["code"]:
             return match["code"]
         display = match["display"] is not None
-        mathml = to_mathml((match["display"] or match["inline"]).strip(), display="block" if display else "inline")
-        return mathml.replace("\n", " ")
+        # The converter does not know aligned; split looks the same.
+        tex = (match["display"] or match["inline"]).strip().replace("{aligned}", "{split}")
+        return to_mathml(tex, display="block" if display else "inline").replace("\n", " ")
 
     pattern = r"(?P<code>```.*?```|`[^`\n]*`)|\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^$\n]+?)\$"
     return re.sub(pattern, formula, text, flags=re.DOTALL)
@@ -210,11 +246,14 @@ def with_mathml(text: str) -> str:
 
 STYLE = """
 main, .jp-Notebook { max-width: 62rem; margin: 0 auto; }
+.highlight pre { white-space: pre-wrap !important; }
 .jp-RenderedHTMLCommon { font-family: Georgia, 'DejaVu Serif', serif; font-size: 17px; line-height: 1.55; }
 .jp-RenderedHTMLCommon h1, .jp-RenderedHTMLCommon h2, .jp-RenderedHTMLCommon h3
   { font-family: system-ui, 'DejaVu Sans', sans-serif; }
 .jp-RenderedHTMLCommon table { font-family: system-ui, 'DejaVu Sans', sans-serif; font-size: 14px; }
+math { font-family: 'STIX Two Math', 'Cambria Math', 'Latin Modern Math', 'DejaVu Math TeX Gyre', 'STIX Math', math; }
 math { font-size: 1.05em; } math[display=block] { margin: 0.8em 0; }
+mtd[columnalign=left] { text-align: left; } mtd[columnalign=right] { text-align: right; }
 """
 
 

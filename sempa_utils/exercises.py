@@ -74,7 +74,9 @@ def check(name: str, function: Callable) -> Report:
         raise KeyError(f"no exercise {name!r}; there are: {', '.join(EXERCISES)}")
     exercise = EXERCISES[name]
     if not callable(function):
-        return Report(exercise, (), {"it is a function": f"got {type(function).__name__}; hand over the function itself"})
+        return Report(
+            exercise, (), {"it is a function": f"got {type(function).__name__}; hand over the function itself"}
+        )
     passed, failed = [], {}
     for title, run in exercise.checks(_guarded(function, exercise.signature)):
         try:
@@ -201,7 +203,10 @@ def _(function):
         expected = scores[:, 0].exp() / scores.exp().sum(-1)
         hints = [
             (expected.log(), "this is the log-probability; the probability is asked for"),
-            (scores[:, 0].exp() / scores.exp().sum(), "the sum runs over the batch as well: sum over the last dimension"),
+            (
+                scores[:, 0].exp() / scores.exp().sum(),
+                "the sum runs over the batch as well: sum over the last dimension",
+            ),
             (scores.softmax(0)[:, 0], "the softmax runs over the batch: candidates are the last dimension"),
         ]
         _close(function(scores), expected, hints=hints)
@@ -215,44 +220,43 @@ def _(function):
 
 
 @_exercise(
-    "ranking_log_prob",
-    "ranking_log_prob(scores, ranking)",
-    "One vector of N scores, a ranking of its indices, best first. Return the log-probability of the ranking.",
+    "top_k_log_prob",
+    "top_k_log_prob(scores, ranking)",
+    "One vector of N scores and K ≤ N indices, best first. "
+    "Return the log-probability that the first K places go to these, in this order.",
     difficulty=1,
     minutes=10,
 )
 def _(function):
-    scores = _numbers(4, seed=2)
+    scores = _numbers(5, seed=2)
 
     def two():
         pair = torch.tensor([1.0, 0.0], dtype=torch.float64)
         _close(function(pair, torch.tensor([0, 1])), torch.tensor(1.0, dtype=torch.float64).sigmoid().log())
 
-    def identity():
-        ranking = torch.arange(4)
-        _close(function(scores, ranking), plackett_luce.ranking_log_prob(scores, ranking), hints=wrong(ranking))
-
-    def reordered():
-        ranking = torch.tensor([2, 0, 3, 1])
-        _close(function(scores, ranking), plackett_luce.ranking_log_prob(scores, ranking), hints=wrong(ranking))
-
-    def wrong(ranking):
-        expected = plackett_luce.ranking_log_prob(scores, ranking)
-        return [
+    def compare(*ranking):
+        ranking = torch.tensor(ranking)
+        expected = plackett_luce.top_k_log_prob(scores, ranking)
+        among_placed = plackett_luce.ranking_log_prob(scores[ranking], torch.arange(len(ranking)))
+        hints = [
             (expected.exp(), "this is the probability; its logarithm is asked for"),
             (-expected, "the sign is turned: a log-probability is at most zero"),
-            (scores.log_softmax(0).sum(), "each place is drawn from all candidates: those already placed must leave the sum"),
             (
-                plackett_luce.ranking_log_prob(scores, ranking.argsort()),
-                "ranking[k] is the candidate at place k, not the place of candidate k",
+                scores.log_softmax(0)[ranking].sum(),
+                "each place is drawn from all candidates: those already placed must leave the sum",
             ),
-            (plackett_luce.ranking_log_prob(scores, ranking.flip(0)), "the ranking is read from its end: best comes first"),
+            (among_placed, "the candidates that are not in the ranking have lost too: they belong in every sum"),
+            (
+                plackett_luce.top_k_log_prob(scores, ranking.flip(0)),
+                "the ranking is read from its end: best comes first",
+            ),
             (scores.log_softmax(0)[ranking[0]], "this is the first factor alone: the other places are missing"),
         ]
+        _close(function(scores, ranking), expected, hints=hints)
 
     def total():
-        rankings = [torch.tensor(order) for order in itertools.permutations(range(4))]
-        answers = torch.stack([_tensor(function(scores, ranking)).reshape(()) for ranking in rankings])
+        beginnings = [torch.tensor(order) for order in itertools.permutations(range(5), 2)]
+        answers = torch.stack([_tensor(function(scores, ranking)).reshape(()) for ranking in beginnings])
         _close(answers.exp().sum(), 1.0)
 
     def large():
@@ -260,9 +264,9 @@ def _(function):
         _close(function(far, torch.tensor([1, 2, 0])), -3e4)
 
     yield "two candidates give a sigmoid", two
-    yield "the ranking 0, 1, 2, 3", identity
-    yield "the ranking 2, 0, 3, 1", reordered
-    yield "the probabilities of all 24 rankings sum to one", total
+    yield "a whole ranking of five", lambda: compare(2, 0, 3, 1, 4)
+    yield "the first three of five", lambda: compare(4, 1, 2)
+    yield "the probabilities of all 20 pairs of first places sum to one", total
     yield "scores of ±1e4 neither over- nor underflow", large
 
 
@@ -372,7 +376,10 @@ def _(function):
             (cross_entropy(cosine * 0.2), "the cosine is multiplied by the temperature: divide"),
             (cross_entropy(anchor @ positive.T / 0.2), "this is the dot product: a cosine needs vectors of length one"),
             (cross_entropy(cosine.T / 0.2), "rows and columns are exchanged: each anchor chooses among the positives"),
-            ((torch.logsumexp(others / 0.2, -1) - cosine.diag() / 0.2).mean(), "the positive must stand in the denominator too"),
+            (
+                (torch.logsumexp(others / 0.2, -1) - cosine.diag() / 0.2).mean(),
+                "the positive must stand in the denominator too",
+            ),
             (5 * cross_entropy(cosine / 0.2), "this is the sum over the anchors; the mean is asked for"),
         ]
         _close(function(anchor, positive, 0.2), cross_entropy(cosine / 0.2), hints=hints)
@@ -500,17 +507,17 @@ def _(function):
 @_exercise(
     "one_word_scores",
     "one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta)",
-    "word_probs q (N, V), two vectors of V log-probabilities. "
-    "Return the N scores: beta times the expected log-ratio under each q.",
-    difficulty=3,
-    minutes=15,
+    "q (N, V) and log-probabilities (B, V) of B anchors. Return all scores (B, N): "
+    "beta times the expected log-ratio under each q.",
+    difficulty=2,
+    minutes=10,
 )
 def _(function):
     probs = _numbers(4, 9, seed=9).softmax(-1)
-    policy, reference = _numbers(9, seed=10).log_softmax(-1), _numbers(9, seed=11).log_softmax(-1)
+    policy, reference = _numbers(3, 9, seed=10).log_softmax(-1), _numbers(3, 9, seed=11).log_softmax(-1)
 
     def unmoved():
-        _close(function(probs, policy, policy, 2.0), torch.zeros(4))
+        _close(function(probs, policy, policy, 2.0), torch.zeros(3, 4))
 
     def certain():
         _close(function(torch.eye(9, dtype=torch.float64), policy, reference, 2.0), 2.0 * (policy - reference))
@@ -518,21 +525,72 @@ def _(function):
     def by_definition():
         ratio = policy - reference
         hints = [
-            (probs @ ratio, "beta is missing"),
-            (-2.0 * (probs @ ratio), "the ratio is turned: policy over reference"),
-            (2.0 * (probs @ ratio.exp()), "this averages the ratio; the logarithm of the ratio is asked for"),
-            (2.0 * (probs @ ratio.exp()).log(), "this is the logarithm of a mean; the mean of the logarithm is asked for"),
-            (2.0 * (probs @ policy), "the reference is missing"),
-            (2.0 * (probs * ratio).mean(-1), "an expectation sums over the words: the probabilities divide already"),
+            (ratio @ probs.T, "beta is missing"),
+            (-2.0 * (ratio @ probs.T), "the ratio is turned: policy over reference"),
+            (2.0 * (ratio.exp() @ probs.T), "this averages the ratio; the logarithm of the ratio is asked for"),
+            (
+                2.0 * (ratio.exp() @ probs.T).log(),
+                "this is the logarithm of a mean; the mean of the logarithm is asked for",
+            ),
+            (2.0 * (policy @ probs.T), "the reference is missing"),
+            (2.0 * (ratio @ probs.T) / 9, "an expectation sums over the words: the probabilities divide already"),
         ]
-        _close(function(probs, policy, reference, 2.0), 2.0 * (probs @ ratio), hints=hints)
+        _close(function(probs, policy, reference, 2.0), 2.0 * (ratio @ probs.T), hints=hints)
 
     def divergences():
-        to_policy = (probs * (probs.log() - policy)).sum(-1)
-        to_reference = (probs * (probs.log() - reference)).sum(-1)
-        _close(function(probs, policy, reference, 0.7), 0.7 * (to_reference - to_policy))
+        def divergence(log_probs):
+            return (probs * (probs.log() - log_probs[:, None])).sum(-1)
+
+        _close(function(probs, policy, reference, 0.7), 0.7 * (divergence(reference) - divergence(policy)))
 
     yield "policy = reference gives zero", unmoved
     yield "a certain word gives DPO's implicit reward", certain
-    yield "four random candidates", by_definition
+    yield "three anchors, four candidates", by_definition
     yield "it is beta · (KL(q ‖ reference) − KL(q ‖ policy))", divergences
+
+
+@_exercise(
+    "place_probabilities",
+    "place_probabilities(scores)",
+    "One vector of N scores, N ≤ 5. Return the matrix (N, N) of the probabilities that candidate i comes in at place k.",
+    difficulty=3,
+    minutes=20,
+)
+def _(function):
+    scores = _numbers(4, seed=12)
+
+    def expected(scores):
+        rankings = torch.tensor(list(itertools.permutations(range(len(scores)))))
+        probs = plackett_luce.ranking_log_prob(scores, rankings).exp()
+        return torch.stack([(probs[:, None] * (rankings == item)).sum(0) for item in range(len(scores))])
+
+    def first_place():
+        _close(_tensor(function(scores))[:, 0], scores.softmax(0))
+
+    def by_definition():
+        softmax = scores.softmax(0)
+        hints = [
+            (expected(scores).T, "rows and columns are exchanged: row i is a candidate, column k a place"),
+            (
+                expected(scores).flip(1),
+                "the places are counted from the worst: column 0 is the best",
+            ),
+            (softmax[:, None].expand(4, 4), "a later place is won only by those not yet placed"),
+        ]
+        _close(function(scores), expected(scores), hints=hints)
+
+    def balance():
+        answer = _tensor(function(scores))
+        _close(torch.cat([answer.sum(0), answer.sum(1)]), torch.ones(8))
+
+    def equal():
+        _close(function(torch.zeros(3, dtype=torch.float64)), torch.full((3, 3), 1 / 3))
+
+    def five():
+        _close(function(_numbers(5, seed=13)), expected(_numbers(5, seed=13)))
+
+    yield "the first column is the softmax", first_place
+    yield "four candidates, against the sum over all rankings", by_definition
+    yield "every row and every column sums to one", balance
+    yield "equal candidates are everywhere equally likely", equal
+    yield "five candidates", five

@@ -101,7 +101,11 @@ def load(
     else:
         model = model.to(device)
     model.eval()
-    language_model = wrap(model, tokenizer, PACKAGED_ID if name == PACKAGED else str(name), precision)
+    if name == PACKAGED:
+        name = PACKAGED_ID
+    elif Path(source).is_dir():
+        name = Path(source).name  # records and adapters name no path of somebody's machine
+    language_model = wrap(model, tokenizer, name, precision)
     return add_adapter(language_model, adapter) if adapter else language_model
 
 
@@ -292,7 +296,8 @@ def save_adapter(language_model: LanguageModel, folder: Path | str) -> Path:
     size = sum(p.numel() * 4 for n, p in model.named_parameters() if "lora_" in n)
     require_space(folder.parent, 2 * size + 1_000_000, "the adapter")
     with write_whole(folder) as draft:
-        model.save_pretrained(draft, selected_adapters=["default"])
+        # Without the last argument PEFT asks the hub whether the vocabulary was changed; ours never is.
+        model.save_pretrained(draft, selected_adapters=["default"], save_embedding_layers=False)
         (draft / "README.md").unlink(missing_ok=True)  # PEFT's blank model card
         note = {"base": language_model.name, "base_fingerprint": language_model.fingerprint}
         (draft / ADAPTER_NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
@@ -302,15 +307,29 @@ def save_adapter(language_model: LanguageModel, folder: Path | str) -> Path:
 def add_adapter(language_model: LanguageModel, folder: Path | str) -> LanguageModel:
     """Return the model with the LoRA adapter of `folder` on it, never merged.
 
-    Raises `InputError` if the folder holds no adapter or one of another base model.
+    The weights are shared: the model handed over carries the adapter too, until `remove_adapter`;
+    `.model.disable_adapter()` switches it off for a `with` block. Raises `InputError` if the folder
+    holds no adapter or one of another base model, or if there is an adapter on the model already.
     """
     from peft import PeftModel
 
     folder = Path(folder)
+    if any("lora_" in name for name, _ in language_model.model.named_parameters()):
+        raise InputError(
+            f"{folder}: there is an adapter on this model already ({language_model.adapter}). "
+            "Call models.remove_adapter on it first, or load the base anew."
+        )
     check_adapter(language_model, folder)
     model = PeftModel.from_pretrained(language_model.model, str(folder))
     model.eval()
     return replace(language_model, model=model, adapter=str(folder))
+
+
+def remove_adapter(language_model: LanguageModel) -> LanguageModel:
+    """Take the adapter off the shared weights and return the base model."""
+    base = language_model.model.unload()
+    base.__dict__.pop("peft_config", None)
+    return replace(language_model, model=base, adapter=None)
 
 
 def check_adapter(language_model: LanguageModel, folder: Path | str) -> None:

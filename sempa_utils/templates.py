@@ -14,8 +14,7 @@ PARAPHRASE_TEMPLATES = {
         'Generate a paraphrase of this sentence: "{x}" that preserves its meaning, while making some changes.'
     ),
     "rewrite_preserving_main": (
-        'Rewrite the sentence: "{x}" while preserving its main meaning, '
-        "but the wording may be simplified or rephrased."
+        'Rewrite the sentence: "{x}" while preserving its main meaning, but the wording may be simplified or rephrased.'
     ),
     "keep_main_meaning": 'Keep the main meaning of this sentence: "{x}", and rewrite it in a different way.',
     "generate_plain": 'Generate a paraphrase of the sentence: "{x}".',

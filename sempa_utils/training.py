@@ -125,7 +125,7 @@ def train(
         with write_whole(folder / RECORD) as draft:
             draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
     finally:
-        _give_back(language_model.model, trainer)
+        _give_back(replace(language_model, model=trainer.model))
     return read_record(folder)
 
 
@@ -218,7 +218,10 @@ class SharedPrefixDPOTrainer(DPOTrainer):
         prompts = [example["prompt_ids"] for example in examples]
         answers = [
             # As in TRL's own batches, what exceeds the length is cut off the answer's end.
-            [example[name][: self.args.max_length - len(example["prompt_ids"])] for name in ("chosen_ids", "rejected_ids")]
+            [
+                example[name][: self.args.max_length - len(example["prompt_ids"])]
+                for name in ("chosen_ids", "rejected_ids")
+            ]
             for example in examples
         ]
         return prefix_tree.build(prompts, answers)._asdict()
@@ -370,11 +373,10 @@ def _point(entry: dict) -> dict:
     return {ours: entry[theirs] for ours, theirs in names.items() if theirs in entry}
 
 
-def _give_back(base, trainer) -> None:
+def _give_back(trained: models.LanguageModel) -> None:
     """Take the adapter, TRL's patched forward and training's switches off the base model."""
-    trainer.model.unload()
+    base = models.remove_adapter(trained).model
     base.__dict__.pop("forward", None)
-    base.__dict__.pop("peft_config", None)
     if base.is_activation_checkpointing:
         base.activation_checkpointing_disable()
         base.disable_input_require_grads()

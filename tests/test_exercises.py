@@ -1,5 +1,6 @@
 """The checkers: right answers pass, each plausible slip is named, and no answer can crash them."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -49,18 +50,33 @@ logsigmoid = torch.nn.functional.logsigmoid
 normalize = torch.nn.functional.normalize
 
 
-def rank_from_all(scores, ranking):
-    return scores.log_softmax(0)[ranking].sum()
-
-
-def rank_upside_down(scores, ranking):
-    ordered = scores[ranking].flip(0)
+def rank_among_the_placed(scores, ranking):
+    ordered = scores[ranking]
     return sum(ordered[k] - ordered[k:].logsumexp(0) for k in range(len(ordered)))
 
 
+def rank(scores, ranking):
+    left = scores.clone()
+    total = 0
+    for item in ranking:
+        total = total + scores[item] - left.logsumexp(0)
+        left[item] = -torch.inf
+    return total
+
+
 def rank_by_exponentials(scores, ranking):
-    ordered = scores[ranking].exp()
-    return sum((ordered[k] / ordered[k:].sum()).log() for k in range(len(ordered)))
+    left, product = scores.exp(), 1
+    for item in ranking:
+        product = product * left[item] / left.sum()
+        left[item] = 0
+    return product.log()
+
+
+def places(scores):
+    matrix = torch.zeros(len(scores), len(scores), dtype=torch.float64)
+    for ranking in torch.tensor(list(itertools.permutations(range(len(scores))))):
+        matrix[ranking, torch.arange(len(scores))] += rank(scores, ranking).exp()
+    return matrix
 
 
 def in_batch_without_the_positive(anchor, positive, temperature):
@@ -83,11 +99,12 @@ WRONG = [
     ("best_of_probability", lambda s: s.exp()[..., 0] / s.exp().sum(), "runs over the batch as well"),
     ("best_of_probability", lambda s: s.exp()[..., 0] / s.exp().sum(-1), "overflow"),
     ("best_of_probability", lambda s: s.softmax(-1), "shape should be"),
-    ("ranking_log_prob", rank_from_all, "already placed must leave"),
-    ("ranking_log_prob", rank_upside_down, "best comes first"),
-    ("ranking_log_prob", rank_by_exponentials, "overflow"),
-    ("ranking_log_prob", lambda s, r: s.log_softmax(0)[r[0]], "the other places are missing"),
-    ("ranking_log_prob", lambda s, r: s.sum(), "expected"),
+    ("top_k_log_prob", lambda s, r: s.log_softmax(0)[r].sum(), "already placed must leave"),
+    ("top_k_log_prob", lambda s, r: rank(s, r.flip(0)), "best comes first"),
+    ("top_k_log_prob", rank_among_the_placed, "have lost too"),
+    ("top_k_log_prob", rank_by_exponentials, "overflow"),
+    ("top_k_log_prob", lambda s, r: s.log_softmax(0)[r[0]], "the other places are missing"),
+    ("top_k_log_prob", lambda s, r: s.sum(), "expected"),
     ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid((a - c) - (b - d)).mean(), "beta is missing"),
     ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid(beta * (b - d - a + c)).mean(), "exchanged"),
     ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid(beta * (a - b)).mean(), "reference is missing"),
@@ -125,11 +142,16 @@ WRONG = [
     ("sample_ranking", lambda s, g: (s + torch.randn(3, generator=g)).argsort(descending=True), "Gumbel noise is"),
     ("sample_ranking", lambda s, g: (s + gumbel(s.shape, None)).argsort(descending=True), "pass `generator`"),
     ("sample_ranking", lambda s, g: torch.multinomial(s.softmax(0), 3, True, generator=g), "permutation"),
-    ("one_word_scores", lambda q, p, r, b: q @ (p - r), "beta is missing"),
-    ("one_word_scores", lambda q, p, r, b: b * (q @ (r - p)), "policy over reference"),
-    ("one_word_scores", lambda q, p, r, b: b * (q @ (p - r).exp()).log(), "mean of the logarithm"),
-    ("one_word_scores", lambda q, p, r, b: b * (q * (p - r)).mean(-1), "expectation sums"),
-    ("one_word_scores", lambda q, p, r, b: b * (q @ p), "reference is missing"),
+    ("one_word_scores", lambda q, p, r, b: (p - r) @ q.T, "beta is missing"),
+    ("one_word_scores", lambda q, p, r, b: b * (r - p) @ q.T, "policy over reference"),
+    ("one_word_scores", lambda q, p, r, b: b * ((p - r).exp() @ q.T).log(), "mean of the logarithm"),
+    ("one_word_scores", lambda q, p, r, b: b * (q * (p - r)[:, None]).mean(-1), "expectation sums"),
+    ("one_word_scores", lambda q, p, r, b: b * p @ q.T, "reference is missing"),
+    ("one_word_scores", lambda q, p, r, b: b * q @ (p - r).T, "shape should be"),
+    ("place_probabilities", lambda s: places(s).T, "rows and columns"),
+    ("place_probabilities", lambda s: places(s).flip(1), "counted from the worst"),
+    ("place_probabilities", lambda s: places(-s), "expected"),
+    ("place_probabilities", lambda s: s.softmax(0)[:, None].expand(len(s), len(s)), "not yet placed"),
 ]
 
 

@@ -77,7 +77,9 @@ def test_top_k_is_the_sum_over_the_rankings_that_begin_so(places):
 def test_top_one_is_best_of_and_top_n_is_the_whole_ranking():
     scores = double(7, 5, seed=4)
     ranking = pl.sample_ranking(scores, seed=0)
-    torch.testing.assert_close(pl.top_k_log_prob(scores, ranking[..., :1]), pl.best_of_log_prob(scores, ranking[..., 0]))
+    torch.testing.assert_close(
+        pl.top_k_log_prob(scores, ranking[..., :1]), pl.best_of_log_prob(scores, ranking[..., 0])
+    )
     torch.testing.assert_close(pl.top_k_log_prob(scores, ranking), pl.ranking_log_prob(scores, ranking))
 
 
@@ -404,7 +406,10 @@ def leaf(*shape, seed):
         (lambda s: pl.ranking_log_prob(s, torch.tensor([2, 0, 1])), [leaf(2, 3, seed=1)]),
         (lambda s: pl.top_k_log_prob(s, torch.tensor([2, 0])), [leaf(2, 4, seed=1)]),
         (lambda s: pl.best_of_log_prob(s, 1), [leaf(2, 3, seed=2)]),
-        (lambda a, p, n: pl.info_nce_loss(a, p, n, 0.7), [leaf(2, 3, seed=3), leaf(2, 3, seed=4), leaf(2, 2, 3, seed=5)]),
+        (
+            lambda a, p, n: pl.info_nce_loss(a, p, n, 0.7),
+            [leaf(2, 3, seed=3), leaf(2, 3, seed=4), leaf(2, 2, 3, seed=5)],
+        ),
         (lambda a, p: pl.info_nce_loss(a, p, None, 0.7, in_batch=True), [leaf(3, 3, seed=3), leaf(3, 3, seed=4)]),
         (lambda a, b, c, d: pl.dpo_loss(a, b, c, d, 0.5), [leaf(3, seed=seed) for seed in range(4)]),
         (lambda p, r: pl.listwise_dpo_loss(p, r, 0.5), [leaf(2, 4, seed=6), leaf(2, 4, seed=7)]),

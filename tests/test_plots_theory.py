@@ -78,7 +78,7 @@ def test_one_word_estimates():
 
 def test_score_against_cosine():
     figure = rendered(theory.score_against_cosine([1.0, 2.0], [[0.1, 0.2], [0.3, 0.0]], [1.0, -1.0]))
-    for axes, expected, correlation in zip(figure.axes, ([0.1, 0.2], [0.3, 0.0]), ("1.00", "-1.00"), strict=True):
+    for axes, expected, correlation in zip(figure.axes, ([0.1, 0.2], [0.3, 0.0]), ("1.00", "−1.00"), strict=True):
         np.testing.assert_array_equal(axes.lines[0].get_xdata(), [1.0, 2.0])
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), expected)
         assert correlation in axes.get_title("left")
@@ -159,7 +159,9 @@ def test_static_where_the_environment_asks_for_it(live, monkeypatch):
 
 def test_static_without_ipywidgets(live, monkeypatch):
     find = interactive.importlib.util.find_spec
-    monkeypatch.setattr(interactive.importlib.util, "find_spec", lambda name: None if name == "ipywidgets" else find(name))
+    monkeypatch.setattr(
+        interactive.importlib.util, "find_spec", lambda name: None if name == "ipywidgets" else find(name)
+    )
     assert not interactive.is_live()
 
 

@@ -1,9 +1,793 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Theory that computes: one likelihood, two losses
+#
+# SemPA trains a language model to *prefer* a sentence that follows from another over one that
+# contradicts it, and finds better sentence embeddings. Why should a lesson about answers improve
+# vectors? The paper's §4.4 replies that preference alignment and contrastive learning are the same
+# statistical model with two scores. This notebook turns each step of that argument into a number that
+# you can change, and ends at the point where the two part.
+#
+# **You will learn**
+#
+# - what the Plackett–Luce model says about rankings, how to sample from it and how to fit it;
+# - that InfoNCE and DPO maximise the same likelihood, and what differs: the score;
+# - where DPO's score comes from: the best policy on a KL leash, computed exactly in a small world;
+# - what β and the temperature τ do to the gradient;
+# - a third score on the same likelihood, over one-word answers, and why it needs no sampling;
+# - what is *not* the same, measured on a real model: equal objectives do not mean equal geometry;
+# - why the chosen reward may fall while training goes well, and how pairs become lists.
+#
+# Every numbered claim is followed by a cell that checks it and prints what was compared, and with
+# what tolerance.
+
+# %% [markdown]
+# TIME_AND_MEMORY
+
+# %% tags=["setup"]
+# SETUP-CELL (filled by lead)
+
+# %% tags=["parameters"]
+import os
+
+PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # smoke, cpu, t4, 24gb, paper
+MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged", a hub id or a directory
+SEED = 42
+
+# %%
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import scipy.stats
+import torch
+from IPython.display import Markdown
+from torch.nn.functional import logsigmoid, normalize, relu
+
+from sempa_utils import plackett_luce
+from sempa_utils.plots import interactive, theory
+
+figures, claims = {}, set()  # the numbers that this run records, and the claims that it has checked
+
+
+def claim(number, what, difference, tolerance):
+    """Print what was compared, and stop if the difference is above the tolerance."""
+    difference = float(difference)
+    print(f"Claim {number}: {what}.\n    found {difference:.2g}, tolerance {tolerance:.2g}")
+    assert difference <= tolerance, f"claim {number} does not hold"
+    claims.add(number)
+
+
+def numbers(*shape, seed=0):
+    """Standard normal numbers in float64; `seed` counts from the notebook's."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED + seed))
+
+
+# %% [markdown]
+# ## 1 · One picture: choosing the best of N
+#
+# A judge reads a sentence and N candidates. Each candidate $y_j$ has a score $s_j$; the judge picks
+# $y_j$ as the best with probability
+#
+# $$P(y_j \text{ is best of } N \mid x) = \frac{\exp s_j}{\sum_{i=1}^{N} \exp s_i}.$$
+#
+# We know which candidate *should* win. The loss is the surprise when it does: $-\ln P$. All of
+# SemPA's theory is this picture; only the origin of the scores will change. In a live notebook, move
+# the number of candidates and the sharpness, a factor on all scores, that will return as β and as
+# $1/\tau$. (The scores here are made up; real ones follow in section 7.)
+
+# %%
+ANCHOR = "A girl is feeding the ducks by the pond."
+CANDIDATES = [
+    "A child gives some food to birds.",
+    "Nobody is anywhere near the water.",
+    "The pond has frozen over.",
+    "A girl is riding a bicycle.",
+    "Ducks can fly long distances.",
+    "The last train left at midnight.",
+]
+SCORES = torch.tensor([1.8, 1.1, 0.2, 0.6, 0.4, -1.0], dtype=torch.float64)
+
+
+def draw_best_of_n(candidates=4, sharpness=1.0):
+    scores = sharpness * SCORES[:candidates]
+    return theory.best_of_n(CANDIDATES[:candidates], scores, scores.softmax(0), anchor=ANCHOR)
+
+
+interactive.sliders(draw_best_of_n, candidates=(2, 6, 4), sharpness=(0.0, 5.0, 1.0))
+
+# %% [markdown]
+# ## 2 · Plackett–Luce: the best, then the best of the rest
+#
+# A judge who ranks all N repeats the choice: the best first, then the best of those left, and so on.
+# A ranking $\sigma$ that places $y_{(1)}$ before $y_{(2)}$ and so forth has the probability
+#
+# $$P(\sigma \mid x) = \prod_{k=1}^{N} \frac{\exp s_{(k)}}{\sum_{j \ge k} \exp s_{(j)}}.$$
+#
+# In code it is one line a factor:
+
+
+# %%
+def ranking_log_prob(scores, ranking):
+    ordered = scores[ranking]
+    return sum(ordered[k] - ordered[k:].logsumexp(0) for k in range(len(ordered)))
+
+
+scores = SCORES[:4]
+rankings = torch.tensor(list(itertools.permutations(range(4))))
+ours = torch.stack([ranking_log_prob(scores, ranking) for ranking in rankings])
+package = plackett_luce.ranking_log_prob(scores, rankings)
+
+# %% [markdown]
+# **Claim 1.** It is a distribution: the probabilities of all N! rankings sum to one. The package's
+# batched function gives the same numbers as the line above.
+
+# %%
+claim(1, "difference between 1 and the sum over all 24 rankings of 4", abs(ours.exp().sum() - 1), 1e-12)
+claim(1, "largest difference of 24 log-probabilities, here and in sempa_utils.plackett_luce", (ours - package).abs().max(), 1e-12)
+
+# %% [markdown]
+# **Claim 2.** The first factor forgets nothing: adding up all rankings that begin with $y_1$ leaves
+# the softmax of section 1. To ask only for the best is to sum over every opinion about the rest.
+
+# %%
+headed_by_first = package[rankings[:, 0] == 0].exp().sum()
+claim(2, "difference between the sum of 6 rankings headed by candidate 1 and softmax(s)₁", abs(headed_by_first - scores.softmax(0)[0]), 1e-12)
+
+# %% [markdown]
+# **Claim 3.** *Luce's axiom.* The odds of two candidates do not depend on who else stands there: with
+# two candidates or with six, $P(y_1)/P(y_2) = e^{s_1 - s_2}$. This is a strong assumption, and the
+# reason why negatives may be sampled.
+
+# %%
+log_odds = [
+    plackett_luce.best_of_log_prob(SCORES[:n], 0) - plackett_luce.best_of_log_prob(SCORES[:n], 1) for n in (2, 4, 6)
+]
+claim(
+    3,
+    "largest difference between the log-odds of candidates 1 and 2, among 2, 4 and 6, and s₁ − s₂",
+    max(abs(odds - (SCORES[0] - SCORES[1])) for odds in log_odds),
+    1e-12,
+)
+
+# %% [markdown]
+# **Sampling** needs no probabilities. Add to each score a number of Gumbel noise, $g = -\ln(-\ln u)$
+# with $u$ uniform in (0, 1), and sort. **Claim 4.** The sorted order is a draw from Plackett–Luce.
+# The χ² statistic over all 24 rankings must stay below the value that a right sampler exceeds once in
+# 10,000 runs.
+
+# %%
+draws = 5_000
+generator = torch.Generator().manual_seed(SEED)
+uniform = torch.rand(draws, 4, dtype=torch.float64, generator=generator)
+samples = (scores - (-uniform.log()).log()).argsort(dim=-1, descending=True)
+
+
+def counts_of(samples):
+    return (samples[:, None] == rankings).all(-1).sum(0).double()
+
+
+expected = draws * package.exp()
+samplers = {"here": samples, "in the package": plackett_luce.sample_ranking(scores, seed=SEED, num_samples=draws)}
+for where, drawn in samplers.items():
+    statistic = ((counts_of(drawn) - expected) ** 2 / expected).sum()
+    claim(4, f"χ² of {draws:,} rankings drawn {where}, 23 degrees of freedom", statistic, scipy.stats.chi2.isf(1e-4, 23))
+
+p_value = scipy.stats.chisquare(counts_of(samples).numpy(), expected.numpy()).pvalue
+figures["gumbel_chi_squared_p"] = p_value
+names = ["".join("ABCD"[item] for item in ranking) for ranking in rankings.tolist()]
+theory.sampled_rankings(names, counts_of(samples), package.exp(), p_value=p_value)
+
+# %% [markdown]
+# **Claim 5.** The way back: from rankings alone, maximum likelihood returns the scores (up to a
+# shift, which no ranking can show). The errors shrink with $1/\sqrt{\text{rankings}}$; five standard
+# errors of this sample are allowed, from the curvature of the likelihood at its maximum.
+
+# %%
+fitted = plackett_luce.fit_log_worths(samples)
+centred = scores - scores.mean()
+curvature = torch.func.hessian(lambda s: -plackett_luce.ranking_log_prob(s, samples).sum())(fitted)
+standard_errors = torch.linalg.pinv(curvature).diagonal().sqrt()
+print("true scores  ", np.round(centred.numpy(), 3), "\nfrom rankings", np.round(fitted.numpy(), 3))
+print("std. errors  ", np.round(standard_errors.numpy(), 3))
+claim(5, "largest difference of fitted and true scores, in standard errors", ((fitted - centred) / standard_errors).abs().max(), 5)
+
+# %% [markdown]
+# ## 3 · Two scores, one likelihood
+#
+# Keep the first factor, put the candidate that should win in front, and take minus the logarithm.
+# That is the loss, *both* losses. The paper's Table 2, with a third column that section 6 derives:
+#
+# | | contrastive learning (InfoNCE) | preference alignment (DPO) | one word (this kit's) |
+# |---|---|---|---|
+# | model | encoder $e$ | policy $\pi_\theta$, reference $\pi_\text{ref}$ | policy, reference |
+# | candidates | $y^+$ and $N-1$ negatives | $y_w$ and $y_l$, so $N = 2$ | $y^+$ and $N-1$ negatives |
+# | score $s(x, y)$ | $\dfrac{\cos(e(x), e(y))}{\tau}$ | $\beta \ln\dfrac{\pi_\theta(y \mid x)}{\pi_\text{ref}(y \mid x)}$ | $\beta \sum_w q_y(w) \ln\dfrac{\pi_\theta(w \mid x)}{\pi_\text{ref}(w \mid x)}$ |
+# | what the score compares | two vectors | one answer under two models | one distribution over words with two others |
+# | sharpness | $1/\tau$ | $\beta$ | $\beta$ |
+# | loss | $-\ln \mathrm{softmax}(s)_1$ | $-\ln \mathrm{softmax}(s)_1$ | $-\ln \mathrm{softmax}(s)_1$ |
+#
+# Side by side in code, the last line is the same function:
+
+
+# %%
+def best_of_n_loss(scores):  # (batch, N), the right candidate first
+    return (scores.logsumexp(-1) - scores[:, 0]).mean()
+
+
+def contrastive_scores(anchor, candidates, temperature):  # (batch, D), (batch, N, D)
+    return (normalize(anchor, dim=-1)[:, None] * normalize(candidates, dim=-1)).sum(-1) / temperature
+
+
+def preference_scores(policy, reference, beta):  # log-probabilities (batch, N)
+    return beta * (policy - reference)
+
+
+# %% [markdown]
+# **Claim 6.** With the contrastive score this is InfoNCE, **claim 7**, with the preference score it
+# is DPO. DPO is usually written with a sigmoid of the margin, $-\ln\sigma(s_w - s_l)$ (the paper's
+# equation 2); a softmax of two is a sigmoid of the difference (equation 3).
+
+# %%
+anchor, candidates = numbers(8, 16, seed=1), numbers(8, 5, 16, seed=2)
+here = best_of_n_loss(contrastive_scores(anchor, candidates, temperature=0.05))
+package = plackett_luce.info_nce_loss(anchor, candidates[:, 0], candidates[:, 1:], temperature=0.05)
+claim(6, "difference between the best-of-N loss of cosine / τ and info_nce_loss", abs(here - package), 1e-12)
+
+policy, reference = 10 * numbers(8, 2, seed=3) - 40, 10 * numbers(8, 2, seed=4) - 40
+rewards = preference_scores(policy, reference, beta=0.1)
+here = best_of_n_loss(rewards)
+package = plackett_luce.dpo_loss(policy[:, 0], policy[:, 1], reference[:, 0], reference[:, 1], beta=0.1)
+claim(7, "difference between the best-of-N loss of β × log-ratio and dpo_loss", abs(here - package), 1e-12)
+claim(7, "difference between the two-way softmax and the log-sigmoid of the margin", abs(here + logsigmoid(rewards[:, 0] - rewards[:, 1]).mean()), 1e-12)
+
+# %% [markdown]
+# ## 4 · Where DPO's score comes from
+#
+# A cosine as a score needs no defence. Why a log-ratio of two models? Suppose that people reward
+# answers with $r(x, y)$, and that we want a policy of high reward that stays near the reference:
+#
+# $$J(\pi) = \mathbb{E}_{y \sim \pi}[r(x, y)] - \beta\, \mathrm{KL}(\pi \,\|\, \pi_\text{ref}).$$
+#
+# Write $\pi^*(y) = \frac{1}{Z(x)}\, \pi_\text{ref}(y)\, e^{r(x,y)/\beta}$, with $Z(x)$ the sum that
+# normalises. Then $r = \beta \ln\frac{\pi^*}{\pi_\text{ref}} + \beta \ln Z$, and putting this into
+# $J$ gives
+#
+# $$J(\pi) = \beta \ln Z(x) - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*).$$
+#
+# The first term does not depend on $\pi$, and the second is at most zero, and zero for $\pi = \pi^*$
+# alone. So $\pi^*$ is the best policy, and read backwards, *a policy is a reward*:
+# $\beta \ln \frac{\pi(y)}{\pi_\text{ref}(y)}$ is the reward that it is best for, up to
+# $\beta \ln Z(x)$, which all answers to one prompt share, and which drops out of every softmax over
+# them. That is DPO's score.
+#
+# A world of three prompts with five answers each is small enough to compute everything exactly.
+
+# %%
+beta = 0.5
+world_reference = numbers(3, 5, seed=5).softmax(-1)
+world_reward = numbers(3, 5, seed=6) + torch.tensor([[0.0], [2.0], [-2.0]])  # the judges of prompt 2 praise, of 3 blame
+
+unnormalised = world_reference * (world_reward / beta).exp()
+partition = unnormalised.sum(-1, keepdim=True)
+best_policy = unnormalised / partition
+implicit_reward = plackett_luce.implicit_reward(best_policy.log(), world_reference.log(), beta)
+
+
+def kl(p, q):
+    return (p * (p / q).log()).sum(-1)
+
+
+def objective(policy):
+    return (policy * world_reward).sum(-1) - beta * kl(policy, world_reference)
+
+
+# %% [markdown]
+# **Claim 8.** No policy beats $\pi^*$, and any other falls short by exactly
+# $\beta\,\mathrm{KL}(\pi \| \pi^*)$. **Claim 9.** Its implicit reward is the true reward minus one
+# constant per prompt, $\beta \ln Z$.
+
+# %%
+others = (2 * numbers(1000, 3, 5, seed=7)).softmax(-1)
+shortfall = objective(best_policy) - objective(others)
+claim(8, "largest difference between J(π*) − J(π) and β KL(π ‖ π*), 1,000 random policies", (shortfall - beta * kl(others, best_policy)).abs().max(), 1e-9)
+assert shortfall.min() > 0
+
+constant = world_reward - implicit_reward
+claim(9, "largest difference between r − implicit reward and β ln Z, 15 answers", (constant - beta * partition.log()).abs().max(), 1e-12)
+theory.kl_world("ABCDE", world_reference, best_policy, world_reward, implicit_reward, beta=beta)
+
+# %% [markdown]
+# **Claim 10.** DPO finds this policy without ever seeing a reward. People who compare two answers
+# prefer $y_i$ to $y_j$ with probability $\sigma(r_i - r_j)$: Plackett–Luce with N = 2 on the true
+# rewards. Minimise DPO's loss, averaged over exactly these preferences, over all policies (a table of
+# logits), and $\pi^*$ appears.
+
+# %%
+pairs = torch.tensor(list(itertools.permutations(range(5), 2)))  # (20, 2): chosen, rejected
+preferred = (world_reward[:, pairs[:, 0]] - world_reward[:, pairs[:, 1]]).sigmoid()  # (3, 20)
+logits = torch.zeros(3, 5, dtype=torch.float64, requires_grad=True)
+optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe")
+
+
+def expected_dpo_loss():
+    optimiser.zero_grad()
+    log_policy, log_reference = logits.log_softmax(-1), world_reference.log()
+    both = (log_policy[:, pairs[:, 0]], log_policy[:, pairs[:, 1]], log_reference[:, pairs[:, 0]], log_reference[:, pairs[:, 1]])
+    loss = (preferred * plackett_luce.dpo_loss(*both, beta, reduction="none")).sum()
+    loss.backward()
+    return loss
+
+
+optimiser.step(expected_dpo_loss)
+claim(10, "largest difference in probability between the policy trained by DPO and π*", (logits.detach().softmax(-1) - best_policy).abs().max(), 1e-5)
+
+# %% [markdown]
+# ## 5 · β against temperature
+#
+# Both factors multiply a raw score, so both set how sharply the softmax decides. What they do to
+# training shows in the gradient. For DPO the pull on the log-ratio of the chosen answer is
+#
+# $$-\frac{\partial \mathcal{L}}{\partial \ln\pi(y_w)} = \beta\,\sigma(-\beta\,\Delta), \qquad
+# \Delta = \ln\frac{\pi(y_w)}{\pi_\text{ref}(y_w)} - \ln\frac{\pi(y_l)}{\pi_\text{ref}(y_l)}.$$
+#
+# A small β pulls gently and for long: at $\beta = 0.1$ a pair still pulls with a quarter of its first
+# strength at $\Delta \approx 20$ nats. A large β pulls hard and stops early. For InfoNCE the push on
+# a negative is its softmax share over τ: **a small τ pushes the hard negatives alone**, those nearest
+# to the anchor.
+
+# %%
+margins = torch.linspace(-20, 40, 241, dtype=torch.float64)
+cosines = torch.linspace(-0.1, 0.8, 10, dtype=torch.float64)
+
+
+def pair_weight(beta, margin=margins):
+    return beta * (-beta * margin).sigmoid()
+
+
+def negative_share(temperature):
+    return (cosines / temperature).softmax(-1)
+
+
+def draw_weights(beta=0.5, tau=0.2):
+    betas, temperatures = sorted({0.05, 0.1, beta}), sorted({0.05, tau, 1.0})
+    return theory.gradient_weights(
+        margins, {b: pair_weight(b) for b in betas}, cosines, {t: negative_share(t) for t in temperatures}
+    )
+
+
+interactive.sliders(draw_weights, beta=(0.01, 1.0, 0.5), tau=(0.01, 1.0, 0.2))
+
+# %% [markdown]
+# **Claim 11.** The curves are the gradients of the package's losses. **Claim 12.** *At equal scores
+# the two losses have equal gradients*: give InfoNCE an anchor, a positive and one negative in the
+# plane, with cosines $c_+$ and $c_-$; give DPO log-ratios of the same size; let $\beta = 1/\tau$.
+# Loss and gradients agree. Only from here on, from the score down to the weights, do the two methods
+# differ.
+
+# %%
+chosen = margins.clone().requires_grad_()
+zero = torch.zeros_like(margins)
+plackett_luce.dpo_loss(chosen, zero, zero, zero, beta=0.1, reduction="sum").backward()
+claim(11, "largest difference between β σ(−βΔ) and autograd through dpo_loss, 241 margins", (chosen.grad + pair_weight(0.1)).abs().max(), 1e-12)
+
+first_axis = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+
+
+def at_cosine(cosine):  # a unit vector of the plane whose cosine with the first axis this is
+    return torch.stack([cosine, (1 - cosine**2).sqrt()], dim=-1)
+
+
+positive_cosine = torch.tensor([0.9], dtype=torch.float64)
+negative_cosines = cosines.clone()[None].requires_grad_()
+tau = 0.2
+plackett_luce.info_nce_loss(first_axis, at_cosine(positive_cosine), at_cosine(negative_cosines), tau).backward()
+push = negative_cosines.grad[0]
+claim(11, "largest difference between the shares of the push and autograd through info_nce_loss", (push / push.sum() - negative_share(tau)).abs().max(), 1e-12)
+
+pair = [torch.tensor([[0.7, 0.4], [0.2, 0.5]], dtype=torch.float64).requires_grad_() for _ in range(2)]
+contrastive = plackett_luce.info_nce_loss(
+    first_axis.expand(2, 2), at_cosine(pair[0][:, 0]), at_cosine(pair[0][:, 1]), temperature=tau
+)
+zero = torch.zeros(2, dtype=torch.float64)
+preference = plackett_luce.dpo_loss(pair[1][:, 0], pair[1][:, 1], zero, zero, beta=1 / tau)
+contrastive.backward(), preference.backward()
+print("gradients by score, InfoNCE:", pair[0].grad.numpy().round(6).tolist())
+print("gradients by score, DPO:    ", pair[1].grad.numpy().round(6).tolist())
+claim(12, "difference of the losses of InfoNCE and DPO at equal scores", abs(contrastive - preference).item(), 1e-6)
+claim(12, "largest difference of their gradients", (pair[0].grad - pair[1].grad).abs().max(), 1e-6)
+figures["equal_score_gradient_difference"] = (pair[0].grad - pair[1].grad).abs().max()
+
+# %% [markdown]
+# ## 6 · A third score: one-word answers
+#
+# PromptEOL reads a sentence's embedding at the place where the model would say the sentence *in one
+# word*. DPO's score on long answers touches that place only in passing. What if the answers were
+# single words? For an anchor $x$ and a word $w$ the implicit reward is $\beta\, r(w)$ with
+# $r(w) = \ln\frac{\pi_\theta(w \mid x)}{\pi_\text{ref}(w \mid x)}$. A candidate sentence $y$ is no
+# word; but the reference itself can say it in one word, $w \sim q_y = \pi_\text{ref}(\cdot \mid y)$.
+# Average DPO's score over the words it would use:
+#
+# $$s(x, y) = \mathbb{E}_{w \sim q_y}[\beta\, r(w)] = \beta \sum_w q_y(w) \ln \frac{\pi_\theta(w \mid x)}{\pi_\text{ref}(w \mid x)}.$$
+#
+# The sum runs over the vocabulary that the softmax has computed anyway: no sampling, no noise. Add
+# and subtract $\sum_w q_y \ln q_y$, and it becomes a comparison of distributions,
+#
+# $$s(x, y) = \beta\,\big[\mathrm{KL}(q_y \,\|\, \pi_\text{ref}(\cdot \mid x)) - \mathrm{KL}(q_y \,\|\, \pi_\theta(\cdot \mid x))\big]:$$
+#
+# *how much nearer has the anchor's word distribution moved to the candidate's?* For once DPO's score
+# is a similarity, and it sits at the very state that is the embedding.
+
+# %%
+beta, words = 2.0, 200
+word_probs = (2 * numbers(3, words, seed=8)).softmax(-1)  # q of three candidates
+reference_words = (2 * numbers(words, seed=9)).log_softmax(-1)
+policy_words = (reference_words + 0.5 * numbers(words, seed=10)).log_softmax(-1)
+
+word_rewards = beta * (policy_words - reference_words)
+exact = word_probs @ word_rewards
+deviation = (word_probs @ word_rewards**2 - exact**2).sqrt()  # of one word's reward, per candidate
+
+# %% [markdown]
+# **Claim 13.** The exact sum is what sampled words average to: 20,000 words per candidate stay within
+# five standard errors. **Claim 14.** It equals the difference of divergences, and the package's
+# `one_word_scores`.
+
+# %%
+generator = torch.Generator().manual_seed(SEED)
+drawn = torch.multinomial(word_probs, 20_000, replacement=True, generator=generator)
+sampled = word_rewards[drawn].mean(-1)
+claim(13, "largest difference of exact and sampled scores, in standard errors", ((sampled - exact) / (deviation / math.sqrt(20_000))).abs().max(), 5)
+
+divergences = beta * (kl(word_probs, reference_words.exp()) - kl(word_probs, policy_words.exp()))
+package = plackett_luce.one_word_scores(word_probs, policy_words, reference_words, beta)
+claim(14, "largest difference between expected log-ratio and difference of divergences", (exact - divergences).abs().max(), 1e-9)
+claim(14, "largest difference between the sum above and one_word_scores", (exact - package).abs().max(), 1e-12)
+
+sizes = np.array([1, 3, 10, 30, 100, 300, 1000])
+estimates = []
+for size in sizes:
+    drawn = torch.multinomial(word_probs[0], int(size) * 100, replacement=True, generator=generator)
+    estimates.append(word_rewards[drawn].view(100, int(size)).mean(-1).numpy())
+theory.one_word_estimates(sizes, estimates, exact[0].item(), deviation[0].item())
+
+# %% [markdown]
+# **Claim 15.** Which average? The one-word loss takes the mean *inside* the softmax: the loss of the
+# mean score. Playing DPO with one sampled word per candidate would take the mean *outside*. The loss
+# is convex in the scores, so by Jensen's inequality the first is never above the second; the gap is
+# the price of sampling. For two candidates both can be computed exactly, the second as a sum over all
+# pairs of words.
+
+# %%
+loss_of_mean = -logsigmoid(exact[0] - exact[1])
+pair_losses = -logsigmoid(word_rewards[:, None] - word_rewards[None, :])
+mean_of_losses = word_probs[0] @ pair_losses @ word_probs[1]
+print(f"loss of the mean score {loss_of_mean:.4f} nats, mean loss over all word pairs {mean_of_losses:.4f} nats")
+claim(15, "excess of the loss of the mean over the mean of the losses", relu(loss_of_mean - mean_of_losses), 1e-12)
+figures["one_word_jensen_gap"] = (mean_of_losses - loss_of_mean).item()
+
+# %% [markdown]
+# ## 7 · What is not the same
+#
+# One likelihood, one loss, equal gradients at equal scores. It does not follow that DPO shapes
+# embeddings as InfoNCE does. InfoNCE's score *is* the cosine of the embeddings. DPO's score is a
+# ratio of sequence probabilities, and probabilities leave the vectors a freedom: turn or stretch
+# every final state by an invertible matrix, $h \to A h$, and let the word matrix undo it,
+# $W \to W A^{-1}$. **Claim 16.** All probabilities stay, hence every preference loss; the cosines do
+# not.
+#
+# The real model enters here, with its own states of PromptEOL, and short sentences of the packaged
+# corpus.
+
+# %%
+from sempa_utils import corpora, models, preferences, prefix_tree, profiles
+from sempa_utils.embedding import Embedder
+from sempa_utils.templates import paraphrase_request
+
+steps, batch, held_out_rows = (3, 2, 8) if PROFILE == "smoke" else (12, 6, 40)
+language_model = models.load(MODEL, profiles.get(PROFILE).evaluation_precision)
+corpus = corpora.load_ranked_nli()
+shortest = sorted(corpus.rows, key=lambda row: sum(map(len, row)))[:160]
+order = torch.randperm(len(shortest), generator=torch.Generator().manual_seed(SEED)).tolist()
+training = [shortest[index] for index in order[: steps * batch]]
+held_out = [shortest[index] for index in order[-held_out_rows:]]
+print(f"{language_model.name}; {corpus.describe()}")
+print(f"{len(training)} rows to train on, {len(held_out)} held out, for example:\n{held_out[0]}")
+
+# %%
+anchors, positives, negatives = ([row[column] for row in held_out] for column in (0, 1, 3))
+
+
+def cosines_of(embedder):
+    vectors = torch.as_tensor(embedder.encode(anchors + positives + negatives)).view(3, len(held_out), -1)
+    anchor, positive, negative = normalize(vectors, dim=-1)
+    return vectors, ((anchor * positive).sum(-1) - (anchor * negative).sum(-1))
+
+
+base_vectors, cosine_margins_before = cosines_of(Embedder(language_model, "prompteol"))
+states = base_vectors.flatten(0, 1).double()
+head = language_model.model.get_output_embeddings().weight.detach()[:2000].to("cpu", torch.float64)
+mixing = torch.eye(states.shape[1], dtype=torch.float64) + 0.1 * numbers(states.shape[1], states.shape[1], seed=11)
+turned_states, turned_head = states @ mixing.T, head @ torch.linalg.inv(mixing)
+
+
+def cosine_matrix(vectors):
+    unit = normalize(vectors, dim=-1)
+    return (unit @ unit.T)[torch.triu_indices(len(unit), len(unit), 1).unbind()]
+
+
+log_probs = (states @ head.T).log_softmax(-1)
+turned_log_probs = (turned_states @ turned_head.T).log_softmax(-1)
+change = (cosine_matrix(turned_states) - cosine_matrix(states)).abs()
+print(f"the cosines of {len(change):,} pairs of sentences change by up to {change.max():.2f}, {change.mean():.2f} on average")
+claim(16, "largest difference of log-probabilities over 2,000 words, before and after the change of coordinates", (log_probs - turned_log_probs).abs().max(), 1e-6)
+assert change.max() > 0.01, "the same probabilities, but other cosines"
+
+# %% [markdown]
+# That is a freedom in principle. What does training do in practice? We align the model for a few
+# steps: LoRA on all linear layers, one pass over a handful of triplets, each seen once. The loss is
+# the two lines of section 3. (Every batch is a prefix tree, in which prompts that are shared are
+# computed once; notebook 02 explains it. The learning rate is five times the paper's, since there are
+# so few steps.)
+
+# %%
+from peft import LoraConfig, get_peft_model
+
+SIDES = ("entailment", "contradiction")
+BETA, LEARNING_RATE = 0.1, 5e-4
+lora = LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+torch.manual_seed(SEED)
+adapted = get_peft_model(language_model.model, lora)
+language_model = replace(language_model, model=adapted)
+
+
+def answer_log_probs(rows, sides):
+    """Summed log-probabilities of each row's answers behind its paraphrase request: (rows, sides)."""
+    prompts, answers = [], []
+    for row in rows:
+        request = paraphrase_request(row.premise)
+        both = [preferences.answer_tokens(language_model.tokenizer, request, getattr(row, side)) for side in sides]
+        prompts.append(both[0][0])
+        answers.append([answer for _, answer in both])
+    tree = prefix_tree.build(prompts, answers)
+    tree = prefix_tree.PrefixTree(*(part.to(language_model.device) for part in tree))
+    return prefix_tree.log_probs(adapted, tree).view(len(rows), len(sides))
+
+
+def log_ratios(rows, sides):
+    """log π/π_ref of each row's answers; the reference is the model with its adapter switched off."""
+    with torch.no_grad(), adapted.disable_adapter():
+        reference = answer_log_probs(rows, sides)
+    return answer_log_probs(rows, sides) - reference
+
+
+optimiser = torch.optim.AdamW([weight for weight in adapted.parameters() if weight.requires_grad], lr=LEARNING_RATE)
+losses, curve = [], []
+for step in range(steps):
+    ratios = log_ratios(training[step * batch : (step + 1) * batch], SIDES)
+    loss = best_of_n_loss(BETA * ratios)
+    losses.append(loss.item())
+    curve.append(ratios.detach().mean(0).cpu())
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    print(f"step {step:2d}: loss {loss.item():.3f}, log-ratio chosen {curve[-1][0]:+6.2f}, rejected {curve[-1][1]:+6.2f}")
+
+# %% [markdown]
+# **Claim 17.** Before the first step policy and reference agree, so every score is zero, and every
+# softmax is undecided: the loss of a pair is $\ln 2$. A first loss that is anything else is a bug.
+
+# %%
+claim(17, "difference between the real model's loss at step 0 and ln 2", abs(losses[0] - math.log(2)), 1e-3)
+
+# %% [markdown]
+# Now both scores on the same held-out triplets. DPO's margin says how far the policy has learned to
+# prefer the entailed sentence as an *answer*; the cosine margin says whether its *embedding* is
+# nearer to the anchor's than the contradicted one's. Were the two the same thing, the points would
+# lie on a rising line.
+
+# %%
+with torch.no_grad():
+    ratios = torch.cat([log_ratios(held_out[i : i + 8], ("entailment", "neutral", "contradiction")) for i in range(0, len(held_out), 8)])
+ratios = ratios.float().cpu()
+score_margins = BETA * (ratios[:, 0] - ratios[:, 2])
+tuned_vectors, cosine_margins_after = cosines_of(Embedder(language_model, "prompteol"))
+correlations = [scipy.stats.spearmanr(score_margins, cosines).statistic for cosines in (cosine_margins_before, cosine_margins_after)]
+interval = [math.tanh(math.atanh(correlations[1]) + side * 1.96 * 1.03 / math.sqrt(len(held_out) - 3)) for side in (-1, 1)]
+figures |= {
+    "held_out_rows": len(held_out),
+    "preference_accuracy": (score_margins > 0).float().mean(),
+    "cosine_accuracy_before": (cosine_margins_before > 0).float().mean(),
+    "cosine_accuracy_after": (cosine_margins_after > 0).float().mean(),
+    "score_cosine_spearman_before": correlations[0],
+    "score_cosine_spearman_after": correlations[1],
+    "score_cosine_spearman_after_interval": interval,
+}
+print(f"entailed above contradicted, by DPO's score:        {100 * figures['preference_accuracy']:.0f} % of {len(held_out)} triplets")
+print(f"entailed above contradicted, by cosine, before:     {100 * figures['cosine_accuracy_before']:.0f} %")
+print(f"entailed above contradicted, by cosine, afterwards: {100 * figures['cosine_accuracy_after']:.0f} %")
+print(f"Spearman ρ of the two margins afterwards: {correlations[1]:.2f}, 95 % interval {interval[0]:.2f} to {interval[1]:.2f}")
+theory.score_against_cosine(
+    score_margins, [cosine_margins_before, cosine_margins_after], correlations,
+    names=("cosine before training", "cosine after training"),
+)  # fmt: skip
+
+# %% [markdown]
+# PLACEHOLDER-READ
+
+# %%
+def word_log_probs(vectors):
+    weight = language_model.model.get_output_embeddings().weight.detach().to("cpu", torch.float32)
+    return (vectors.float() @ weight.T).log_softmax(-1)
+
+
+before, after = word_log_probs(base_vectors), word_log_probs(tuned_vectors[0])
+candidate_words = before[1:].exp().transpose(0, 1)  # (rows, 2, words): q of the positive and of the negative
+one_word = plackett_luce.one_word_scores(candidate_words, after, before[0], beta=1.0)
+one_word_margins = one_word[:, 0] - one_word[:, 1]
+moved = cosine_margins_after - cosine_margins_before
+print("Spearman with change", scipy.stats.spearmanr(one_word_margins, moved), scipy.stats.spearmanr(score_margins, moved))
+print("Spearman with after", scipy.stats.spearmanr(one_word_margins, cosine_margins_after), (one_word_margins>0).float().mean())
+
+# %% [markdown]
+# ## 8 · Why the chosen reward may fall while the margin grows
+#
+# Every trainer logs the reward of the chosen answer, and often it sinks. Is the run broken? The loss
+# knows the *difference* alone. Take a model with one feature φ per answer,
+# $\pi_\theta(y) \propto \pi_\text{ref}(y)\, e^{\theta \varphi(y)}$. A step along DPO's gradient moves
+# θ towards $\varphi(y_w) - \varphi(y_l)$, and
+#
+# $$\mathrm{d} \ln \pi_\theta(y_w) = \big(\varphi(y_w) - \mathbb{E}_{y\sim\pi_\theta}[\varphi(y)]\big)\, \mathrm{d}\theta.$$
+#
+# Chosen and rejected share most of what they are, so the direction that separates them is narrow, and
+# *some third answer may lie further along it*. Then it takes the mass, and both fall, the rejected
+# one faster. **Claim 18.** In this toy the chosen answer falls and the margin grows at every step;
+# **claim 19**, give each answer a logit of its own, nothing shared, and the chosen one rises at every
+# step. The cause is shared features, not the loss.
+
+# %%
+start = torch.tensor([0.35, 0.35, 0.30], dtype=torch.float64).log()  # chosen, rejected, an answer that nobody ranked
+feature = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
+
+
+def descend(log_policy_of, parameters, steps=30, rate=1.0, beta=0.5):
+    parameters, path = parameters.clone().requires_grad_(), []
+    for _ in range(steps + 1):
+        log_policy = log_policy_of(parameters)
+        path.append((log_policy - start).detach())
+        loss = plackett_luce.dpo_loss(log_policy[0], log_policy[1], start[0], start[1], beta)
+        (gradient,) = torch.autograd.grad(loss, parameters)
+        parameters = (parameters - rate * gradient).detach().requires_grad_()
+    return torch.stack(path)
+
+
+shared = descend(lambda theta: (start + theta * feature).log_softmax(-1), torch.zeros(1, dtype=torch.float64))
+separate = descend(lambda logits: (start + logits).log_softmax(-1), torch.zeros(3, dtype=torch.float64))
+claim(18, "largest rise of the chosen log-ratio in a step, shared feature", relu(shared[:, 0].diff()).max(), 0)
+claim(18, "largest fall of the margin in a step, shared feature", relu(-(shared[:, 0] - shared[:, 1]).diff()).max(), 0)
+claim(19, "largest fall of the chosen log-ratio in a step, separate logits", relu(-separate[:, 0].diff()).max(), 0)
+
+model_curve = torch.stack(curve)
+theory.falling_reward(
+    {
+        "one shared feature": (shared[:, 0], shared[:, 1]),
+        "a logit for each answer": (separate[:, 0], separate[:, 1]),
+        "the language model of section 7": (model_curve[:, 0], model_curve[:, 1]),
+    }
+)
+
+# %%
+chosen, rejected = model_curve[-1].tolist()
+lowest = model_curve[:, 0].min().item()
+figures |= {"last_chosen_log_ratio": chosen, "last_rejected_log_ratio": rejected, "lowest_chosen_log_ratio": lowest}
+verdict = "below" if chosen < 0 else "above"
+print(
+    f"language model, last batch: chosen {chosen:+.1f} nats, {verdict} where it began; rejected {rejected:+.1f}; "
+    f"margin {chosen - rejected:+.1f}; lowest chosen on the way {lowest:+.1f}"
+)
+
+# %% [markdown]
+# In the right-hand panel each step shows *new* triplets, measured before the model trains on them, so
+# the curve jumps from batch to batch. What counts in your own runs: the margin, the accuracy, and a
+# measure of the task itself. A chosen reward that sinks slowly is the rule; one that sinks without
+# end means that probability is draining to answers that nobody ranked, and a smaller learning rate or
+# a larger β holds it.
+
+# %% [markdown]
+# ## 9 · From pairs to lists
+#
+# NLI has three labels: what follows, what may be, what cannot be. The paper uses the first and the
+# last, and names listwise preferences as the next step. The likelihood has been waiting since section
+# 2: rank *entailment ≻ neutral ≻ contradiction*, with DPO's scores in the full product.
+#
+# **Claim 20.** For N = 2 the list is DPO. **Claim 21.** A list of three is a chain of choices we
+# know: *the best of three, then the better of the two left*. **Claim 22.** What the list adds is a
+# voice for the middle: the pairwise loss has no gradient on the neutral answer, the list has.
+
+# %%
+policy = (5 * numbers(6, 3, seed=12)).requires_grad_()
+reference = 5 * numbers(6, 3, seed=13)
+
+
+def pair_loss(policy):
+    return plackett_luce.dpo_loss(policy[:, 0], policy[:, 2], reference[:, 0], reference[:, 2], beta=0.1)
+
+
+outer = [0, 2]
+listwise_of_two = plackett_luce.listwise_dpo_loss(policy[:, outer], reference[:, outer], beta=0.1)
+claim(20, "difference between the listwise loss of two answers and dpo_loss", abs(listwise_of_two - pair_loss(policy)).item(), 1e-12)
+
+whole = plackett_luce.listwise_dpo_loss(policy, reference, beta=0.1)
+chain = best_of_n_loss(0.1 * (policy - reference)) + best_of_n_loss(0.1 * (policy - reference)[:, 1:])
+claim(21, "difference between the list of three and best of three + better of two", abs(whole - chain).item(), 1e-12)
+
+(pair_gradient,) = torch.autograd.grad(pair_loss(policy), policy)
+(list_gradient,) = torch.autograd.grad(whole, policy)
+claim(22, "largest pairwise gradient on a neutral answer", pair_gradient[:, 1].abs().max(), 0)
+assert list_gradient[:, 1].abs().min() > 0
+
+gaps = torch.linspace(-4, 4, 49, dtype=torch.float64)
+first, second = torch.meshgrid(gaps, gaps, indexing="xy")
+triples = torch.stack([first + second, second, torch.zeros_like(first)], dim=-1)  # scores of the three
+zero = torch.zeros_like(triples)
+landscapes = {
+    "pair: ends alone": -logsigmoid(first + second),
+    "best of three": plackett_luce.listwise_dpo_loss(triples, zero, 1.0, top_k=1, reduction="none"),
+    "full list": plackett_luce.listwise_dpo_loss(triples, zero, 1.0, reduction="none"),
+}
+theory.ranking_landscape(gaps, gaps, landscapes)
+
+# %% [markdown]
+# Arrows point downhill. The pair is content as soon as entailment stands above contradiction,
+# wherever neutral lies: its valley is a diagonal. The best of three wants entailment on top and does
+# not order the others. The full list leads to the upper right corner, where both gaps are positive.
+#
+# **Claim 23.** On the real model an untrained policy finds all 3! rankings equally likely, so a
+# listwise run starts at $\ln 6$. After our few *pairwise* steps, where did neutral go on the held-out
+# rows?
+
+# %%
+with torch.no_grad(), adapted.disable_adapter():
+    few = answer_log_probs(held_out[:4], ("entailment", "neutral", "contradiction")).cpu()
+claim(23, "difference between the listwise loss where policy = reference and ln 6", abs(plackett_luce.listwise_dpo_loss(few, few) - math.log(6)), 1e-5)
+
+rank_counts = torch.nn.functional.one_hot(ratios.argsort(-1, descending=True).argsort(-1), 3).float().mean(0)
+list_loss = plackett_luce.listwise_dpo_loss(ratios, torch.zeros_like(ratios), BETA).item()
+in_order = ((ratios[:, 0] > ratios[:, 1]) & (ratios[:, 1] > ratios[:, 2])).float().mean().item()
+figures |= {"listwise_loss_after_pairwise": list_loss, "rows_in_full_order": in_order}
+print(f"listwise loss after pairwise training: {list_loss:.3f} nats (ln 6 = {math.log(6):.3f})")
+print(f"rows in the order entailment ≻ neutral ≻ contradiction: {100 * in_order:.0f} % (by chance 17 %)")
+for side, shares in zip(("entailment", "neutral", "contradiction"), rank_counts.tolist(), strict=True):
+    print(f"  {side:13s} stands first, second, third in {' / '.join(f'{100 * share:.0f}' for share in shares)} % of rows")
+
+# %% [markdown]
+# ## What to take away
+#
+# - One likelihood, Plackett–Luce; its first factor is a softmax; minus its logarithm is the loss of InfoNCE, of DPO and
+#   of the one-word objective.
+# - The score is the method. A cosine shapes vectors directly; a log-ratio of sequences shapes probabilities, and vectors
+#   only through them; the one-word score is a log-ratio at the state that is the embedding.
+# - β and $1/\tau$ are the same knob on different raw scores: they set how soon a pair has had enough, and how much of the push the hard negatives get.
+# - Margins count, not chosen rewards. Lists cost nothing new.
+
 # %% [markdown]
 # ## Exercises
 #
-# Write the function, run the cell, and read what the checker says. Solutions are folded below each exercise; every
-# checker also recognises common slips and names them. ●○○ follows from a definition, ●●○ needs a thought, ●●● needs
-# an idea from the text.
+# Write the function, run the cell, and read what the checker says. Solutions are folded below each
+# exercise; every checker also recognises common slips and names them. ●○○ follows from a definition,
+# ●●○ needs a thought, ●●● needs an idea from the text.
 
 # %%
 from IPython.display import Markdown
@@ -12,7 +796,8 @@ from sempa_utils import exercises
 Markdown(exercises.overview())
 
 # %% [markdown]
-# **1 · Best of N** (●○○, 5 minutes). The first factor of the product, as a probability. It must survive scores of 1e4.
+# **1 · Best of N** (●○○, 5 minutes). The first factor of the product, as a probability. It must
+# survive scores of 1e4.
 
 
 # %%
@@ -31,23 +816,27 @@ exercises.check("best_of_probability", best_of_probability)
 # ```
 # </details>
 #
-# **2 · A whole ranking** (●○○, 10 minutes). One factor for each place; whoever is placed leaves the sum.
+# **2 · The first places of a ranking** (●○○, 10 minutes). One factor for each place that is known.
+# Mind the candidates whose place is not.
 
 
 # %%
-def ranking_log_prob(scores, ranking):
+def top_k_log_prob(scores, ranking):
     raise NotImplementedError
 
 
-exercises.check("ranking_log_prob", ranking_log_prob)
+exercises.check("top_k_log_prob", top_k_log_prob)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def ranking_log_prob(scores, ranking):
-#     ordered = scores[ranking]
-#     return sum(ordered[k] - ordered[k:].logsumexp(dim=0) for k in range(len(ordered)))
+# def top_k_log_prob(scores, ranking):
+#     remaining, total = scores.clone(), 0
+#     for item in ranking:
+#         total = total + scores[item] - remaining.logsumexp(dim=0)
+#         remaining[item] = -torch.inf
+#     return total
 # ```
 # </details>
 #
@@ -71,8 +860,8 @@ exercises.check("dpo_loss", dpo_loss)
 # ```
 # </details>
 #
-# **4 · What a score feels** (●●○, 10 minutes). The gradient of $-\log P(\text{candidate 0 is best})$ by every score,
-# without autograd. Claim 8 is this exercise with N = 2.
+# **4 · What a score feels** (●●○, 10 minutes). The gradient of $-\log P(\text{candidate 0 is best})$
+# by every score, without autograd. With N = 2 it is the curve of section 5.
 
 
 # %%
@@ -91,7 +880,8 @@ exercises.check("score_gradient", score_gradient)
 #     gradient[..., 0] -= 1
 #     return gradient
 # ```
-# The winner is pulled up by what the others still hold; each loser is pushed down by the probability it still has.
+# The winner is pulled up by what the others still hold; each loser is pushed down by the probability
+# it still has.
 # </details>
 #
 # **5 · InfoNCE inside a batch** (●●○, 15 minutes). Everyone else's positive is your negative.
@@ -116,8 +906,9 @@ exercises.check("info_nce_in_batch", info_nce_in_batch)
 # ```
 # </details>
 #
-# **6 · The best policy under a leash** (●●○, 15 minutes). Maximise $E[r] - \beta\,\mathrm{KL}(\pi\,\|\,\pi_\mathrm{ref})$
-# over all policies. Logarithms keep a tiny β from overflowing.
+# **6 · The best policy under a leash** (●●○, 15 minutes). Maximise
+# $E[r] - \beta\,\mathrm{KL}(\pi\,\|\,\pi_\mathrm{ref})$ over all policies. Logarithms keep a tiny β
+# from overflowing.
 
 
 # %%
@@ -136,7 +927,28 @@ exercises.check("optimal_policy", optimal_policy)
 # ```
 # </details>
 #
-# **7 · A ranking by noise** (●●●, 15 minutes). Draw one Plackett–Luce ranking without computing a single probability.
+# **7 · One-word scores** (●●○, 10 minutes). DPO's score averaged over the words that stand for a
+# candidate, for all anchors and candidates at once. Try it without an array of B × N × V numbers.
+
+
+# %%
+def one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta):
+    raise NotImplementedError
+
+
+exercises.check("one_word_scores", one_word_scores)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta):
+#     return beta * (policy_log_probs - reference_log_probs) @ word_probs.T
+# ```
+# </details>
+#
+# **8 · A ranking by noise** (●●●, 15 minutes). Draw one Plackett–Luce ranking without computing a
+# single probability.
 
 
 # %%
@@ -157,24 +969,65 @@ exercises.check("sample_ranking", sample_ranking)
 # ```
 # </details>
 #
-# **8 · One-word scores** (●●●, 15 minutes). DPO's score averaged over the words that stand for a candidate. The last
-# check is an identity worth proving with a pencil.
+# **9 · Who comes in where** (●●●, 20 minutes). The probability that candidate i comes in at place k,
+# as a matrix. The sum over all rankings is a start; the checker does not ask how.
 
 
 # %%
-def one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta):
+def place_probabilities(scores):
     raise NotImplementedError
 
 
-exercises.check("one_word_scores", one_word_scores)
+exercises.check("place_probabilities", place_probabilities)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta):
-#     return beta * word_probs @ (policy_log_probs - reference_log_probs)
+# def place_probabilities(scores):
+#     # The first place is a softmax; given its winner, the rest run the same race one place later.
+#     if len(scores) == 1:
+#         return torch.ones(1, 1, dtype=scores.dtype)
+#     first = scores.softmax(dim=0)
+#     matrix = torch.zeros(len(scores), len(scores), dtype=scores.dtype)
+#     matrix[:, 0] = first
+#     for winner in range(len(scores)):
+#         rest = [item for item in range(len(scores)) if item != winner]
+#         matrix[rest, 1:] += first[winner] * place_probabilities(scores[rest])
+#     return matrix
 # ```
-# In the identity the entropy of q cancels: $\mathrm{KL}(q\,\|\,\pi_\mathrm{ref}) - \mathrm{KL}(q\,\|\,\pi) =
-# \sum_w q(w)\,[\log\pi(w) - \log\pi_\mathrm{ref}(w)]$.
 # </details>
+
+# %% [markdown]
+# ## The paper's setting / this run's setting
+
+# %%
+Markdown(
+    "| | the paper's setting | this run's setting |\n|---|---|---|\n"
+    f"| model | LLaMA2-7B, LLaMA3-8B | {language_model.name} |\n"
+    f"| data | 40,000–80,000 NLI triplets | {len(training)} rows, {corpus.source}; {len(held_out)} held out |\n"
+    f"| β | not stated (their trainer's default: 0.1) | {BETA} in section 7; others as stated where the claim is about β |\n"
+    f"| LoRA | rank 8, α 32, all linear layers | rank {lora.r}, α {lora.lora_alpha}, all linear layers |\n"
+    f"| optimiser | AdamW, peak 1e-4, warm-up, cosine | AdamW, {LEARNING_RATE:g}, constant |\n"
+    f"| batch, steps | 256, one epoch | {batch}, {steps} steps, each row once |\n"
+    "| candidates N | 2 | 2 in training; 2 to 6 in the theory |\n"
+    f"| section 4.4 | a derivation on paper | {len(claims)} claims, each with an assertion |"
+)
+
+# %%
+from sempa_utils import results
+
+results.save_run(
+    "notebook_01_theory",
+    figures=figures | {"claims": len(claims)},
+    headline=(
+        f"{len(claims)} claims hold; after {len(training)} triplets DPO ranks {100 * figures['preference_accuracy']:.0f} % of "
+        f"{len(held_out)} held-out ones rightly, and its margin correlates with the cosine margin at ρ = "
+        f"{correlations[1]:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
+    ),
+    model=language_model.describe(),
+    data=corpus.record(),
+    settings={"steps": steps, "batch": batch, "beta": BETA, "learning_rate": LEARNING_RATE},
+    seed=SEED,
+)
+print("next: 02_training")

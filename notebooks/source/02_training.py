@@ -39,7 +39,9 @@ KIT_ADDRESS = ""  # only on Colab: the git address from which you have this kit
 if "google.colab" in sys.modules:
     if not Path("sempa-kit").is_dir():
         if not KIT_ADDRESS:
-            raise SystemExit("Write the git address of the kit into KIT_ADDRESS and run this cell again.")
+            raise SystemExit(
+                "Write the git address of the kit into KIT_ADDRESS and run this cell again."
+            )
         subprocess.run(["git", "clone", "--depth", "1", KIT_ADDRESS, "sempa-kit"], check=True)
     pins = Path("sempa-kit/requirements.txt").read_text().split("# Notebooks")[0].splitlines()
     brought = ("#", "torch", "numpy", "scipy", "matplotlib", "tqdm")
@@ -51,10 +53,11 @@ if "google.colab" in sys.modules:
 import os
 
 from IPython.display import Markdown, display
-
 from sempa_utils import profiles, results
 
-PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
+PROFILE = os.environ.get(
+    "SEMPA_PROFILE", "cpu"
+)  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
@@ -73,7 +76,9 @@ from sempa_utils import corpora
 training_rows = corpora.load_triplets(limit=profile.triplets, seed=SEED)
 print(training_rows.describe())
 for triplet in training_rows.rows[:3]:
-    print(f"\nanchor    {triplet.anchor}\npositive  {triplet.positive}\nnegative  {triplet.negative}")
+    print(
+        f"\nanchor    {triplet.anchor}\npositive  {triplet.positive}\nnegative  {triplet.negative}"
+    )
 
 # %% [markdown]
 # The anchor goes into a paraphrase request, the paper's default template. Positive and negative become
@@ -95,7 +100,6 @@ print(f" rejected: {preferences[0]['rejected'][0]['content']}")
 import html
 
 from IPython.display import HTML
-
 from sempa_utils import models
 from sempa_utils.preferences import answer_tokens
 from sempa_utils.templates import paraphrase_request
@@ -104,7 +108,9 @@ base = models.load(MODEL, profile.precision)
 
 
 def show_row(answer: str, colour: str) -> str:
-    prompt, scored = answer_tokens(base.tokenizer, paraphrase_request(training_rows.rows[0].anchor), answer)
+    prompt, scored = answer_tokens(
+        base.tokenizer, paraphrase_request(training_rows.rows[0].anchor), answer
+    )
     cells = [(token, "#ececec") for token in prompt] + [(token, colour) for token in scored]
     spans = [
         f'<span style="background:{shade};margin:1px;padding:0 2px;border-radius:3px">'
@@ -167,7 +173,6 @@ del full
 import math
 
 from peft import get_peft_model
-
 from sempa_utils import plackett_luce, training
 from sempa_utils.preferences import answer_log_probs
 
@@ -181,7 +186,9 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
 recipe = training.Recipe.of_profile(profile, seed=SEED)
 few = training_rows.rows[:4]
 anchors, positives, negatives = (list(column) for column in zip(*few))
-with_adapter = get_peft_model(models.load(MODEL, profile.precision).model, training.lora_config(recipe))
+with_adapter = get_peft_model(
+    models.load(MODEL, profile.precision).model, training.lora_config(recipe)
+)
 policy = models.wrap(with_adapter, base.tokenizer, base.name, base.precision)
 
 scored = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
@@ -189,7 +196,9 @@ with with_adapter.disable_adapter():
     reference = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
 ours = dpo_loss(*scored, *reference, recipe.beta).item()
 package = plackett_luce.dpo_loss(*scored, *reference, beta=recipe.beta).item()
-print(f"loss of an untrained adapter: {ours:.6f} here, {package:.6f} in the package, ln 2 = {math.log(2):.6f}")
+print(
+    f"loss of an untrained adapter: {ours:.6f} here, {package:.6f} in the package, ln 2 = {math.log(2):.6f}"
+)
 assert abs(ours - math.log(2)) < 1e-3 and abs(ours - package) < 1e-6
 
 # %% [markdown]
@@ -204,15 +213,28 @@ assert abs(ours - math.log(2)) < 1e-3 and abs(ours - package) < 1e-6
 # %%
 from sempa_utils import prefix_tree
 
-pairs = [[answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer) for answer in t[1:]] for t in few]
-tree = prefix_tree.build([pair[0][0] for pair in pairs], [[answer for _, answer in pair] for pair in pairs])
-stock_tokens = 2 * len(few) * max(len(prompt) + len(answer) for pair in pairs for prompt, answer in pair)
+pairs = [
+    [answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer) for answer in t[1:]]
+    for t in few
+]
+tree = prefix_tree.build(
+    [pair[0][0] for pair in pairs], [[answer for _, answer in pair] for pair in pairs]
+)
+stock_tokens = (
+    2 * len(few) * max(len(prompt) + len(answer) for pair in pairs for prompt, answer in pair)
+)
 tree_tokens = tree.input_ids.shape[1]
-display(training_plots.tree_mask(tree.may_attend, f"{tree_tokens} tokens instead of {stock_tokens} padded ones"))
+display(
+    training_plots.tree_mask(
+        tree.may_attend, f"{tree_tokens} tokens instead of {stock_tokens} padded ones"
+    )
+)
 
 # %%
 with torch.no_grad():
-    by_tree = prefix_tree.log_probs(with_adapter, prefix_tree.PrefixTree(*(part.to(base.device) for part in tree)))
+    by_tree = prefix_tree.log_probs(
+        with_adapter, prefix_tree.PrefixTree(*(part.to(base.device) for part in tree))
+    )
 plain = torch.stack(scored, dim=1).flatten()
 worst = (by_tree.cpu() - plain).abs().max().item()
 print("log-probabilities by tree ", [f"{value:.3f}" for value in by_tree.tolist()[:4]], "…")
@@ -237,7 +259,9 @@ print(
     f"peak memory {record['peak_memory_bytes'] / 2**30:.1f} GiB, {record['trainable_parameters'] / 1e6:.1f} M trained "
     f"of {record['model']['parameters'] / 1e6:.0f} M weights"
 )
-assert abs(curve[0]["loss"] - math.log(2)) < 1e-3, "the first loss must be ln 2: the adapter starts at zero"
+assert abs(curve[0]["loss"] - math.log(2)) < 1e-3, (
+    "the first loss must be ln 2: the adapter starts at zero"
+)
 
 # %%
 display(training_plots.training_curve(record))
@@ -250,8 +274,12 @@ display(training_plots.training_curve(record))
 
 # %%
 last = curve[-len(curve) // 4 or -1 :]
-mean = {name: sum(point[name] for point in last) / len(last) for name in ("loss", "margin", "accuracy")}
-print(f"over the last quarter: loss {mean['loss']:.3f}, margin {mean['margin']:.3f}, accuracy {mean['accuracy']:.2f}")
+mean = {
+    name: sum(point[name] for point in last) / len(last) for name in ("loss", "margin", "accuracy")
+}
+print(
+    f"over the last quarter: loss {mean['loss']:.3f}, margin {mean['margin']:.3f}, accuracy {mean['accuracy']:.2f}"
+)
 
 # %% [markdown]
 # ## 6 · Did it learn, or remember?
@@ -265,13 +293,19 @@ held_out = corpora.load_triplets().without(training_rows).sample(profile.picture
 print(held_out.describe())
 trained = models.add_adapter(base, record["adapter"])
 anchors, positives, negatives = (list(column) for column in zip(*held_out.rows))
-after = torch.stack([answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)])
+after = torch.stack(
+    [answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)]
+)
 with trained.model.disable_adapter():
-    before = torch.stack([answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)])
+    before = torch.stack(
+        [answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)]
+    )
 rewards = recipe.beta * (after - before)
 held_out_accuracy = (rewards[0] > rewards[1]).float().mean().item()
 error = math.sqrt(held_out_accuracy * (1 - held_out_accuracy) / len(held_out))
-print(f"held-out preference accuracy {100 * held_out_accuracy:.0f} % (± {100 * error:.0f}, one standard error)")
+print(
+    f"held-out preference accuracy {100 * held_out_accuracy:.0f} % (± {100 * error:.0f}, one standard error)"
+)
 
 # %% [markdown]
 # ## 7 · What the model says now
@@ -286,10 +320,17 @@ requests = [row.anchor for row in held_out.rows[:3]]
 def paraphrase(sentence: str) -> str:
     tokenizer = base.tokenizer
     chat = tokenizer.apply_chat_template(
-        paraphrase_request(sentence), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        paraphrase_request(sentence),
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
     ).to(base.device)
-    written = trained.model.generate(**chat, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-    return tokenizer.decode(written[0, chat["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    written = trained.model.generate(
+        **chat, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id
+    )
+    return tokenizer.decode(
+        written[0, chat["input_ids"].shape[1] :], skip_special_tokens=True
+    ).strip()
 
 
 for sentence in requests:
@@ -305,13 +346,33 @@ settings = results.settings_table(
     [
         ("base model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
         ("precision of the base", "bfloat16", record["model"]["precision"]),
-        ("training rows", "40,000 to 80,000 of 275,000 NLI triplets", f"{len(training_rows):,}, {training_rows.source}"),
-        ("batch", "256 (4 cards × 8 × 8)", f"{recipe.batch} ({recipe.micro_batch} × {recipe.accumulation})"),
+        (
+            "training rows",
+            "40,000 to 80,000 of 275,000 NLI triplets",
+            f"{len(training_rows):,}, {training_rows.source}",
+        ),
+        (
+            "batch",
+            "256 (4 cards × 8 × 8)",
+            f"{recipe.batch} ({recipe.micro_batch} × {recipe.accumulation})",
+        ),
         ("longest sequence", "1024 tokens", f"{recipe.max_length} tokens"),
-        ("adapter", "LoRA r 8, α 32, all linear layers but the head", f"LoRA r {recipe.lora_rank}, α {recipe.lora_alpha}, the same layers"),
-        ("optimiser", "AdamW, 1e-4, 5 % warm-up, cosine", f"AdamW, {recipe.learning_rate:g}, {recipe.warmup_share:.0%} warm-up, cosine"),
+        (
+            "adapter",
+            "LoRA r 8, α 32, all linear layers but the head",
+            f"LoRA r {recipe.lora_rank}, α {recipe.lora_alpha}, the same layers",
+        ),
+        (
+            "optimiser",
+            "AdamW, 1e-4, 5 % warm-up, cosine",
+            f"AdamW, {recipe.learning_rate:g}, {recipe.warmup_share:.0%} warm-up, cosine",
+        ),
         ("β", "not stated (their trainer's default: 0.1)", recipe.beta),
-        ("hardware", "4 × RTX 5090", results.environment()["machine"]["gpu"] or f"{os.cpu_count()} CPU cores"),
+        (
+            "hardware",
+            "4 × RTX 5090",
+            results.environment()["machine"]["gpu"] or f"{os.cpu_count()} CPU cores",
+        ),
     ]
 )
 display(Markdown(settings))
@@ -327,7 +388,10 @@ results.save_run(
         "nf4_bits_per_weight": bits,
         "nf4_relative_error": relative,
         "tree_difference": worst,
-        "training": {k: record[k] for k in ("curve", "seconds", "steps", "peak_memory_bytes", "trainable_parameters")},
+        "training": {
+            k: record[k]
+            for k in ("curve", "seconds", "steps", "peak_memory_bytes", "trainable_parameters")
+        },
     },
     headline=(
         f"{len(training_rows):,} triplets: loss {curve[0]['loss']:.3f} → {mean['loss']:.3f}; preference accuracy on "

@@ -38,7 +38,9 @@ KIT_ADDRESS = ""  # only on Colab: the git address from which you have this kit
 if "google.colab" in sys.modules:
     if not Path("sempa-kit").is_dir():
         if not KIT_ADDRESS:
-            raise SystemExit("Write the git address of the kit into KIT_ADDRESS and run this cell again.")
+            raise SystemExit(
+                "Write the git address of the kit into KIT_ADDRESS and run this cell again."
+            )
         subprocess.run(["git", "clone", "--depth", "1", KIT_ADDRESS, "sempa-kit"], check=True)
     pins = Path("sempa-kit/requirements.txt").read_text().split("# Notebooks")[0].splitlines()
     brought = ("#", "torch", "numpy", "scipy", "matplotlib", "tqdm")
@@ -50,10 +52,11 @@ if "google.colab" in sys.modules:
 import os
 
 from IPython.display import Markdown, display
-
 from sempa_utils import profiles, results
 
-PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
+PROFILE = os.environ.get(
+    "SEMPA_PROFILE", "cpu"
+)  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
@@ -68,7 +71,6 @@ display(Markdown(results.costs("03_embedding_space")))
 
 # %%
 import torch
-
 from sempa_utils import corpora, geometry, models, training
 from sempa_utils.embedding import Embedder
 from sempa_utils.plots import space as space_plots
@@ -85,11 +87,18 @@ by_hand = output.hidden_states[-1][0, -1].float().cpu()
 
 embedder = Embedder(base, "prompteol")
 by_package = embedder.encode(sentence, convert_to_tensor=True)
-print(f"vector of {len(by_hand)} numbers; largest difference to the package {(by_hand - by_package).abs().max():.1e}")
-assert torch.allclose(by_hand, by_package, atol=1e-4 if profile.evaluation_precision == "float32" else 0.1)
+print(
+    f"vector of {len(by_hand)} numbers; largest difference to the package {(by_hand - by_package).abs().max():.1e}"
+)
+assert torch.allclose(
+    by_hand, by_package, atol=1e-4 if profile.evaluation_precision == "float32" else 0.1
+)
 
 likely = output.logits[0, -1].topk(8).indices
-print("the words the model would say:", ", ".join(repr(base.tokenizer.decode([i]).strip()) for i in likely))
+print(
+    "the words the model would say:",
+    ", ".join(repr(base.tokenizer.decode([i]).strip()) for i in likely),
+)
 
 # %% [markdown]
 # ## 2 · Before and after
@@ -138,11 +147,16 @@ display(space_plots.projections(spaces))
 # moved, and not merely that PCA chose other axes.
 
 # %%
-mean, axes, explained = geometry.principal_components(np.concatenate(list(vectors["PromptEOL"].values())))
+mean, axes, explained = geometry.principal_components(
+    np.concatenate(list(vectors["PromptEOL"].values()))
+)
 common = {
     title: {role: geometry.project(points, mean, axes) for role, points in vectors[name].items()}
     | {"explained": explained}
-    for title, name in (("PromptEOL (axes fitted here)", "PromptEOL"), ("SemPA, on the same axes", "SemPA"))
+    for title, name in (
+        ("PromptEOL (axes fitted here)", "PromptEOL"),
+        ("SemPA, on the same axes", "SemPA"),
+    )
 }
 display(space_plots.projections(common))
 moved = np.linalg.norm(vectors["SemPA"]["anchor"] - vectors["PromptEOL"]["anchor"], axis=1)
@@ -166,18 +180,26 @@ def pair_cosines(language_model, method: str) -> dict:
     own = Embedder(language_model, method)
     premises = own.encode([row.premise for row in ranked.rows], normalize_embeddings=True)
     return {
-        kind: (premises * own.encode([row[place] for row in ranked.rows], normalize_embeddings=True)).sum(axis=1)
+        kind: (
+            premises * own.encode([row[place] for row in ranked.rows], normalize_embeddings=True)
+        ).sum(axis=1)
         for kind, place in kinds.items()
     }
 
 
 with adapted.model.disable_adapter():
-    cosines = {"mean pooling": pair_cosines(adapted, "mean"), "PromptEOL": pair_cosines(adapted, "prompteol")}
+    cosines = {
+        "mean pooling": pair_cosines(adapted, "mean"),
+        "PromptEOL": pair_cosines(adapted, "prompteol"),
+    }
 cosines["SemPA"] = pair_cosines(adapted, "prompteol")
 display(space_plots.cosine_distributions(cosines))
 
 # %%
-lines = ["| | entailed | neutral | contradicted | entailed above contradicted |", "|---|---|---|---|---|"]
+lines = [
+    "| | entailed | neutral | contradicted | entailed above contradicted |",
+    "|---|---|---|---|---|",
+]
 order = {}
 for name, found in cosines.items():
     order[name] = 100 * float((found["entailed"] > found["contradicted"]).mean())
@@ -197,12 +219,19 @@ display(Markdown("\n".join(lines)))
 # number has no zero point that means "good": a random space is very uniform and knows nothing.
 
 # %%
-measured = {name: geometry.uniformity(np.concatenate(list(found.values()))) for name, found in vectors.items()}
+measured = {
+    name: geometry.uniformity(np.concatenate(list(found.values())))
+    for name, found in vectors.items()
+}
 published = {
     (row["model"], row["method"]): row["uniformity"] for row in results.published("table5_geometry")
 }
 lines = ["| | this run | LLaMA2-7B, *published* | LLaMA3-8B, *published* |", "|---|---|---|---|"]
-for ours, theirs in (("mean pooling", "Mean Pooling"), ("PromptEOL", "PromptEOL"), ("SemPA", "SemPA")):
+for ours, theirs in (
+    ("mean pooling", "Mean Pooling"),
+    ("PromptEOL", "PromptEOL"),
+    ("SemPA", "SemPA"),
+):
     cells = " | ".join(f"{published[model, theirs]:.2f}" for model in ("LLaMA2-7B", "LLaMA3-8B"))
     lines.append(f"| {ours} | {measured[ours]:.2f} | {cells} |")
 display(Markdown("\n".join(lines)))
@@ -219,7 +248,11 @@ settings = results.settings_table(
     [
         ("model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
         ("training rows", "40,000 to 80,000", f"{len(training_rows):,}, {training_rows.source}"),
-        ("sentences in the pictures", "0.2 % of the NLI data (about 550 triplets)", f"{len(held_out)} triplets, held out"),
+        (
+            "sentences in the pictures",
+            "0.2 % of the NLI data (about 550 triplets)",
+            f"{len(held_out)} triplets, held out",
+        ),
         ("axes of the projection", "not stated", "one fit per space, and one common fit"),
         ("precision when embeddings are read", "bfloat16", profile.evaluation_precision),
     ]
@@ -232,7 +265,10 @@ results.save_run(
     figures={
         "uniformity": measured,
         "entailed_above_contradicted_percent": order,
-        "mean_cosine": {name: {kind: values.mean() for kind, values in found.items()} for name, found in cosines.items()},
+        "mean_cosine": {
+            name: {kind: values.mean() for kind, values in found.items()}
+            for name, found in cosines.items()
+        },
         "explained_variance": {name: found["explained"] for name, found in spaces.items()},
         "mean_relative_shift": shift,
     },

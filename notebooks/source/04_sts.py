@@ -38,7 +38,9 @@ KIT_ADDRESS = ""  # only on Colab: the git address from which you have this kit
 if "google.colab" in sys.modules:
     if not Path("sempa-kit").is_dir():
         if not KIT_ADDRESS:
-            raise SystemExit("Write the git address of the kit into KIT_ADDRESS and run this cell again.")
+            raise SystemExit(
+                "Write the git address of the kit into KIT_ADDRESS and run this cell again."
+            )
         subprocess.run(["git", "clone", "--depth", "1", KIT_ADDRESS, "sempa-kit"], check=True)
     pins = Path("sempa-kit/requirements.txt").read_text().split("# Notebooks")[0].splitlines()
     brought = ("#", "torch", "numpy", "scipy", "matplotlib", "tqdm")
@@ -50,10 +52,11 @@ if "google.colab" in sys.modules:
 import os
 
 from IPython.display import Markdown, display
-
 from sempa_utils import profiles, results
 
-PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
+PROFILE = os.environ.get(
+    "SEMPA_PROFILE", "cpu"
+)  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
@@ -82,7 +85,11 @@ sentences = [
 ]
 embedder = Embedder(base, "prompteol")
 vectors = embedder.encode(sentences)
-display(space_plots.similarity_heat_map(embedder.similarity(vectors, vectors), sentences, "PromptEOL, base model"))
+display(
+    space_plots.similarity_heat_map(
+        embedder.similarity(vectors, vectors), sentences, "PromptEOL, base model"
+    )
+)
 
 # %% [markdown]
 # ## 2 · From pairs to one number
@@ -107,7 +114,9 @@ def spearman(one, other):
     return 100 * (one @ other) / np.sqrt((one @ one) * (other @ other))
 
 
-print(f"ρ × 100 = {spearman(cosines, human):.2f} here, {sts.spearman(cosines, human):.2f} in the package")
+print(
+    f"ρ × 100 = {spearman(cosines, human):.2f} here, {sts.spearman(cosines, human):.2f} in the package"
+)
 assert abs(spearman(cosines, human) - sts.spearman(cosines, human)) < 1e-6
 
 # %% [markdown]
@@ -124,7 +133,10 @@ def similarities_of(language_model, method: str) -> np.ndarray:
 
 
 with adapted.model.disable_adapter():
-    similarities = {"mean pooling": similarities_of(adapted, "mean"), "PromptEOL": similarities_of(adapted, "prompteol")}
+    similarities = {
+        "mean pooling": similarities_of(adapted, "mean"),
+        "PromptEOL": similarities_of(adapted, "prompteol"),
+    }
 similarities["SemPA"] = similarities_of(adapted, "prompteol")
 display(score_plots.agreement(similarities, human))
 
@@ -155,11 +167,16 @@ print("tasks here:", ", ".join(tasks))
 scores = {}
 with adapted.model.disable_adapter():
     for name, method in (("mean pooling", "mean"), ("PromptEOL", "prompteol")):
-        scores[name] = sts.evaluate(Embedder(adapted, method), tasks, limit=profile.sts_pairs, seed=SEED)
-scores["SemPA"] = sts.evaluate(Embedder(adapted, "prompteol"), tasks, limit=profile.sts_pairs, seed=SEED)
+        scores[name] = sts.evaluate(
+            Embedder(adapted, method), tasks, limit=profile.sts_pairs, seed=SEED
+        )
+scores["SemPA"] = sts.evaluate(
+    Embedder(adapted, "prompteol"), tasks, limit=profile.sts_pairs, seed=SEED
+)
 
 figures = {
-    name: {task: result["spearman"] for task, result in found.items()} | {"mean": sts.mean_score(found)}
+    name: {task: result["spearman"] for task, result in found.items()}
+    | {"mean": sts.mean_score(found)}
     for name, found in scores.items()
 }
 if len(tasks) == 1:  # the mean of one task says nothing new
@@ -170,8 +187,10 @@ for task, result in next(iter(scores.values())).items():
 # %%
 rows = {"mean pooling": "Mean Pooling", "PromptEOL": "PromptEOL", "SemPA": "SemPA"}
 published = {
-    f"{ours}, LLaMA2-7B": {("mean" if task == "Avg" else task): figure for task, figure in
-                           results.published_sts("LLaMA2-7B", theirs).items()}  # fmt: skip
+    f"{ours}, LLaMA2-7B": {
+        ("mean" if task == "Avg" else task): figure
+        for task, figure in results.published_sts("LLaMA2-7B", theirs).items()
+    }  # fmt: skip
     for ours, theirs in rows.items()
 }
 display(score_plots.sts_bars(figures, published))
@@ -196,10 +215,12 @@ if len(tasks) > 1:
         lines.append(f"| {base.name} | {name} | " + " | ".join(cells) + " | this run |")
 display(Markdown("\n".join(lines)))
 if len(tasks) == 1:
-    display(Markdown(
-        f"The seven tasks were not found, so this run has no row in that table: its figures on **{tasks[0]}** "
-        "are of another test and may not be compared with any of these."
-    ))
+    display(
+        Markdown(
+            f"The seven tasks were not found, so this run has no row in that table: its figures on **{tasks[0]}** "
+            "are of another test and may not be compared with any of these."
+        )
+    )
 
 # %% [markdown]
 # ## The paper's setting and this run's
@@ -208,10 +229,18 @@ if len(tasks) == 1:
 settings = results.settings_table(
     [
         ("model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
-        ("training rows", "40,000 to 80,000, the number chosen on STS-B dev", f"{len(training_rows):,}, {training_rows.source}"),
+        (
+            "training rows",
+            "40,000 to 80,000, the number chosen on STS-B dev",
+            f"{len(training_rows):,}, {training_rows.source}",
+        ),
         ("tasks", "STS12–16, STS-B, SICK-R", ", ".join(tasks)),
         ("pairs per task", "all", profile.sts_pairs or "all"),
-        ("text", "SentEval's, lower-cased and tokenised", "SentEval's" if len(tasks) > 1 else "as written"),
+        (
+            "text",
+            "SentEval's, lower-cased and tokenised",
+            "SentEval's" if len(tasks) > 1 else "as written",
+        ),
         ("measure", "Spearman ρ × 100, SentEval's `all`", "the same"),
     ]
 )

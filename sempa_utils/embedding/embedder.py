@@ -1,6 +1,7 @@
 """`Embedder`: `encode` and `similarity` in the manner of sentence-transformers, for any method."""
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch

@@ -40,7 +40,6 @@ def sliders(draw: Callable, **ranges):
         return draw(**{name: limits[2] for name, limits in ranges.items()})
 
     import ipywidgets
-
     from IPython.display import display
 
     controls = {name: _slider(ipywidgets, name, *limits) for name, limits in ranges.items()}

@@ -1,8 +1,11 @@
 """One look for every figure: colour-blind safe colours, page width, readable type."""
 
 import contextlib
+import io
 
 import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, in an order in which neighbours also differ in lightness.
 COLOURS = {
@@ -20,8 +23,8 @@ CYCLE = [COLOURS[name] for name in ("blue", "orange", "green", "vermillion", "sk
 PAGE_WIDTH = 9.0  # inches; a notebook page shows this at full width
 
 STYLE = {
-    "figure.dpi": 110,
-    "savefig.dpi": 110,
+    "figure.dpi": 120,
+    "savefig.dpi": 120,
     "savefig.bbox": "tight",
     "figure.constrained_layout.use": True,
     "font.size": 11,
@@ -47,9 +50,20 @@ def page_style():
         yield
 
 
+class PageFigure(Figure):
+    """A figure that a notebook can show by itself, without pyplot's global state."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], bbox_inches="tight")
+        return buffer.getvalue()
+
+
 def panels(columns: int = 1, rows: int = 1, height: float = 3.4, **keywords):
     """Make a figure of page width with `rows` × `columns` axes; `height` in inches per row.
 
     Returns (figure, axes) as `matplotlib.pyplot.subplots` does.
     """
-    return plt.subplots(rows, columns, figsize=(PAGE_WIDTH, height * rows), **keywords)
+    figure = PageFigure(figsize=(PAGE_WIDTH, height * rows))
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **keywords)

@@ -1,14 +1,14 @@
 """The figures of notebook 01, each drawn from arrays and returned as a matplotlib Figure.
 
-No function here computes a likelihood or loads a model: what is drawn is what is handed in. A figure
-is closed for pyplot before it is returned, so a notebook shows it once, where the cell returns it.
+No function here computes a likelihood or loads a model: what is drawn is what is handed in. A notebook
+shows a figure where a cell returns it.
 """
 
-import contextlib
 import textwrap
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
@@ -36,13 +36,14 @@ def best_of_n(candidates, scores, probabilities, *, anchor: str, score_label: st
     _same_length(candidates, scores, probabilities)
     places = np.arange(len(candidates))
     colours = [COLOURS["blue"]] + [COLOURS["orange"]] * (len(candidates) - 1)
-    with _page(columns=2, height=0.9 + 0.45 * len(candidates), sharey=True) as (figure, (left, right)):
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=0.9 + 0.45 * len(candidates), sharey=True)
         left.barh(places, scores, color=colours)
         left.axvline(0, color=COLOURS["black"], linewidth=0.8)
         left.set_yticks(places, [textwrap.fill(text, 34) for text in candidates])
         left.invert_yaxis()
         left.set_xlabel(score_label)
-        left.set_title("every candidate gets a score")
+        left.set_title("a score for each; blue should win")
         right.barh(places, probabilities, color=colours)
         for place, probability in zip(places, probabilities, strict=True):
             right.text(probability + 0.015, place, f"{probability:.2f}", va="center")
@@ -68,7 +69,8 @@ def sampled_rankings(labels, counts, probabilities, *, p_value: float | None = N
     frequency, exact = counts[order] / draws, probabilities[order]
     error = 2 * np.sqrt(exact * (1 - exact) / draws)
     places = np.arange(len(order))
-    with _page(height=3.2) as (figure, axes):
+    with page_style():
+        figure, axes = panels(height=3.2)
         axes.bar(places, 100 * frequency, color=COLOURS["sky"], label=f"{int(draws):,} rankings drawn by Gumbel noise")
         axes.errorbar(
             places, 100 * exact, yerr=100 * error, fmt="o", color=COLOURS["black"], markersize=4, capsize=3, linewidth=1.2,
@@ -94,10 +96,13 @@ def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: floa
         if values.shape != (len(reference), len(answers)):
             raise ValueError(f"arrays must all be prompts × answers, {reference.shape} and {values.shape} found")
     places = np.arange(len(answers))
-    with _page(columns=2, height=3.4) as (figure, (left, right)):
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=3.4)
         left.bar(places - 0.2, reference[0], 0.4, color=COLOURS["grey"], label="reference")
-        left.bar(places + 0.2, optimal[0], 0.4, color=COLOURS["blue"], label="optimal policy", hatch="//", edgecolor="white")
-        left.set_xticks(places, [f"{name}\nr = {value:.1f}" for name, value in zip(answers, reward[0], strict=True)])
+        left.bar(
+            places + 0.2, optimal[0], 0.4, color=COLOURS["blue"], label="optimal policy", hatch="//", edgecolor="white"
+        )
+        left.set_xticks(places, [f"{name}\nr = {_text(value, 1)}" for name, value in zip(answers, reward[0], strict=True)])
         left.set_xlabel("answers to prompt 1, with their reward r (nats)")
         left.set_ylabel("probability")
         left.set_title(f"what KL-regularised reward buys, β = {beta:g}")
@@ -109,7 +114,7 @@ def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: floa
             colour = CYCLE[prompt % len(CYCLE)]
             right.plot(span, span - constant, color=colour, linewidth=1, linestyle=DASHES[prompt % len(DASHES)])
             right.plot(
-                true, implied, "osD^vP"[prompt % 6], color=colour, label=f"prompt {prompt + 1}: β ln Z = {constant:.2f}"
+                true, implied, "osD^vP"[prompt % 6], color=colour, label=f"prompt {prompt + 1}: β ln Z = {_text(constant)}"
             )
         right.set_xlabel("true reward r (nats)")
         right.set_ylabel("implicit reward (nats)")
@@ -125,7 +130,8 @@ def gradient_weights(margins, pair_weights, cosines, negative_shares) -> Figure:
     τ to the share of the whole push (K,) that each negative at `cosines` (K,) gets.
     """
     (margins, cosines) = _arrays(margins, cosines)
-    with _page(columns=2, height=3.6) as (figure, (left, right)):
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=3.6)
         for (beta, weights), colour, dash in zip(pair_weights.items(), CYCLE, DASHES):
             _same_length(margins, weights)
             left.plot(margins, weights, color=colour, linestyle=dash, label=f"β = {beta:g}")
@@ -156,13 +162,16 @@ def one_word_estimates(sample_sizes, estimates, exact: float, standard_deviation
     """
     sample_sizes, estimates = _arrays(sample_sizes, estimates)
     _same_length(sample_sizes, estimates)
-    with _page(columns=2, height=3.4) as (figure, (left, right)):
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=3.4)
         band = 2 * standard_deviation / np.sqrt(sample_sizes)
         left.fill_between(
             sample_sizes, exact - band, exact + band, color=COLOURS["sky"], alpha=0.35, label="± 2 standard errors"
         )
-        left.plot(np.repeat(sample_sizes, estimates.shape[1]), estimates.ravel(), ".", color=COLOURS["blue"], markersize=3)
-        left.axhline(exact, color=COLOURS["black"], linewidth=1.5, label=f"exact expectation, {exact:.3f}")
+        left.plot(
+            np.repeat(sample_sizes, estimates.shape[1]), estimates.ravel(), ".", color=COLOURS["blue"], markersize=3
+        )
+        left.axhline(exact, color=COLOURS["black"], linewidth=1.5, label=f"exact expectation, {_text(exact)}")
         left.set_xscale("log")
         left.set_xlabel("words sampled per estimate")
         left.set_ylabel("score of the candidate (nats)")
@@ -174,6 +183,9 @@ def one_word_estimates(sample_sizes, estimates, exact: float, standard_deviation
             sample_sizes, standard_deviation / np.sqrt(sample_sizes), color=COLOURS["vermillion"], linestyle="--",
             label="σ / √words",
         )  # fmt: skip
+        right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+        right.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        right.yaxis.set_minor_formatter(ticker.NullFormatter())
         right.set_xlabel("words sampled per estimate")
         right.set_ylabel("root mean square error (nats)")
         right.set_title("the exact sum saves all this noise")
@@ -188,7 +200,8 @@ def score_against_cosine(score_margins, cosine_margins, correlations, *, names=(
     Spearman coefficient for each, `names` their titles.
     """
     (score_margins,) = _arrays(score_margins)
-    with _page(columns=len(cosine_margins), height=3.6, sharex=True, sharey=True, squeeze=False) as (figure, row):
+    with page_style():
+        figure, row = panels(columns=len(cosine_margins), height=3.6, sharex=True, sharey=True, squeeze=False)
         panel = zip(row[0], cosine_margins, correlations, names, CYCLE, strict=False)
         for axes, cosines, correlation, name, colour in panel:
             _same_length(score_margins, cosines)
@@ -196,7 +209,7 @@ def score_against_cosine(score_margins, cosine_margins, correlations, *, names=(
             axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
             axes.axvline(0, color=COLOURS["black"], linewidth=0.8)
             axes.set_xlabel("margin of DPO's score (nats)")
-            axes.set_title(f"{name}: Spearman ρ = {correlation:.2f}")
+            axes.set_title(f"{name}: Spearman ρ = {_text(correlation)}")
         row[0][0].set_ylabel("cosine margin: positive − negative")
         return figure
 
@@ -206,7 +219,8 @@ def falling_reward(runs: dict) -> Figure:
 
     `runs` maps a title to a pair of arrays (steps + 1,): log π/π_ref of chosen and of rejected, in nats.
     """
-    with _page(columns=len(runs), height=3.6, squeeze=False) as (figure, row):
+    with page_style():
+        figure, row = panels(columns=len(runs), height=3.6, squeeze=False)
         for axes, (title, (chosen, rejected)) in zip(row[0], runs.items(), strict=True):
             chosen, rejected = _arrays(chosen, rejected)
             _same_length(chosen, rejected)
@@ -216,9 +230,10 @@ def falling_reward(runs: dict) -> Figure:
             axes.plot(steps, chosen, color=COLOURS["blue"], label="chosen")
             axes.plot(steps, rejected, color=COLOURS["vermillion"], linestyle="--", label="rejected")
             axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
             axes.set_xlabel("gradient step")
             axes.set_title(title)
-        row[0][0].set_ylabel("log π(y|x) / π_ref(y|x)  (nats)")
+        row[0][0].set_ylabel(r"$\ln\,\pi(y|x)\,/\,\pi_\mathrm{ref}(y|x)$  (nats)")
         row[0][0].legend()
         return figure
 
@@ -230,13 +245,15 @@ def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
     `losses` maps a title to values (H, G), in nats.
     """
     first_gaps, second_gaps = _arrays(first_gaps, second_gaps)
-    levels = np.linspace(0, max(np.max(values) for values in losses.values()), 13)
-    with _page(columns=len(losses), height=3.9, sharex=True, sharey=True, squeeze=False) as (figure, row):
+    highest = max(np.asarray(values).max() for values in losses.values())
+    levels = highest * np.linspace(0, 1, 13) ** 2  # finer where the loss is small
+    with page_style():
+        figure, row = panels(columns=len(losses), height=3.9, sharex=True, sharey=True, squeeze=False)
         for axes, (title, values) in zip(row[0], losses.items(), strict=True):
             (values,) = _arrays(values)
             if values.shape != (len(second_gaps), len(first_gaps)):
                 raise ValueError(f"losses must be {(len(second_gaps), len(first_gaps))}, not {values.shape}")
-            filled = axes.contourf(first_gaps, second_gaps, values, levels=levels, cmap="cividis_r")
+            filled = axes.contourf(first_gaps, second_gaps, values, levels=levels, cmap="cividis_r", norm=PowerNorm(0.5))
             down, along = np.gradient(-values, second_gaps, first_gaps)
             rows, columns = max(1, len(second_gaps) // 8), max(1, len(first_gaps) // 8)
             thin = (slice(rows // 2, None, rows), slice(columns // 2, None, columns))
@@ -246,23 +263,18 @@ def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
             )  # fmt: skip
             axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
             axes.axvline(0, color=COLOURS["black"], linewidth=0.8)
-            axes.set_xlabel("s(entailment) − s(neutral)  (nats)")
+            axes.set_aspect("equal")
             axes.set_title(title)
             axes.grid(visible=False)
+        figure.supxlabel("s(entailment) − s(neutral)  (nats)", fontsize=11)
         row[0][0].set_ylabel("s(neutral) − s(contradiction)  (nats)")
-        figure.colorbar(filled, ax=row[0].tolist(), label="loss (nats)", shrink=0.9)
+        figure.colorbar(filled, ax=row[0].tolist(), label="loss (nats)", shrink=0.75, format="%.1f")
         return figure
 
 
-@contextlib.contextmanager
-def _page(**keywords):
-    """A figure in the kit's style with its axes, closed for pyplot at the end, come what may."""
-    with page_style():
-        figure, axes = panels(**keywords)
-        try:
-            yield figure, axes
-        finally:
-            plt.close(figure)
+def _text(value, digits: int = 2) -> str:
+    """A number for a label, with a minus sign that is one."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def _arrays(*values):

@@ -1,0 +1,88 @@
+"""What the tests share: tiny random models, a small tokenizer made here, and the packaged model."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the hub
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+
+
+def tiny_tokenizer():
+    """Return a byte-level BPE tokenizer trained on the mini corpus, with a ChatML-like template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from sempa_utils.corpora import MINI_CORPUS
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train([str(MINI_CORPUS / "nli.csv")], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    return fast
+
+
+def tiny_model(layers: int = 2, width: int = 32, seed: int = 0, vocabulary: int = 600):
+    """Return a random Llama of a few thousand weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # random states that differ from each other
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny():
+    """A `LanguageModel` with a random tiny Llama, new for each test."""
+    from sempa_utils import models
+
+    return models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+
+
+@pytest.fixture(scope="session")
+def packaged():
+    """The packaged 135M model in float32, loaded once."""
+    from sempa_utils import models
+
+    return models.load()
+
+
+@pytest.fixture
+def no_data(monkeypatch, tmp_path):
+    """No named data directory, an empty cache, no hub: only the packaged sentences are left."""
+    monkeypatch.delenv("SEMPA_DATA_DIR", raising=False)
+    monkeypatch.setattr("sempa_utils.corpora._data_cache", lambda: tmp_path / "no-cache")
+    monkeypatch.setattr("sempa_utils.corpora.hub_reachable", lambda: False)
+
+
+@pytest.fixture
+def data_directory():
+    """The directory that SEMPA_DATA_DIR names; a test that needs it is skipped without."""
+    directory = os.environ.get("SEMPA_DATA_DIR")
+    if not directory:
+        pytest.skip("SEMPA_DATA_DIR names no directory")
+    return directory

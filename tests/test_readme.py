@@ -1,0 +1,65 @@
+"""The README: its commands and files exist, its numbers stand in records."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf8")
+
+
+def test_the_first_screen_says_what_this_is_and_how_to_start():
+    first_screen = "\n".join(README.splitlines()[:40])
+    for needed in ("SemPA", "make run", "make test", "](results/figures/"):
+        assert needed in first_screen
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_every_make_target_and_command_exists():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf8"), flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake (\w+)", README)) <= targets
+    shown = subprocess.run([sys.executable, "-m", "sempa_utils", "--help"], capture_output=True, text=True, check=True)
+    for command in set(re.findall(r"python -m sempa_utils (\w+)", README)):
+        assert command in shown.stdout
+
+
+def test_every_option_of_a_shown_command_exists():
+    from sempa_utils.__main__ import _parser
+
+    commands = _parser()._subparsers._group_actions[0].choices
+    shown = re.findall(r"^python -m sempa_utils (\w+)(.*)$", README.replace("\\\n", " "), flags=re.MULTILINE)
+    assert len(shown) >= 4
+    for command, rest in shown:
+        known = set(commands[command]._option_string_actions)
+        assert set(re.findall(r"--[\w-]+", rest)) <= known, (command, rest)
+
+
+def test_every_module_is_in_the_map():
+    for path in (ROOT / "sempa_utils").iterdir():
+        if path.name.startswith("_") or path.name.endswith(".egg-info"):
+            continue
+        assert f"`{path.stem}`" in README, path.name
+
+
+def test_numbers_between_marks_stand_in_their_record():
+    """A line that ends in <!-- results/NAME.json: KEY.KEY --> shows that figure, rounded as it is written."""
+    marks = re.findall(r"^(.*)<!-- (results/[\w.]+): ([\w .+,-]+) -->", README, flags=re.MULTILINE)
+    assert len(marks) >= 4
+    for line, name, path in marks:
+        value = json.loads((ROOT / name).read_text(encoding="utf8"))
+        for key in path.split("."):
+            value = value[key.strip()]
+        numbers = [float(number.replace("−", "-")) for number in re.findall(r"[-−]?\d+\.?\d*", line)]
+        assert any(abs(number - value) <= 0.5 * 10 ** -_decimals(line, number) for number in numbers), (line, value)
+
+
+def _decimals(line: str, number: float) -> int:
+    written = [text for text in re.findall(r"\d+\.?\d*", line) if float(text) == abs(number)]
+    return max((len(text.partition(".")[2]) for text in written), default=0)

@@ -1,0 +1,288 @@
+"""Training: stock and tree batches agree, runs resume exactly, the base stays as it was."""
+
+import inspect
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+
+from sempa_utils import corpora, models, profiles, training
+from sempa_utils.checks import InputError
+from sempa_utils.embedding import Embedder
+
+RECIPE = training.Recipe(micro_batch=4, save_every=8, learning_rate=1e-3, max_length=128)
+
+
+@pytest.fixture
+def corpus(no_data):
+    return corpora.load_triplets(limit=32, seed=1)
+
+
+def fresh() -> models.LanguageModel:
+    return models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+
+
+def weights(record: dict) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(f"{record['adapter']}/adapter_model.safetensors")
+
+
+def run(corpus, folder, recipe=RECIPE, **keywords) -> dict:
+    return training.train(fresh(), corpus, recipe, folder, show_progress_bar=False, **keywords)
+
+
+def test_a_run_starts_at_ln_2_learns_and_leaves_an_adapter_and_a_record(corpus, tmp_path):
+    record = run(corpus, tmp_path / "run", replace(RECIPE, epochs=3))
+    losses = [point["loss"] for point in record["curve"]]
+    assert abs(losses[0] - math.log(2)) < 1e-6
+    assert sum(losses[-8:]) / 8 < 0.6
+    assert record["steps"] == 24 and len(losses) == 24
+    assert record["triplets_per_second"] > 0 and record["peak_memory_bytes"] > 1e7
+    assert record["curve"][-1]["margin"] > 0
+    # Seven linear layers in each of two blocks, and nothing of the head or the embedding.
+    names = {name.rsplit(".lora_", 1)[0] for name in weights(record)}
+    assert len(names) == 14 and not any("lm_head" in name or "embed" in name for name in names)
+    assert json.loads((tmp_path / "run" / training.RECORD).read_text(encoding="utf8"))["fingerprint"]
+
+
+def test_tree_and_stock_batches_train_to_the_same_weights(corpus, tmp_path):
+    recipe = replace(RECIPE, epochs=3)
+    tree = run(corpus, tmp_path / "tree", recipe)
+    stock = run(corpus, tmp_path / "stock", replace(recipe, shared_prefix=False))
+    assert tree["steps"] == stock["steps"] == 24
+    for ours, theirs in zip(tree["curve"], stock["curve"]):
+        for name in ("loss", "margin", "chosen_reward", "rejected_reward", "gradient_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name
+    own, other = weights(tree), weights(stock)
+    assert own.keys() == other.keys()
+    for name in own:
+        assert (own[name] - other[name]).norm() <= 1e-3 * other[name].norm().clamp(min=1e-3)
+
+
+def test_gradients_of_tree_and_stock_loss_agree(corpus, tmp_path):
+    found = []
+    for shared in (True, False):
+        trainer = training.make_trainer(fresh(), corpus, replace(RECIPE, shared_prefix=shared), tmp_path, False)
+        torch.manual_seed(3)
+        for name, parameter in trainer.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        batch = trainer.data_collator([trainer.train_dataset[index] for index in range(6)])
+        trainer.model.train()
+        trainer.compute_loss(trainer.model, batch).backward()
+        found.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad]))
+    assert found[1].norm() > 1e-3
+    assert (found[0] - found[1]).norm() < 1e-4 * found[1].norm()
+
+
+def test_the_base_model_is_given_back_as_it_was(corpus, tmp_path):
+    base = fresh()
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    vector = Embedder(base).encode("The kettle is on.")
+    recipe = replace(RECIPE, gradient_checkpointing=True)
+    training.train(base, corpus, recipe, tmp_path / "run", show_progress_bar=False)
+    after = base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not base.model.training and "forward" not in base.model.__dict__
+    assert (Embedder(base).encode("The kettle is on.") == vector).all()
+
+
+def test_only_adapter_weights_are_trained(corpus, tmp_path):
+    trainer = training.make_trainer(fresh(), corpus, RECIPE, tmp_path, False)
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert trained and all("lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
+
+
+class Interruption(Exception):
+    pass
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(corpus, tmp_path, monkeypatch):
+    through = run(corpus, tmp_path / "through")
+
+    def stop(self, args, state, control, **_):
+        if state.global_step == 5:
+            raise Interruption
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Bookkeeper, "on_step_end", stop)
+        with pytest.raises(Interruption):
+            run(corpus, tmp_path / "resumed")
+    assert training.last_whole_checkpoint(tmp_path / "resumed").name == "checkpoint-4"
+    assert training.read_record(tmp_path / "resumed") is None
+    resumed = run(corpus, tmp_path / "resumed")
+    assert resumed["resumed_from_step"] == 4 and "triplets_per_second" not in resumed
+    assert [point["step"] for point in resumed["curve"]] == list(range(1, 9))
+    for name, value in weights(through).items():
+        assert torch.equal(value, weights(resumed)[name])
+
+
+def test_a_half_written_checkpoint_is_not_resumed_from(corpus, tmp_path):
+    through = run(corpus, tmp_path / "run")
+    (tmp_path / "run" / training.RECORD).unlink()
+    for step in (6, 8):
+        (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}" / training.WHOLE).unlink()
+    (tmp_path / "run" / "checkpoints" / "checkpoint-8" / "optimizer.pt").write_bytes(b"cut off")
+    expected = weights(through)
+    resumed = run(corpus, tmp_path / "run")
+    assert resumed["resumed_from_step"] == 4
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in expected.items())
+
+
+def test_a_killed_process_resumes_to_the_same_weights(corpus, tmp_path):
+    through = run(corpus, tmp_path / "through")
+    script = """
+import sys
+sys.path.insert(0, "tests")
+from test_training import RECIPE, fresh
+from sempa_utils import corpora, training
+training.train(fresh(), corpora.load_triplets(limit=32, seed=1), RECIPE, sys.argv[1])
+"""
+    surroundings = {name: value for name, value in os.environ.items() if name != "SEMPA_DATA_DIR"}
+    surroundings |= {"SEMPA_CACHE_DIR": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "killed")],
+        env=surroundings,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parent.parent,
+    )
+    deadline = time.monotonic() + 120
+    while not training.last_whole_checkpoint(tmp_path / "killed") and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert training.last_whole_checkpoint(tmp_path / "killed"), "the process must have come to a checkpoint"
+    resumed = run(corpus, tmp_path / "killed")
+    assert all(torch.equal(value, weights(resumed)[name]) for name, value in weights(through).items())
+
+
+def test_a_finished_run_is_found_and_not_trained_again(corpus, tmp_path, monkeypatch):
+    record = run(corpus, tmp_path / "run")
+    monkeypatch.setattr(training, "make_trainer", lambda *_: pytest.fail("trained again"))
+    assert run(corpus, tmp_path / "run") == record
+
+
+def test_a_folder_of_another_run_is_refused_and_replaced_on_demand(corpus, tmp_path):
+    first = run(corpus, tmp_path / "run")
+    other = replace(RECIPE, beta=0.5)
+    with pytest.raises(InputError, match="another run"):
+        run(corpus, tmp_path / "run", other)
+    assert training.read_record(tmp_path / "run") == first
+    second = run(corpus, tmp_path / "run", other, resume=False)
+    assert second["fingerprint"] != first["fingerprint"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(corpus, tmp_path):
+    one, same, other = (
+        run(corpus, tmp_path / name, replace(RECIPE, seed=seed)) for name, seed in (("a", 42), ("b", 42), ("c", 43))
+    )
+    assert all(torch.equal(value, weights(same)[name]) for name, value in weights(one).items())
+    assert any(not torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
+
+
+def test_accumulation_gives_the_steps_of_one_large_batch(corpus, tmp_path):
+    large = run(corpus, tmp_path / "large", replace(RECIPE, micro_batch=8))
+    split = run(corpus, tmp_path / "split", replace(RECIPE, micro_batch=2, accumulation=4))
+    assert large["steps"] == split["steps"] == 4
+    for one, other in zip(large["curve"], split["curve"]):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert one["margin"] == pytest.approx(other["margin"], abs=1e-4)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(corpus, tmp_path):
+    with pytest.raises(InputError, match="loss is nan.*learning rate"):
+        run(corpus, tmp_path / "run", replace(RECIPE, learning_rate=1e30))
+    assert training.read_record(tmp_path / "run") is None
+
+
+def test_no_space_is_found_before_the_first_step(corpus, tmp_path, monkeypatch):
+    import shutil
+
+    full = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(InputError, match="checkpoints of this run needs"):
+        run(corpus, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("checkpoint-*"))
+
+
+def test_an_answer_beyond_the_length_is_cut_at_its_end_as_in_stock(corpus, tmp_path):
+    lengths = {}
+    for shared in (True, False):
+        recipe = replace(RECIPE, shared_prefix=shared, max_length=100)
+        trainer = training.make_trainer(fresh(), corpus, recipe, tmp_path, False)
+        batch = trainer.data_collator(list(trainer.train_dataset)[:8])
+        lengths[shared] = len(batch["targets"]) if shared else int(batch["completion_mask"].sum())
+    assert lengths[True] == lengths[False]
+
+
+@pytest.mark.parametrize("change", [{"beta": 0}, {"learning_rate": -1}, {"micro_batch": 0}, {"template": "keep"}])
+def test_a_recipe_that_cannot_work_is_refused(change):
+    with pytest.raises(InputError):
+        replace(RECIPE, **change)
+
+
+def test_the_recipe_is_the_papers():
+    recipe = training.Recipe.of_profile(profiles.get("paper"))
+    lora = training.lora_config(recipe)
+    assert (lora.r, lora.lora_alpha, lora.target_modules) == (8, 32, "all-linear")
+    assert (recipe.beta, recipe.learning_rate, recipe.warmup_share, recipe.epochs) == (0.1, 1e-4, 0.05, 1)
+    assert (recipe.batch, recipe.max_length, recipe.save_every) == (256, 1024, 20_000)
+
+
+def test_every_keyword_we_pass_is_known_to_the_libraries():
+    # A keyword that a new release dropped is found here and not in the middle of a run.
+    import re
+
+    from peft import LoraConfig, PeftModel
+    from transformers import LlamaForCausalLM
+    from trl import DPOConfig, DPOTrainer
+
+    source = inspect.getsource(training.make_trainer)
+    passed = set(re.findall(r"^\s{8}(\w+)=", source, flags=re.MULTILINE))
+    known = set(inspect.signature(DPOConfig).parameters)
+    assert len(passed) > 20 and passed <= known
+    assert {"model", "args", "train_dataset", "processing_class", "peft_config", "callbacks"} <= set(
+        inspect.signature(DPOTrainer).parameters
+    )
+    assert {"r", "lora_alpha", "lora_dropout", "target_modules", "task_type"} <= set(
+        inspect.signature(LoraConfig).parameters
+    )
+    assert {"position_ids", "logits_to_keep", "attention_mask"} <= set(
+        inspect.signature(LlamaForCausalLM.forward).parameters
+    )
+    assert "save_embedding_layers" in inspect.signature(PeftModel.save_pretrained).parameters
+    assert hasattr(DPOTrainer, "_compute_loss")
+
+
+@pytest.mark.model
+def test_nf4_training_of_the_packaged_model(tmp_path):
+    """Real triplets where there are some, else the mini corpus: ln 2 at first, lower later, same vectors again."""
+    rows = corpora.load_triplets(os.environ.get("SEMPA_DATA_DIR"), limit=64, seed=42)
+    base = models.load(precision="nf4")
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    recipe = training.Recipe(micro_batch=8, learning_rate=3e-4)
+    record = training.train(base, rows, recipe, tmp_path / "run", show_progress_bar=False)
+    losses = [point["loss"] for point in record["curve"]]
+    assert abs(losses[0] - math.log(2)) < 1e-3
+    assert sum(losses[-3:]) / 3 < 0.67
+    after = base.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    sentences = ["The kettle is on.", "A parcel stood in the hall."]
+    plain = Embedder(base).encode(sentences)
+    adapted = models.add_adapter(base, record["adapter"])
+    moved = Embedder(adapted).encode(sentences)
+    again = Embedder(models.add_adapter(models.load(precision="nf4"), record["adapter"])).encode(sentences)
+    assert abs(again - moved).max() < 1e-5
+    assert abs(moved - plain).max() > 1e-3
