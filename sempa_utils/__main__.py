@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch-size", type=int, default=32)
     command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     command.set_defaults(run=evaluate)
+    command = commands.add_parser("report", help="draw the README's picture from the records in results/")
+    command.set_defaults(run=report)
     return parser
 
 
@@ -275,6 +277,33 @@ def evaluate(options) -> None:
         headline = "; ".join(f"{name} {sts.mean_score(found):.2f}" for name, found in scores.items())
         results.save_run(options.record, figures, f"mean ρ × 100: {headline}", base.describe(), data,
                          {"split": options.split, "limit": options.limit}, options.seed, folder="results")  # fmt: skip
+
+
+def report(options) -> None:
+    """Draw results/figures/first_result.png from the committed records."""
+    from sempa_utils import results
+    from sempa_utils.plots import scores
+
+    folder = results.committed_folder()
+    names = ("train_pairwise_512", "sts_b_base", "sts_pairwise_512")
+    training, base, adapted = (results.load_run(folder / f"{name}.json") for name in names)
+    ours = {
+        "mean pooling": base["figures"]["mean"]["STS-B"]["spearman"],
+        "PromptEOL": base["figures"]["prompteol"]["STS-B"]["spearman"],
+        "SemPA": adapted["figures"]["prompteol + adapter"]["STS-B"]["spearman"],
+    }
+    published = {
+        ours_name: results.published_sts("LLaMA2-7B", theirs)["STS-B"]
+        for ours_name, theirs in zip(ours, ("Mean Pooling", "PromptEOL", "SemPA"))
+    }
+    settings = training["settings"]
+    batch = settings["micro_batch"] * settings["accumulation"]
+    figure = scores.first_result(training["figures"]["curve"], batch, ours, published)
+    path = folder / "figures" / "first_result.png"
+    with write_whole(path) as draft:
+        # The picture carries the names of its records, so that a test can tell a stale one.
+        figure.savefig(draft, format="png", metadata={"Description": results.records_fingerprint(names)})
+    print(path.relative_to(folder.parent))
 
 
 def _score(embedder, tasks, options) -> dict:

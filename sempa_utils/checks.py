@@ -38,10 +38,16 @@ def write_whole(target: Path | str):
     try:
         draft = workshop / target.name
         yield draft
-        if target.is_dir():
-            # A folder cannot be replaced in one step; the old one steps aside first.
-            target.rename(workshop / "old")
-        os.replace(draft, target)
+        old = workshop / f"{target.name}.old"
+        try:
+            if target.is_dir():
+                # A folder cannot be replaced in one step; the old one steps aside first.
+                target.rename(old)
+            os.replace(draft, target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 

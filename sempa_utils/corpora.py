@@ -4,6 +4,7 @@ Each loader looks in this order: the directory the user names (argument or `SEMP
 cache, the hub, the packaged mini corpus. What it returns says which one it was.
 """
 
+import contextlib
 import csv
 import functools
 import json
@@ -103,10 +104,12 @@ class Corpus:
 
     def sample(self, limit: int | None, seed: int) -> "Corpus":
         """Return `limit` rows drawn without replacement by `seed`, in the order drawn; None keeps all."""
+        if limit is not None and limit < 1:
+            raise InputError(f"{self.name}: {limit} rows cannot be drawn. Give a number of at least 1.")
         if limit is None or limit >= len(self):
             return self
         chosen = random.Random(seed).sample(self.rows, limit)
-        return _corpus(self.name, chosen, self.source, self.dropped)
+        return _corpus(self.name, chosen, f"{self.source}, drawn from {len(self):,}", self.dropped)
 
     def without(self, other: "Corpus") -> "Corpus":
         """Return the rows whose first sentence (anchor or premise) is no row's first sentence in `other`."""
@@ -172,6 +175,7 @@ def load_ranked_nli(directory: str | Path | None = None, limit: int | None = Non
 def _read_labelled_nli(paths: list[Path], source: str) -> Corpus:
     labels = ("entailment", "neutral", "contradiction")
     by_premise: dict[str, dict[str, str]] = {}
+    unlabelled = 0
     for path in paths:
         for number, line in enumerate(_lines(path), start=1):
             try:
@@ -184,14 +188,20 @@ def _read_labelled_nli(paths: list[Path], source: str) -> Corpus:
                 ) from error
             if premise and hypothesis and label in labels:
                 by_premise.setdefault(premise, {}).setdefault(label, hypothesis)
+            else:
+                unlabelled += 1
     rows = [
         RankedRow(premise, *(found[label] for label in labels))
         for premise, found in by_premise.items()
         if len(found) == 3 and len(set(found.values())) == 3
     ]
-    return _corpus(
-        "ranked NLI rows", rows, source, {"premises without three different answers": len(by_premise) - len(rows)}
-    )
+    dropped = {
+        "lines without a sentence or one of the three labels": unlabelled,
+        "premises without three different answers": len(by_premise) - len(rows),
+    }
+    if not rows:
+        raise InputError(f"{', '.join(map(str, paths))}: no usable premise ({dropped}). Give all three labels to one.")
+    return _corpus("ranked NLI rows", rows, source, dropped)
 
 
 def _mini_nli() -> list[RankedRow]:
@@ -226,11 +236,14 @@ def load_sts(task: str, directory: str | Path | None = None, split: str = "test"
     for folder, source in _folders(directory):
         for root in ("senteval/downstream", "SentEval/data/downstream", "data/downstream", "downstream"):
             if (folder / root / "STS").is_dir():
-                return _corpus(name, _read_sts(folder / root, task, split), source)
+                pairs = _read_sts(folder / root, task, split)
+                if not pairs:
+                    raise InputError(f"{folder / root}: {task} has no scored pair. Fetch or write its files again.")
+                return _corpus(name, pairs, source)
     if fetch_hub_file("senteval.tar"):
         return load_sts(task, directory, split)
     raise FileNotFoundError(
-        f"{task}: no STS data in {os.environ.get('SEMPA_DATA_DIR') or directory or 'a named directory'}, the cache "
+        f"{task}: no STS data in {directory or os.environ.get('SEMPA_DATA_DIR') or 'a named directory'}, the cache "
         "or on the hub. Set SEMPA_DATA_DIR to a folder that holds senteval/downstream, or use the task 'mini-STS'."
     )
 
@@ -316,10 +329,10 @@ def _csv_rows(path: Path, columns):
             _require_columns(path, reader.fieldnames, columns)
             for row in reader:
                 short = [column for column in columns if row[column] is None]
-                if short:
+                if short or None in row:  # DictReader puts cells beyond the header under None
+                    what = f"no cell for {', '.join(short)}" if short else "more cells than columns"
                     raise InputError(
-                        f"{path}, row {reader.line_num}: no cell for {', '.join(short)}. "
-                        "Mend the row (a sentence with a comma needs quotes)."
+                        f"{path}, row {reader.line_num}: {what}. Mend the row (a sentence with a comma needs quotes)."
                     )
                 yield reader.line_num, row
     except UnicodeDecodeError as error:
@@ -344,7 +357,7 @@ def _folders(directory: str | Path | None):
         folder = Path(named).expanduser()
         if not folder.is_dir():
             raise InputError(f"{folder}: no such data directory. Correct the argument or SEMPA_DATA_DIR.")
-        yield folder, f"directory {folder.name}"
+        yield folder, f"directory {folder.resolve().name}"
     yield _data_cache(), "cache"
 
 
@@ -357,16 +370,14 @@ def hub_reachable(seconds: float = 3.0) -> bool:
     """Tell whether the hub answers within `seconds`; asked once in a process."""
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return False
+    from huggingface_hub.utils import get_session  # the client, proxies and certificates of the download itself
+
     answered = []
 
     def ask():
-        import httpx
-
-        try:
-            httpx.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=seconds)
+        with contextlib.suppress(Exception):  # any failure means: not reachable
+            get_session().head(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", timeout=seconds)
             answered.append(True)
-        except Exception:  # any failure means: not reachable
-            pass
 
     # A thread, because a name look-up has no time-out of its own.
     thread = threading.Thread(target=ask, daemon=True)
@@ -384,10 +395,18 @@ def fetch_hub_file(name: str) -> bool:
         return False
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    expected = get_hf_file_metadata(hf_hub_url(HUB_DATASET, name, repo_type="dataset")).etag
-    path = Path(hf_hub_download(HUB_DATASET, name, repo_type="dataset"))
+    try:
+        expected = get_hf_file_metadata(hf_hub_url(HUB_DATASET, name, repo_type="dataset")).etag
+        path = Path(hf_hub_download(HUB_DATASET, name, repo_type="dataset"))
+    except Exception as error:  # the hub's client fails in many ways: connection, status, disk
+        raise InputError(
+            f"{name}: the download from the hub broke off ({type(error).__name__}: {error}). "
+            "Run again, or go on without the hub: HF_HUB_OFFLINE=1."
+        ) from error
     if expected and len(expected) == 64 and file_sha256(path) != expected:
-        path.unlink()
+        # In the hub's cache the path is a link; the bytes it points to would be taken for whole next time.
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
         raise InputError(f"{name}: SHA-256 differs from the hub's; the broken download was deleted. Run again.")
     if name.endswith(".tar"):
         unpack_senteval(path, _data_cache() / "senteval")

@@ -357,7 +357,8 @@ def _(function):
 @_exercise(
     "info_nce_in_batch",
     "info_nce_in_batch(anchor, positive, temperature)",
-    "Vectors of shape (B, D). Return the mean InfoNCE loss with cosine scores; the other rows' positives are the negatives.",
+    "Vectors of shape (B, D). Return the mean InfoNCE loss with cosine scores; "
+    "the other rows' positives are the negatives.",
     difficulty=2,
     minutes=15,
 )
@@ -552,7 +553,8 @@ def _(function):
 @_exercise(
     "place_probabilities",
     "place_probabilities(scores)",
-    "One vector of N scores, N ≤ 5. Return the matrix (N, N) of the probabilities that candidate i comes in at place k.",
+    "One vector of N scores, N ≤ 5. "
+    "Return the matrix (N, N) of the probabilities that candidate i comes in at place k.",
     difficulty=3,
     minutes=20,
 )

@@ -15,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from sempa_utils.checks import build_folder, pick, write_whole
+from sempa_utils.checks import build_folder, fingerprint, pick, write_whole
 
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 PUBLISHED = {
@@ -42,7 +42,7 @@ def published_sts(group: str, method: str) -> dict[str, float]:
     for row in published("table3_sts"):
         if (row["group"], row["method"]) == (group, method):
             return {task: value for task, value in row.items() if isinstance(value, float)}
-    groups = {f"{row['group']}: {row['method']}" for row in published("table3_sts")}
+    groups = [f"{row['group']}: {row['method']}" for row in published("table3_sts")]
     return pick(f"{group}: {method}", groups, "row of Table 3")
 
 
@@ -106,7 +106,7 @@ def save_run(
         "name": name,
         "headline": headline,
         "figures": plain(figures),
-        "model": model,
+        "model": {key: _bare(value) for key, value in model.items()} if model else None,
         "data": data,
         "settings": plain(settings or {}),
         "seed": seed,
@@ -125,6 +125,11 @@ def save_run(
 def load_run(path: str | Path) -> dict:
     """Return a record that `save_run` wrote."""
     return json.loads(Path(path).read_text(encoding="utf8"))
+
+
+def records_fingerprint(names) -> str:
+    """Return a fingerprint of committed records, to tell whether a picture was drawn from them."""
+    return fingerprint(*((committed_folder() / f"{name}.json").read_text(encoding="utf8") for name in names))
 
 
 def plain(value):
@@ -147,12 +152,19 @@ def settings_table(rows: list[tuple[str, object, object]]) -> str:
 
 
 def _command() -> str:
-    # Only names, never a path of somebody's machine.
     if os.environ.get("SEMPA_COMMAND"):
         return os.environ["SEMPA_COMMAND"]
     program = Path(sys.argv[0]).name
-    program = "python -m sempa_utils" if program == "__main__.py" else program
-    return shlex.join([*shlex.split(program), *(Path(a).name if os.path.isabs(a) else a for a in sys.argv[1:])])
+    program = ["python", "-m", "sempa_utils"] if program == "__main__.py" else [program]
+    return shlex.join([*program, *map(_bare, sys.argv[1:])])
+
+
+def _bare(value):
+    """Return `value` with only the last name of an absolute path: a record tells nothing of somebody's machine."""
+    if not isinstance(value, str):
+        return value
+    option, equals, path = value.partition("=") if value.startswith("-") else ("", "", value)
+    return option + equals + (Path(path).name if os.path.isabs(path) else path)
 
 
 def _number(cell: str):

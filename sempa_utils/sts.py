@@ -4,6 +4,8 @@ For STS12–16 the figure is SentEval's `all`: one ρ over all of the year's pai
 mean of subset ρ (SemPA, section 5.2). Figures are ρ × 100.
 """
 
+import contextlib
+
 import numpy as np
 from scipy import stats
 
@@ -30,9 +32,10 @@ def spearman(similarities, scores) -> float:
 def spearman_interval(similarities, scores, resamples: int = 2000, seed: int = 42) -> tuple[float, float]:
     """Return the 95 % percentile-bootstrap interval of Spearman's ρ × 100 over resampled pairs.
 
-    Raises `InputError` for fewer than 20 pairs.
+    Raises `InputError` for fewer than 20 pairs, and for what has no ρ.
     """
     similarities, scores = np.asarray(similarities, dtype=float), np.asarray(scores, dtype=float)
+    spearman(similarities, scores)
     if len(scores) < 20:
         raise InputError(f"{len(scores)} pairs are too few for a bootstrap interval; give at least 20.")
     generator = np.random.default_rng(seed)
@@ -48,21 +51,24 @@ def pair_similarities(encode, pairs, batch_size: int = 32, show_progress_bar: bo
     sentences = [pair.first for pair in pairs] + [pair.second for pair in pairs]
     vectors = np.asarray(encode(sentences, batch_size=batch_size, show_progress_bar=show_progress_bar), dtype=float)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
+    # A zero vector stays zero; NaN must stay NaN, to be refused by `spearman`.
+    unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms != 0)
     return (unit[: len(pairs)] * unit[len(pairs) :]).sum(axis=1)
 
 
 def score_task(encode, task: corpora.Corpus, batch_size: int = 32, show_progress_bar: bool = False) -> dict:
-    """Score one task's pairs; return its `spearman` (the `all` rule), each subset's, and the pair count."""
+    """Score one task's pairs; return its `spearman` (the `all` rule), each subset's, and the pair count.
+
+    A subset of which a drawn sample holds too little for ρ (one pair, or equal scores) is left out.
+    """
     similarities = pair_similarities(encode, task.rows, batch_size, show_progress_bar)
     scores = np.array([pair.score for pair in task.rows])
     of_subset = np.array([pair.subset for pair in task.rows])
-    subsets = {
-        str(name): spearman(similarities[of_subset == name], scores[of_subset == name])
-        for name in dict.fromkeys(of_subset)
-        if name
-    }
-    return {"spearman": spearman(similarities, scores), "pairs": len(scores), "subsets": subsets}
+    whole, subsets = spearman(similarities, scores), {}
+    for name in dict.fromkeys(pair.subset for pair in task.rows if pair.subset):
+        with contextlib.suppress(InputError):
+            subsets[name] = spearman(similarities[of_subset == name], scores[of_subset == name])
+    return {"spearman": whole, "pairs": len(scores), "subsets": subsets}
 
 
 def evaluate(

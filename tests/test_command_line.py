@@ -68,7 +68,9 @@ def test_train_then_encode_and_evaluate_with_the_adapter(capsys, no_data, direct
 
     lines = tmp_path / "lines.txt"
     lines.write_text("The kettle is on.\nRain again\n", encoding="utf8")
-    code, _, err = call(capsys, "encode", *model, "--adapter", adapter, "--input", lines, "--output", tmp_path / "v.npy")
+    code, _, err = call(
+        capsys, "encode", *model, "--adapter", adapter, "--input", lines, "--output", tmp_path / "v.npy"
+    )
     assert code == 0 and "2 sentences" in err
     vectors = np.load(tmp_path / "v.npy")
     assert vectors.shape == (2, 32) and vectors.dtype == np.float32

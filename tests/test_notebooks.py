@@ -99,7 +99,9 @@ def test_progress_bars_and_warnings_are_not_kept():
 
 
 def test_formulas_become_mathml_and_code_stays():
-    text = runner.with_mathml("Cost `$5$` and $\\frac{1}{2}$\n```\n$x$\n```\n$$\\begin{aligned} a &= b \\end{aligned}$$")
+    text = runner.with_mathml(
+        "Cost `$5$` and $\\frac{1}{2}$\n```\n$x$\n```\n$$\\begin{aligned} a &= b \\end{aligned}$$"
+    )
     assert "`$5$`" in text and "```\n$x$\n```" in text
     assert text.count("<math") == 2 and "<mfrac>" in text and "<mtable" in text and "&amp;" not in text
 
@@ -167,6 +169,6 @@ def test_a_committed_notebook_is_its_source_executed(path):
 def test_a_committed_notebook_shows_our_sentences_only_and_no_machine(path):
     record = json.loads((ROOT / "results" / f"notebook_{path.stem}.json").read_text(encoding="utf8"))
     sources = {data["source"] for data in record["data"] or []}
-    assert sources <= {"mini corpus (packaged)"}
+    assert all(source.startswith("mini corpus (packaged)") for source in sources)
     text = path.read_text(encoding="utf8")
     assert str(Path.home()) not in text and str(ROOT) not in text

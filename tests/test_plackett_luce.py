@@ -578,6 +578,7 @@ def test_fit_says_when_it_has_not_converged():
 # --- what is wrong is said ---------------------------------------------------------------------
 
 THREE, TWO_BY_THREE = torch.zeros(3), torch.zeros(2, 3)
+ONES = torch.ones(2, 3)
 ORDER = torch.tensor([0, 1, 2])
 NOT_A_NUMBER, INFINITE = torch.tensor([0.0, math.nan, 0.0]), torch.tensor([0.0, 0.0, math.inf])
 
@@ -605,14 +606,14 @@ NOT_A_NUMBER, INFINITE = torch.tensor([0.0, math.nan, 0.0]), torch.tensor([0.0, 
         (lambda: pl.best_of_log_prob(TWO_BY_THREE, torch.tensor([0, 1, 2])), "leading dimensions"),
         (lambda: pl.info_nce_loss(THREE, THREE, None, 0.1), r"shape \(B, D\)"),
         (lambda: pl.info_nce_loss(TWO_BY_THREE, torch.zeros(3, 3), None, 0.1), r"shape \(B, D\)"),
-        (lambda: pl.info_nce_loss(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 1, 4), 0.1), r"\(2, M, 3\)"),
-        (lambda: pl.info_nce_loss(torch.ones(2, 3), torch.ones(2, 3), None, 0.1), "set of negatives is empty"),
+        (lambda: pl.info_nce_loss(ONES, ONES, torch.ones(2, 1, 4), 0.1), r"\(2, M, 3\)"),
+        (lambda: pl.info_nce_loss(ONES, ONES, None, 0.1), "set of negatives is empty"),
         (lambda: pl.info_nce_loss(torch.ones(1, 3), torch.ones(1, 3), in_batch=True), "set of negatives is empty"),
-        (lambda: pl.info_nce_loss(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 0, 3)), "set of negatives is empty"),
-        (lambda: pl.info_nce_loss(torch.ones(2, 3), TWO_BY_THREE, in_batch=True), "zero vector"),
-        (lambda: pl.info_nce_loss(torch.ones(2, 3), torch.full((2, 3), math.nan), in_batch=True), "positive must be finite"),
-        (lambda: pl.info_nce_loss(torch.ones(2, 3), torch.ones(2, 3), None, 0.0, in_batch=True), "temperature must be"),
-        (lambda: pl.info_nce_loss(torch.ones(2, 3), torch.ones(2, 3), None, -1.0, in_batch=True), "temperature must be"),
+        (lambda: pl.info_nce_loss(ONES, ONES, torch.ones(2, 0, 3)), "set of negatives is empty"),
+        (lambda: pl.info_nce_loss(ONES, TWO_BY_THREE, in_batch=True), "zero vector"),
+        (lambda: pl.info_nce_loss(ONES, torch.full((2, 3), math.nan), in_batch=True), "positive must be finite"),
+        (lambda: pl.info_nce_loss(ONES, ONES, None, 0.0, in_batch=True), "temperature must be"),
+        (lambda: pl.info_nce_loss(ONES, ONES, None, -1.0, in_batch=True), "temperature must be"),
         (lambda: pl.dpo_loss(THREE, THREE, THREE, THREE, 0.0), "beta must be"),
         (lambda: pl.dpo_loss(THREE, THREE, THREE, THREE, -0.1), "beta must be"),
         (lambda: pl.dpo_loss(THREE, THREE, THREE, THREE, math.nan), "beta must be"),

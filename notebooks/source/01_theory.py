@@ -72,7 +72,9 @@ def claim(number, what, difference, tolerance):
 
 def numbers(*shape, seed=0):
     """Standard normal numbers in float64; `seed` counts from the notebook's."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED + seed))
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED + seed)
+    )
 
 
 # %% [markdown]
@@ -135,8 +137,18 @@ package = plackett_luce.ranking_log_prob(scores, rankings)
 # batched function gives the same numbers as the line above.
 
 # %%
-claim(1, "difference between 1 and the sum over all 24 rankings of 4", abs(ours.exp().sum() - 1), 1e-12)
-claim(1, "largest difference of 24 log-probabilities, here and in sempa_utils.plackett_luce", (ours - package).abs().max(), 1e-12)
+claim(
+    1,
+    "difference between 1 and the sum over all 24 rankings of 4",
+    abs(ours.exp().sum() - 1),
+    1e-12,
+)
+claim(
+    1,
+    "largest difference of 24 log-probabilities, here and in sempa_utils.plackett_luce",
+    (ours - package).abs().max(),
+    1e-12,
+)
 
 # %% [markdown]
 # **Claim 2.** The first factor forgets nothing: adding up all rankings that begin with $y_1$ leaves
@@ -144,7 +156,12 @@ claim(1, "largest difference of 24 log-probabilities, here and in sempa_utils.pl
 
 # %%
 headed_by_first = package[rankings[:, 0] == 0].exp().sum()
-claim(2, "difference between the sum of 6 rankings headed by candidate 1 and softmax(s)₁", abs(headed_by_first - scores.softmax(0)[0]), 1e-12)
+claim(
+    2,
+    "difference between the sum of 6 rankings headed by candidate 1 and softmax(s)₁",
+    abs(headed_by_first - scores.softmax(0)[0]),
+    1e-12,
+)
 
 # %% [markdown]
 # **Claim 3.** *Luce's axiom.* The odds of two candidates do not depend on who else stands there: with
@@ -153,7 +170,8 @@ claim(2, "difference between the sum of 6 rankings headed by candidate 1 and sof
 
 # %%
 log_odds = [
-    plackett_luce.best_of_log_prob(SCORES[:n], 0) - plackett_luce.best_of_log_prob(SCORES[:n], 1) for n in (2, 4, 6)
+    plackett_luce.best_of_log_prob(SCORES[:n], 0) - plackett_luce.best_of_log_prob(SCORES[:n], 1)
+    for n in (2, 4, 6)
 ]
 claim(
     3,
@@ -180,10 +198,18 @@ def counts_of(samples):
 
 
 expected = draws * package.exp()
-samplers = {"here": samples, "in the package": plackett_luce.sample_ranking(scores, seed=SEED, num_samples=draws)}
+samplers = {
+    "here": samples,
+    "in the package": plackett_luce.sample_ranking(scores, seed=SEED, num_samples=draws),
+}
 for where, drawn in samplers.items():
     statistic = ((counts_of(drawn) - expected) ** 2 / expected).sum()
-    claim(4, f"χ² of {draws:,} rankings drawn {where}, 23 degrees of freedom", statistic, scipy.stats.chi2.isf(1e-4, 23))
+    claim(
+        4,
+        f"χ² of {draws:,} rankings drawn {where}, 23 degrees of freedom",
+        statistic,
+        scipy.stats.chi2.isf(1e-4, 23),
+    )
 
 p_value = scipy.stats.chisquare(counts_of(samples).numpy(), expected.numpy()).pvalue
 figures["gumbel_chi_squared_p"] = p_value
@@ -202,7 +228,12 @@ curvature = torch.func.hessian(lambda s: -plackett_luce.ranking_log_prob(s, samp
 standard_errors = torch.linalg.pinv(curvature).diagonal().sqrt()
 print("true scores  ", np.round(centred.numpy(), 3), "\nfrom rankings", np.round(fitted.numpy(), 3))
 print("std. errors  ", np.round(standard_errors.numpy(), 3))
-claim(5, "largest difference of fitted and true scores, in standard errors", ((fitted - centred) / standard_errors).abs().max(), 5)
+claim(
+    5,
+    "largest difference of fitted and true scores, in standard errors",
+    ((fitted - centred) / standard_errors).abs().max(),
+    5,
+)
 
 # %% [markdown]
 # ## 3 · Two scores, one likelihood
@@ -228,7 +259,9 @@ def best_of_n_loss(scores):  # (batch, N), the right candidate first
 
 
 def contrastive_scores(anchor, candidates, temperature):  # (batch, D), (batch, N, D)
-    return (normalize(anchor, dim=-1)[:, None] * normalize(candidates, dim=-1)).sum(-1) / temperature
+    return (normalize(anchor, dim=-1)[:, None] * normalize(candidates, dim=-1)).sum(
+        -1
+    ) / temperature
 
 
 def preference_scores(policy, reference, beta):  # log-probabilities (batch, N)
@@ -244,14 +277,31 @@ def preference_scores(policy, reference, beta):  # log-probabilities (batch, N)
 anchor, candidates = numbers(8, 16, seed=1), numbers(8, 5, 16, seed=2)
 here = best_of_n_loss(contrastive_scores(anchor, candidates, temperature=0.05))
 package = plackett_luce.info_nce_loss(anchor, candidates[:, 0], candidates[:, 1:], temperature=0.05)
-claim(6, "difference between the best-of-N loss of cosine / τ and info_nce_loss", abs(here - package), 1e-12)
+claim(
+    6,
+    "difference between the best-of-N loss of cosine / τ and info_nce_loss",
+    abs(here - package),
+    1e-12,
+)
 
 policy, reference = 10 * numbers(8, 2, seed=3) - 40, 10 * numbers(8, 2, seed=4) - 40
 rewards = preference_scores(policy, reference, beta=0.1)
 here = best_of_n_loss(rewards)
-package = plackett_luce.dpo_loss(policy[:, 0], policy[:, 1], reference[:, 0], reference[:, 1], beta=0.1)
-claim(7, "difference between the best-of-N loss of β × log-ratio and dpo_loss", abs(here - package), 1e-12)
-claim(7, "difference between the two-way softmax and the log-sigmoid of the margin", abs(here + logsigmoid(rewards[:, 0] - rewards[:, 1]).mean()), 1e-12)
+package = plackett_luce.dpo_loss(
+    policy[:, 0], policy[:, 1], reference[:, 0], reference[:, 1], beta=0.1
+)
+claim(
+    7,
+    "difference between the best-of-N loss of β × log-ratio and dpo_loss",
+    abs(here - package),
+    1e-12,
+)
+claim(
+    7,
+    "difference between the two-way softmax and the log-sigmoid of the margin",
+    abs(here + logsigmoid(rewards[:, 0] - rewards[:, 1]).mean()),
+    1e-12,
+)
 
 # %% [markdown]
 # ## 4 · Where DPO's score comes from
@@ -278,7 +328,9 @@ claim(7, "difference between the two-way softmax and the log-sigmoid of the marg
 # %%
 beta = 0.5
 world_reference = numbers(3, 5, seed=5).softmax(-1)
-world_reward = numbers(3, 5, seed=6) + torch.tensor([[0.0], [2.0], [-2.0]])  # the judges of prompt 2 praise, of 3 blame
+world_reward = numbers(3, 5, seed=6) + torch.tensor(
+    [[0.0], [2.0], [-2.0]]
+)  # the judges of prompt 2 praise, of 3 blame
 
 unnormalised = world_reference * (world_reward / beta).exp()
 partition = unnormalised.sum(-1, keepdim=True)
@@ -302,11 +354,21 @@ def objective(policy):
 # %%
 others = (2 * numbers(1000, 3, 5, seed=7)).softmax(-1)
 shortfall = objective(best_policy) - objective(others)
-claim(8, "largest difference between J(π*) − J(π) and β KL(π ‖ π*), 1,000 random policies", (shortfall - beta * kl(others, best_policy)).abs().max(), 1e-9)
+claim(
+    8,
+    "largest difference between J(π*) − J(π) and β KL(π ‖ π*), 1,000 random policies",
+    (shortfall - beta * kl(others, best_policy)).abs().max(),
+    1e-9,
+)
 assert shortfall.min() > 0
 
 constant = world_reward - implicit_reward
-claim(9, "largest difference between r − implicit reward and β ln Z, 15 answers", (constant - beta * partition.log()).abs().max(), 1e-12)
+claim(
+    9,
+    "largest difference between r − implicit reward and β ln Z, 15 answers",
+    (constant - beta * partition.log()).abs().max(),
+    1e-12,
+)
 theory.kl_world("ABCDE", world_reference, best_policy, world_reward, implicit_reward, beta=beta)
 
 # %% [markdown]
@@ -319,20 +381,32 @@ theory.kl_world("ABCDE", world_reference, best_policy, world_reward, implicit_re
 pairs = torch.tensor(list(itertools.permutations(range(5), 2)))  # (20, 2): chosen, rejected
 preferred = (world_reward[:, pairs[:, 0]] - world_reward[:, pairs[:, 1]]).sigmoid()  # (3, 20)
 logits = torch.zeros(3, 5, dtype=torch.float64, requires_grad=True)
-optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe")
+optimiser = torch.optim.LBFGS(
+    [logits], max_iter=200, tolerance_grad=1e-10, tolerance_change=0, line_search_fn="strong_wolfe"
+)
 
 
 def expected_dpo_loss():
     optimiser.zero_grad()
     log_policy, log_reference = logits.log_softmax(-1), world_reference.log()
-    both = (log_policy[:, pairs[:, 0]], log_policy[:, pairs[:, 1]], log_reference[:, pairs[:, 0]], log_reference[:, pairs[:, 1]])
+    both = (
+        log_policy[:, pairs[:, 0]],
+        log_policy[:, pairs[:, 1]],
+        log_reference[:, pairs[:, 0]],
+        log_reference[:, pairs[:, 1]],
+    )
     loss = (preferred * plackett_luce.dpo_loss(*both, beta, reduction="none")).sum()
     loss.backward()
     return loss
 
 
 optimiser.step(expected_dpo_loss)
-claim(10, "largest difference in probability between the policy trained by DPO and π*", (logits.detach().softmax(-1) - best_policy).abs().max(), 1e-5)
+claim(
+    10,
+    "largest difference in probability between the policy trained by DPO and π*",
+    (logits.detach().softmax(-1) - best_policy).abs().max(),
+    1e-5,
+)
 
 # %% [markdown]
 # ## 5 · β against temperature
@@ -364,7 +438,10 @@ def negative_share(temperature):
 def draw_weights(beta=0.5, tau=0.2):
     betas, temperatures = sorted({0.05, 0.1, beta}), sorted({0.05, tau, 1.0})
     return theory.gradient_weights(
-        margins, {b: pair_weight(b) for b in betas}, cosines, {t: negative_share(t) for t in temperatures}
+        margins,
+        {b: pair_weight(b) for b in betas},
+        cosines,
+        {t: negative_share(t) for t in temperatures},
     )
 
 
@@ -381,7 +458,12 @@ interactive.sliders(draw_weights, beta=(0.01, 1.0, 0.5), tau=(0.01, 1.0, 0.2))
 chosen = margins.clone().requires_grad_()
 zero = torch.zeros_like(margins)
 plackett_luce.dpo_loss(chosen, zero, zero, zero, beta=0.1, reduction="sum").backward()
-claim(11, "largest difference between β σ(−βΔ) and autograd through dpo_loss, 241 margins", (chosen.grad + pair_weight(0.1)).abs().max(), 1e-12)
+claim(
+    11,
+    "largest difference between β σ(−βΔ) and autograd through dpo_loss, 241 margins",
+    (chosen.grad + pair_weight(0.1)).abs().max(),
+    1e-12,
+)
 
 first_axis = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
 
@@ -393,11 +475,20 @@ def at_cosine(cosine):  # a unit vector of the plane whose cosine with the first
 positive_cosine = torch.tensor([0.9], dtype=torch.float64)
 negative_cosines = cosines.clone()[None].requires_grad_()
 tau = 0.2
-plackett_luce.info_nce_loss(first_axis, at_cosine(positive_cosine), at_cosine(negative_cosines), tau).backward()
+plackett_luce.info_nce_loss(
+    first_axis, at_cosine(positive_cosine), at_cosine(negative_cosines), tau
+).backward()
 push = negative_cosines.grad[0]
-claim(11, "largest difference between the shares of the push and autograd through info_nce_loss", (push / push.sum() - negative_share(tau)).abs().max(), 1e-12)
+claim(
+    11,
+    "largest difference between the shares of the push and autograd through info_nce_loss",
+    (push / push.sum() - negative_share(tau)).abs().max(),
+    1e-12,
+)
 
-pair = [torch.tensor([[0.7, 0.4], [0.2, 0.5]], dtype=torch.float64).requires_grad_() for _ in range(2)]
+pair = [
+    torch.tensor([[0.7, 0.4], [0.2, 0.5]], dtype=torch.float64).requires_grad_() for _ in range(2)
+]
 contrastive = plackett_luce.info_nce_loss(
     first_axis.expand(2, 2), at_cosine(pair[0][:, 0]), at_cosine(pair[0][:, 1]), temperature=tau
 )
@@ -406,7 +497,12 @@ preference = plackett_luce.dpo_loss(pair[1][:, 0], pair[1][:, 1], zero, zero, be
 contrastive.backward(), preference.backward()
 print("gradients by score, InfoNCE:", pair[0].grad.numpy().round(6).tolist())
 print("gradients by score, DPO:    ", pair[1].grad.numpy().round(6).tolist())
-claim(12, "difference of the losses of InfoNCE and DPO at equal scores", abs(contrastive - preference).item(), 1e-6)
+claim(
+    12,
+    "difference of the losses of InfoNCE and DPO at equal scores",
+    abs(contrastive - preference).item(),
+    1e-6,
+)
 claim(12, "largest difference of their gradients", (pair[0].grad - pair[1].grad).abs().max(), 1e-6)
 figures["equal_score_gradient_difference"] = (pair[0].grad - pair[1].grad).abs().max()
 
@@ -449,12 +545,27 @@ deviation = (word_probs @ word_rewards**2 - exact**2).sqrt()  # of one word's re
 generator = torch.Generator().manual_seed(SEED)
 drawn = torch.multinomial(word_probs, 20_000, replacement=True, generator=generator)
 sampled = word_rewards[drawn].mean(-1)
-claim(13, "largest difference of exact and sampled scores, in standard errors", ((sampled - exact) / (deviation / math.sqrt(20_000))).abs().max(), 5)
+claim(
+    13,
+    "largest difference of exact and sampled scores, in standard errors",
+    ((sampled - exact) / (deviation / math.sqrt(20_000))).abs().max(),
+    5,
+)
 
 divergences = beta * (kl(word_probs, reference_words.exp()) - kl(word_probs, policy_words.exp()))
 package = plackett_luce.one_word_scores(word_probs, policy_words, reference_words, beta)
-claim(14, "largest difference between expected log-ratio and difference of divergences", (exact - divergences).abs().max(), 1e-9)
-claim(14, "largest difference between the sum above and one_word_scores", (exact - package).abs().max(), 1e-12)
+claim(
+    14,
+    "largest difference between expected log-ratio and difference of divergences",
+    (exact - divergences).abs().max(),
+    1e-9,
+)
+claim(
+    14,
+    "largest difference between the sum above and one_word_scores",
+    (exact - package).abs().max(),
+    1e-12,
+)
 
 sizes = np.array([1, 3, 10, 30, 100, 300, 1000])
 estimates = []
@@ -474,8 +585,15 @@ theory.one_word_estimates(sizes, estimates, exact[0].item(), deviation[0].item()
 loss_of_mean = -logsigmoid(exact[0] - exact[1])
 pair_losses = -logsigmoid(word_rewards[:, None] - word_rewards[None, :])
 mean_of_losses = word_probs[0] @ pair_losses @ word_probs[1]
-print(f"loss of the mean score {loss_of_mean:.4f} nats, mean loss over all word pairs {mean_of_losses:.4f} nats")
-claim(15, "excess of the loss of the mean over the mean of the losses", relu(loss_of_mean - mean_of_losses), 1e-12)
+print(
+    f"loss of the mean score {loss_of_mean:.4f} nats, mean loss over all word pairs {mean_of_losses:.4f} nats"
+)
+claim(
+    15,
+    "excess of the loss of the mean over the mean of the losses",
+    relu(loss_of_mean - mean_of_losses),
+    1e-12,
+)
 figures["one_word_jensen_gap"] = (mean_of_losses - loss_of_mean).item()
 
 # %% [markdown]
@@ -511,7 +629,9 @@ anchors, positives, negatives = ([row[column] for row in held_out] for column in
 
 
 def cosines_of(embedder):
-    vectors = torch.as_tensor(embedder.encode(anchors + positives + negatives)).view(3, len(held_out), -1)
+    vectors = torch.as_tensor(embedder.encode(anchors + positives + negatives)).view(
+        3, len(held_out), -1
+    )
     anchor, positive, negative = normalize(vectors, dim=-1)
     return vectors, ((anchor * positive).sum(-1) - (anchor * negative).sum(-1))
 
@@ -519,7 +639,9 @@ def cosines_of(embedder):
 base_vectors, cosine_margins_before = cosines_of(Embedder(language_model, "prompteol"))
 states = base_vectors.flatten(0, 1).double()
 head = language_model.model.get_output_embeddings().weight.detach()[:2000].to("cpu", torch.float64)
-mixing = torch.eye(states.shape[1], dtype=torch.float64) + 0.1 * numbers(states.shape[1], states.shape[1], seed=11)
+mixing = torch.eye(states.shape[1], dtype=torch.float64) + 0.1 * numbers(
+    states.shape[1], states.shape[1], seed=11
+)
 turned_states, turned_head = states @ mixing.T, head @ torch.linalg.inv(mixing)
 
 
@@ -531,8 +653,15 @@ def cosine_matrix(vectors):
 log_probs = (states @ head.T).log_softmax(-1)
 turned_log_probs = (turned_states @ turned_head.T).log_softmax(-1)
 change = (cosine_matrix(turned_states) - cosine_matrix(states)).abs()
-print(f"the cosines of {len(change):,} pairs of sentences change by up to {change.max():.2f}, {change.mean():.2f} on average")
-claim(16, "largest difference of log-probabilities over 2,000 words, before and after the change of coordinates", (log_probs - turned_log_probs).abs().max(), 1e-6)
+print(
+    f"the cosines of {len(change):,} pairs of sentences change by up to {change.max():.2f}, {change.mean():.2f} on average"
+)
+claim(
+    16,
+    "largest difference of log-probabilities over 2,000 words, before and after the change of coordinates",
+    (log_probs - turned_log_probs).abs().max(),
+    1e-6,
+)
 assert change.max() > 0.01, "the same probabilities, but other cosines"
 
 # %% [markdown]
@@ -558,7 +687,10 @@ def answer_log_probs(rows, sides):
     prompts, answers = [], []
     for row in rows:
         request = paraphrase_request(row.premise)
-        both = [preferences.answer_tokens(language_model.tokenizer, request, getattr(row, side)) for side in sides]
+        both = [
+            preferences.answer_tokens(language_model.tokenizer, request, getattr(row, side))
+            for side in sides
+        ]
         prompts.append(both[0][0])
         answers.append([answer for _, answer in both])
     tree = prefix_tree.build(prompts, answers)
@@ -573,7 +705,9 @@ def log_ratios(rows, sides):
     return answer_log_probs(rows, sides) - reference
 
 
-optimiser = torch.optim.AdamW([weight for weight in adapted.parameters() if weight.requires_grad], lr=LEARNING_RATE)
+optimiser = torch.optim.AdamW(
+    [weight for weight in adapted.parameters() if weight.requires_grad], lr=LEARNING_RATE
+)
 losses, curve = [], []
 for step in range(steps):
     ratios = log_ratios(training[step * batch : (step + 1) * batch], SIDES)
@@ -583,14 +717,21 @@ for step in range(steps):
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    print(f"step {step:2d}: loss {loss.item():.3f}, log-ratio chosen {curve[-1][0]:+6.2f}, rejected {curve[-1][1]:+6.2f}")
+    print(
+        f"step {step:2d}: loss {loss.item():.3f}, log-ratio chosen {curve[-1][0]:+6.2f}, rejected {curve[-1][1]:+6.2f}"
+    )
 
 # %% [markdown]
 # **Claim 17.** Before the first step policy and reference agree, so every score is zero, and every
 # softmax is undecided: the loss of a pair is $\ln 2$. A first loss that is anything else is a bug.
 
 # %%
-claim(17, "difference between the real model's loss at step 0 and ln 2", abs(losses[0] - math.log(2)), 1e-3)
+claim(
+    17,
+    "difference between the real model's loss at step 0 and ln 2",
+    abs(losses[0] - math.log(2)),
+    1e-3,
+)
 
 # %% [markdown]
 # Now both scores on the same held-out triplets. DPO's margin says how far the policy has learned to
@@ -600,12 +741,23 @@ claim(17, "difference between the real model's loss at step 0 and ln 2", abs(los
 
 # %%
 with torch.no_grad():
-    ratios = torch.cat([log_ratios(held_out[i : i + 8], ("entailment", "neutral", "contradiction")) for i in range(0, len(held_out), 8)])
+    ratios = torch.cat(
+        [
+            log_ratios(held_out[i : i + 8], ("entailment", "neutral", "contradiction"))
+            for i in range(0, len(held_out), 8)
+        ]
+    )
 ratios = ratios.float().cpu()
 score_margins = BETA * (ratios[:, 0] - ratios[:, 2])
 tuned_vectors, cosine_margins_after = cosines_of(Embedder(language_model, "prompteol"))
-correlations = [scipy.stats.spearmanr(score_margins, cosines).statistic for cosines in (cosine_margins_before, cosine_margins_after)]
-interval = [math.tanh(math.atanh(correlations[1]) + side * 1.96 * 1.03 / math.sqrt(len(held_out) - 3)) for side in (-1, 1)]
+correlations = [
+    scipy.stats.spearmanr(score_margins, cosines).statistic
+    for cosines in (cosine_margins_before, cosine_margins_after)
+]
+interval = [
+    math.tanh(math.atanh(correlations[1]) + side * 1.96 * 1.03 / math.sqrt(len(held_out) - 3))
+    for side in (-1, 1)
+]
 figures |= {
     "held_out_rows": len(held_out),
     "preference_accuracy": (score_margins > 0).float().mean(),
@@ -615,10 +767,18 @@ figures |= {
     "score_cosine_spearman_after": correlations[1],
     "score_cosine_spearman_after_interval": interval,
 }
-print(f"entailed above contradicted, by DPO's score:        {100 * figures['preference_accuracy']:.0f} % of {len(held_out)} triplets")
-print(f"entailed above contradicted, by cosine, before:     {100 * figures['cosine_accuracy_before']:.0f} %")
-print(f"entailed above contradicted, by cosine, afterwards: {100 * figures['cosine_accuracy_after']:.0f} %")
-print(f"Spearman ρ of the two margins afterwards: {correlations[1]:.2f}, 95 % interval {interval[0]:.2f} to {interval[1]:.2f}")
+print(
+    f"entailed above contradicted, by DPO's score:        {100 * figures['preference_accuracy']:.0f} % of {len(held_out)} triplets"
+)
+print(
+    f"entailed above contradicted, by cosine, before:     {100 * figures['cosine_accuracy_before']:.0f} %"
+)
+print(
+    f"entailed above contradicted, by cosine, afterwards: {100 * figures['cosine_accuracy_after']:.0f} %"
+)
+print(
+    f"Spearman ρ of the two margins afterwards: {correlations[1]:.2f}, 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
+)
 theory.score_against_cosine(
     score_margins, [cosine_margins_before, cosine_margins_after], correlations,
     names=("cosine before training", "cosine after training"),
@@ -627,6 +787,7 @@ theory.score_against_cosine(
 # %% [markdown]
 # PLACEHOLDER-READ
 
+
 # %%
 def word_log_probs(vectors):
     weight = language_model.model.get_output_embeddings().weight.detach().to("cpu", torch.float32)
@@ -634,12 +795,22 @@ def word_log_probs(vectors):
 
 
 before, after = word_log_probs(base_vectors), word_log_probs(tuned_vectors[0])
-candidate_words = before[1:].exp().transpose(0, 1)  # (rows, 2, words): q of the positive and of the negative
+candidate_words = (
+    before[1:].exp().transpose(0, 1)
+)  # (rows, 2, words): q of the positive and of the negative
 one_word = plackett_luce.one_word_scores(candidate_words, after, before[0], beta=1.0)
 one_word_margins = one_word[:, 0] - one_word[:, 1]
 moved = cosine_margins_after - cosine_margins_before
-print("Spearman with change", scipy.stats.spearmanr(one_word_margins, moved), scipy.stats.spearmanr(score_margins, moved))
-print("Spearman with after", scipy.stats.spearmanr(one_word_margins, cosine_margins_after), (one_word_margins>0).float().mean())
+print(
+    "Spearman with change",
+    scipy.stats.spearmanr(one_word_margins, moved),
+    scipy.stats.spearmanr(score_margins, moved),
+)
+print(
+    "Spearman with after",
+    scipy.stats.spearmanr(one_word_margins, cosine_margins_after),
+    (one_word_margins > 0).float().mean(),
+)
 
 # %% [markdown]
 # ## 8 · Why the chosen reward may fall while the margin grows
@@ -658,7 +829,9 @@ print("Spearman with after", scipy.stats.spearmanr(one_word_margins, cosine_marg
 # step. The cause is shared features, not the loss.
 
 # %%
-start = torch.tensor([0.35, 0.35, 0.30], dtype=torch.float64).log()  # chosen, rejected, an answer that nobody ranked
+start = torch.tensor(
+    [0.35, 0.35, 0.30], dtype=torch.float64
+).log()  # chosen, rejected, an answer that nobody ranked
 feature = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
 
 
@@ -673,11 +846,30 @@ def descend(log_policy_of, parameters, steps=30, rate=1.0, beta=0.5):
     return torch.stack(path)
 
 
-shared = descend(lambda theta: (start + theta * feature).log_softmax(-1), torch.zeros(1, dtype=torch.float64))
-separate = descend(lambda logits: (start + logits).log_softmax(-1), torch.zeros(3, dtype=torch.float64))
-claim(18, "largest rise of the chosen log-ratio in a step, shared feature", relu(shared[:, 0].diff()).max(), 0)
-claim(18, "largest fall of the margin in a step, shared feature", relu(-(shared[:, 0] - shared[:, 1]).diff()).max(), 0)
-claim(19, "largest fall of the chosen log-ratio in a step, separate logits", relu(-separate[:, 0].diff()).max(), 0)
+shared = descend(
+    lambda theta: (start + theta * feature).log_softmax(-1), torch.zeros(1, dtype=torch.float64)
+)
+separate = descend(
+    lambda logits: (start + logits).log_softmax(-1), torch.zeros(3, dtype=torch.float64)
+)
+claim(
+    18,
+    "largest rise of the chosen log-ratio in a step, shared feature",
+    relu(shared[:, 0].diff()).max(),
+    0,
+)
+claim(
+    18,
+    "largest fall of the margin in a step, shared feature",
+    relu(-(shared[:, 0] - shared[:, 1]).diff()).max(),
+    0,
+)
+claim(
+    19,
+    "largest fall of the chosen log-ratio in a step, separate logits",
+    relu(-separate[:, 0].diff()).max(),
+    0,
+)
 
 model_curve = torch.stack(curve)
 theory.falling_reward(
@@ -691,7 +883,11 @@ theory.falling_reward(
 # %%
 chosen, rejected = model_curve[-1].tolist()
 lowest = model_curve[:, 0].min().item()
-figures |= {"last_chosen_log_ratio": chosen, "last_rejected_log_ratio": rejected, "lowest_chosen_log_ratio": lowest}
+figures |= {
+    "last_chosen_log_ratio": chosen,
+    "last_rejected_log_ratio": rejected,
+    "lowest_chosen_log_ratio": lowest,
+}
 verdict = "below" if chosen < 0 else "above"
 print(
     f"language model, last batch: chosen {chosen:+.1f} nats, {verdict} where it began; rejected {rejected:+.1f}; "
@@ -722,16 +918,30 @@ reference = 5 * numbers(6, 3, seed=13)
 
 
 def pair_loss(policy):
-    return plackett_luce.dpo_loss(policy[:, 0], policy[:, 2], reference[:, 0], reference[:, 2], beta=0.1)
+    return plackett_luce.dpo_loss(
+        policy[:, 0], policy[:, 2], reference[:, 0], reference[:, 2], beta=0.1
+    )
 
 
 outer = [0, 2]
 listwise_of_two = plackett_luce.listwise_dpo_loss(policy[:, outer], reference[:, outer], beta=0.1)
-claim(20, "difference between the listwise loss of two answers and dpo_loss", abs(listwise_of_two - pair_loss(policy)).item(), 1e-12)
+claim(
+    20,
+    "difference between the listwise loss of two answers and dpo_loss",
+    abs(listwise_of_two - pair_loss(policy)).item(),
+    1e-12,
+)
 
 whole = plackett_luce.listwise_dpo_loss(policy, reference, beta=0.1)
-chain = best_of_n_loss(0.1 * (policy - reference)) + best_of_n_loss(0.1 * (policy - reference)[:, 1:])
-claim(21, "difference between the list of three and best of three + better of two", abs(whole - chain).item(), 1e-12)
+chain = best_of_n_loss(0.1 * (policy - reference)) + best_of_n_loss(
+    0.1 * (policy - reference)[:, 1:]
+)
+claim(
+    21,
+    "difference between the list of three and best of three + better of two",
+    abs(whole - chain).item(),
+    1e-12,
+)
 
 (pair_gradient,) = torch.autograd.grad(pair_loss(policy), policy)
 (list_gradient,) = torch.autograd.grad(whole, policy)
@@ -740,7 +950,9 @@ assert list_gradient[:, 1].abs().min() > 0
 
 gaps = torch.linspace(-4, 4, 49, dtype=torch.float64)
 first, second = torch.meshgrid(gaps, gaps, indexing="xy")
-triples = torch.stack([first + second, second, torch.zeros_like(first)], dim=-1)  # scores of the three
+triples = torch.stack(
+    [first + second, second, torch.zeros_like(first)], dim=-1
+)  # scores of the three
 zero = torch.zeros_like(triples)
 landscapes = {
     "pair: ends alone": -logsigmoid(first + second),
@@ -761,16 +973,29 @@ theory.ranking_landscape(gaps, gaps, landscapes)
 # %%
 with torch.no_grad(), adapted.disable_adapter():
     few = answer_log_probs(held_out[:4], ("entailment", "neutral", "contradiction")).cpu()
-claim(23, "difference between the listwise loss where policy = reference and ln 6", abs(plackett_luce.listwise_dpo_loss(few, few) - math.log(6)), 1e-5)
+claim(
+    23,
+    "difference between the listwise loss where policy = reference and ln 6",
+    abs(plackett_luce.listwise_dpo_loss(few, few) - math.log(6)),
+    1e-5,
+)
 
-rank_counts = torch.nn.functional.one_hot(ratios.argsort(-1, descending=True).argsort(-1), 3).float().mean(0)
+rank_counts = (
+    torch.nn.functional.one_hot(ratios.argsort(-1, descending=True).argsort(-1), 3).float().mean(0)
+)
 list_loss = plackett_luce.listwise_dpo_loss(ratios, torch.zeros_like(ratios), BETA).item()
 in_order = ((ratios[:, 0] > ratios[:, 1]) & (ratios[:, 1] > ratios[:, 2])).float().mean().item()
 figures |= {"listwise_loss_after_pairwise": list_loss, "rows_in_full_order": in_order}
 print(f"listwise loss after pairwise training: {list_loss:.3f} nats (ln 6 = {math.log(6):.3f})")
-print(f"rows in the order entailment ≻ neutral ≻ contradiction: {100 * in_order:.0f} % (by chance 17 %)")
-for side, shares in zip(("entailment", "neutral", "contradiction"), rank_counts.tolist(), strict=True):
-    print(f"  {side:13s} stands first, second, third in {' / '.join(f'{100 * share:.0f}' for share in shares)} % of rows")
+print(
+    f"rows in the order entailment ≻ neutral ≻ contradiction: {100 * in_order:.0f} % (by chance 17 %)"
+)
+for side, shares in zip(
+    ("entailment", "neutral", "contradiction"), rank_counts.tolist(), strict=True
+):
+    print(
+        f"  {side:13s} stands first, second, third in {' / '.join(f'{100 * share:.0f}' for share in shares)} % of rows"
+    )
 
 # %% [markdown]
 # ## What to take away

@@ -73,8 +73,8 @@ def sampled_rankings(labels, counts, probabilities, *, p_value: float | None = N
         figure, axes = panels(height=3.2)
         axes.bar(places, 100 * frequency, color=COLOURS["sky"], label=f"{int(draws):,} rankings drawn by Gumbel noise")
         axes.errorbar(
-            places, 100 * exact, yerr=100 * error, fmt="o", color=COLOURS["black"], markersize=4, capsize=3, linewidth=1.2,
-            label="exact probability ± 2 standard errors",
+            places, 100 * exact, yerr=100 * error, fmt="o", color=COLOURS["black"], markersize=4, capsize=3,
+            linewidth=1.2, label="exact probability ± 2 standard errors",
         )  # fmt: skip
         axes.set_xticks(places, [labels[index] for index in order], rotation=90 if len(order) > 8 else 0)
         axes.set_xlabel("ranking, best first")
@@ -102,7 +102,8 @@ def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: floa
         left.bar(
             places + 0.2, optimal[0], 0.4, color=COLOURS["blue"], label="optimal policy", hatch="//", edgecolor="white"
         )
-        left.set_xticks(places, [f"{name}\nr = {_text(value, 1)}" for name, value in zip(answers, reward[0], strict=True)])
+        names = [f"{answer}\nr = {_text(value, 1)}" for answer, value in zip(answers, reward[0], strict=True)]
+        left.set_xticks(places, names)
         left.set_xlabel("answers to prompt 1, with their reward r (nats)")
         left.set_ylabel("probability")
         left.set_title(f"what KL-regularised reward buys, β = {beta:g}")
@@ -113,9 +114,8 @@ def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: floa
             span = np.array([true.min() - 0.2, true.max() + 0.2])
             colour = CYCLE[prompt % len(CYCLE)]
             right.plot(span, span - constant, color=colour, linewidth=1, linestyle=DASHES[prompt % len(DASHES)])
-            right.plot(
-                true, implied, "osD^vP"[prompt % 6], color=colour, label=f"prompt {prompt + 1}: β ln Z = {_text(constant)}"
-            )
+            label = f"prompt {prompt + 1}: β ln Z = {_text(constant)}"
+            right.plot(true, implied, "osD^vP"[prompt % 6], color=colour, label=label)
         right.set_xlabel("true reward r (nats)")
         right.set_ylabel("implicit reward (nats)")
         right.set_title("recovered up to a constant per prompt")
@@ -253,7 +253,7 @@ def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
             (values,) = _arrays(values)
             if values.shape != (len(second_gaps), len(first_gaps)):
                 raise ValueError(f"losses must be {(len(second_gaps), len(first_gaps))}, not {values.shape}")
-            filled = axes.contourf(first_gaps, second_gaps, values, levels=levels, cmap="cividis_r", norm=PowerNorm(0.5))
+            filled = axes.contourf(first_gaps, second_gaps, values, levels, cmap="cividis_r", norm=PowerNorm(0.5))
             down, along = np.gradient(-values, second_gaps, first_gaps)
             rows, columns = max(1, len(second_gaps) // 8), max(1, len(first_gaps) // 8)
             thin = (slice(rows // 2, None, rows), slice(columns // 2, None, columns))

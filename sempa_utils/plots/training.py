@@ -40,12 +40,12 @@ def training_curve(record: dict) -> Figure:
 def length_histogram(lengths: dict[str, list[int]]) -> Figure:
     """Draw how long the parts of the training sequences are: {part: token counts}, one panel a part."""
     with page_style():
-        figure, axes = panels(columns=len(lengths), height=2.6, sharey=True)
+        figure, axes = panels(columns=len(lengths), height=2.6, squeeze=False, sharey=True)
         top = max(max(values) for values in lengths.values())
-        for one, (part, values), colour in zip(axes, lengths.items(), ("blue", "green", "vermillion")):
+        for one, (part, values), colour in zip(axes[0], lengths.items(), ("blue", "green", "vermillion")):
             one.hist(values, bins=range(0, top + 3, 2), color=COLOURS[colour])
             one.set(title=part, xlabel=f"tokens (mean {sum(values) / len(values):.1f})")
-        axes[0].set_ylabel("triplets")
+        axes[0][0].set_ylabel("triplets")
     return figure
 
 
