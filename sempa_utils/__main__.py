@@ -285,8 +285,7 @@ def report(options) -> None:
     from sempa_utils.plots import scores
 
     folder = results.committed_folder()
-    names = ("train_pairwise_512", "sts_b_base", "sts_pairwise_512")
-    training, base, adapted = (results.load_run(folder / f"{name}.json") for name in names)
+    training, base, adapted = (results.load_run(folder / f"{name}.json") for name in results.PICTURE_RECORDS)
     ours = {
         "mean pooling": base["figures"]["mean"]["STS-B"]["spearman"],
         "PromptEOL": base["figures"]["prompteol"]["STS-B"]["spearman"],
@@ -302,7 +301,7 @@ def report(options) -> None:
     path = folder / "figures" / "first_result.png"
     with write_whole(path) as draft:
         # The picture carries the names of its records, so that a test can tell a stale one.
-        figure.savefig(draft, format="png", metadata={"Description": results.records_fingerprint(names)})
+        figure.savefig(draft, format="png", metadata={"Description": results.records_fingerprint()})
     print(path.relative_to(folder.parent))
 
 

@@ -375,8 +375,9 @@ def hub_reachable(seconds: float = 3.0) -> bool:
     answered = []
 
     def ask():
-        with contextlib.suppress(Exception):  # any failure means: not reachable
-            get_session().head(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", timeout=seconds)
+        with contextlib.suppress(Exception):  # any failure means: not reachable, a firewall's refusal too
+            address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+            get_session().head(address, timeout=seconds).raise_for_status()
             answered.append(True)
 
     # A thread, because a name look-up has no time-out of its own.
@@ -422,7 +423,7 @@ def unpack_senteval(archive: Path, folder: Path) -> None:
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(draft, filter="data")
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError) as error:
             raise InputError(f"{archive}: not a readable archive ({error}). Delete it and run again.") from error
         found = next((path.parent for path in draft.rglob("downstream") if (path / "STS").is_dir()), None)
         if found is None:

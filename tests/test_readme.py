@@ -60,6 +60,15 @@ def test_numbers_between_marks_stand_in_their_record():
         assert any(abs(number - value) <= 0.5 * 10 ** -_decimals(line, number) for number in numbers), (line, value)
 
 
+def test_the_picture_was_drawn_from_the_committed_records():
+    from PIL import Image
+
+    from sempa_utils import results
+
+    with Image.open(ROOT / "results" / "figures" / "first_result.png") as picture:
+        assert picture.text["Description"] == results.records_fingerprint(), "draw it again: make report"
+
+
 def _decimals(line: str, number: float) -> int:
     written = [text for text in re.findall(r"\d+\.?\d*", line) if float(text) == abs(number)]
     return max((len(text.partition(".")[2]) for text in written), default=0)

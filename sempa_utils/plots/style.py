@@ -12,13 +12,13 @@ COLOURS = {
     "blue": "#0072B2",
     "orange": "#E69F00",
     "green": "#009E73",
-    "vermillion": "#D55E00",
     "sky": "#56B4E9",
+    "vermillion": "#D55E00",
     "purple": "#CC79A7",
     "black": "#222222",
     "grey": "#8A8A8A",
 }
-CYCLE = [COLOURS[name] for name in ("blue", "orange", "green", "vermillion", "sky", "purple")]
+CYCLE = [COLOURS[name] for name in ("blue", "orange", "green", "sky", "vermillion", "purple")]
 
 PAGE_WIDTH = 9.0  # inches; a notebook page shows this at full width
 

@@ -248,7 +248,7 @@ def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
     highest = max(np.asarray(values).max() for values in losses.values())
     levels = highest * np.linspace(0, 1, 13) ** 2  # finer where the loss is small
     with page_style():
-        figure, row = panels(columns=len(losses), height=3.9, sharex=True, sharey=True, squeeze=False)
+        figure, row = panels(columns=len(losses), height=3.2, sharex=True, sharey=True, squeeze=False)
         for axes, (title, values) in zip(row[0], losses.items(), strict=True):
             (values,) = _arrays(values)
             if values.shape != (len(second_gaps), len(first_gaps)):

@@ -1,0 +1,246 @@
+"""Each figure of training, space and scores draws what it was given, says what it is, and can be saved."""
+
+import math
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colors, pyplot
+from matplotlib.figure import Figure
+
+from sempa_utils.plots import scores, space, style, training
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    pyplot.close("all")
+    yield
+    assert not pyplot.get_fignums(), "an open figure would be shown twice in a notebook"
+
+
+def saved(figure, tmp_path):
+    """Return the figure when it can be laid out and saved without an empty label."""
+    assert isinstance(figure, Figure)
+    path = tmp_path / "figure.png"
+    figure.savefig(path)
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 2000
+    return figure
+
+
+def title(axes):
+    return axes.get_title("left") or axes.get_title()
+
+
+def colour(name):
+    return colors.to_rgba(style.COLOURS[name])
+
+
+def ticks(axis):
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def record():
+    curve = [
+        {"step": 1, "loss": 0.69, "chosen_reward": 0.0, "rejected_reward": 0.0, "accuracy": 0.5},
+        {"step": 2, "loss": 0.5, "chosen_reward": -0.1, "rejected_reward": -0.4, "accuracy": 0.75},
+        {"step": 3, "loss": 0.3, "chosen_reward": -0.2, "rejected_reward": -1.0, "accuracy": 1.0},
+    ]
+    return {"curve": curve, "recipe": {"micro_batch": 4, "accumulation": 2}}
+
+
+def test_the_training_curve(tmp_path):
+    figure = saved(training.training_curve(record()), tmp_path)
+    loss, reward, accuracy = figure.axes
+    np.testing.assert_allclose(loss.lines[0].get_xydata(), [[8, 0.69], [16, 0.5], [24, 0.3]])
+    assert set(loss.lines[1].get_ydata()) == {math.log(2)}, "where no preference is, the loss is ln 2"
+    np.testing.assert_allclose(reward.lines[0].get_ydata(), [0, -0.1, -0.2])
+    np.testing.assert_allclose(reward.lines[1].get_ydata(), [0, -0.4, -1])
+    assert [line.get_label() for line in reward.lines[:2]] == ["chosen", "rejected"]
+    assert {text.get_text() for text in reward.texts} == {"chosen", "rejected"}
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [50, 75, 100])
+    assert {axes.get_xlabel() for axes in figure.axes} == {"triplets seen"}
+    assert [title(axes) for axes in figure.axes] == ["Loss", "Implicit reward", "Preference accuracy"]
+    assert "nats" in loss.get_ylabel() and "%" in accuracy.get_ylabel()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_the_length_histogram(tmp_path, parts):
+    lengths = dict(list({"prompt": [10, 10, 11, 30], "chosen": [4, 5], "rejected": [3]}.items())[:parts])
+    figure = saved(training.length_histogram(lengths), tmp_path)
+    assert [title(axes) for axes in figure.axes] == list(lengths)
+    for axes, values in zip(figure.axes, lengths.values(), strict=True):
+        bars = {(bar.get_x(), bar.get_x() + bar.get_width()): bar.get_height() for bar in axes.patches}
+        assert sum(bars.values()) == len(values), "the longest is inside the last bar"
+        assert all(sum(low <= v < high for v in values) == height for (low, high), height in bars.items() if height)
+    assert "mean 15.2" in figure.axes[0].get_xlabel()
+    assert figure.axes[0].get_ylabel() == "triplets"
+
+
+def test_the_tree_mask(tmp_path):
+    mask = torch.tensor([[True, False], [True, True]])
+    figure = saved(training.tree_mask(mask, "two tokens"), tmp_path)
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), mask.numpy())
+    assert title(axes) == "two tokens"
+    # Row attends to column, and the labels say which is which.
+    assert "attended to" in axes.get_xlabel() and "that attends" in axes.get_ylabel()
+
+
+# --- space -------------------------------------------------------------------------------------
+
+
+def test_projections(tmp_path):
+    random = np.random.default_rng(0)
+    spaces = {
+        name: {role: random.standard_normal((5, 2)) for role in space.ROLES} | {"explained": np.array([0.5, 0.25])}
+        for name in ("before", "after")
+    }
+    figure = saved(space.projections(spaces, links=2), tmp_path)
+    assert [title(axes) for axes in figure.axes] == ["before", "after"]
+    for axes, one in zip(figure.axes, spaces.values(), strict=True):
+        for points, (role, (name, _)) in zip(axes.collections, space.ROLES.items(), strict=True):
+            np.testing.assert_allclose(points.get_offsets(), one[role])
+            np.testing.assert_allclose(points.get_facecolors()[0][:3], colour(name)[:3])
+        # Two anchors, each joined to its own positive (solid) and negative (dotted).
+        assert [line.get_linestyle() for line in axes.lines] == ["-", ":", "-", ":"]
+        for index, line in enumerate(axes.lines):
+            role = ("positive", "negative")[index % 2]
+            np.testing.assert_allclose(line.get_xydata(), [one["anchor"][index // 2], one[role][index // 2]])
+        assert "50 % of variance" in axes.get_xlabel() and "25 %" in axes.get_ylabel()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["anchor", "positive", "negative"]
+
+
+def test_more_links_than_points_are_no_error(tmp_path):
+    one = {role: np.arange(6.0).reshape(3, 2) for role in space.ROLES} | {"explained": (0.9, 0.1)}
+    assert len(saved(space.projections({"a": one}, links=6), tmp_path).axes[0].lines) == 6
+
+
+def test_roles_differ_in_more_than_colour():
+    assert len({marker for _, marker in space.ROLES.values()}) == len(space.ROLES)
+    assert len({name for name, _ in space.ROLES.values()}) == len(space.ROLES)
+
+
+def test_cosine_distributions(tmp_path):
+    random = np.random.default_rng(0)
+    centres = {"entailed": 0.8, "neutral": 0.5, "contradicted": 0.2}
+    pairs = {label: random.normal(centre, 0.05, 200) for label, centre in centres.items()}
+    figure = saved(space.cosine_distributions({"before": pairs, "after": pairs}), tmp_path)
+    assert [title(axes) for axes in figure.axes] == ["before", "after"]
+    for axes in figure.axes:
+        filled = {shape.get_label(): shape for shape in axes.collections}
+        assert list(filled) == list(centres)
+        for label, centre in centres.items():
+            outline = filled[label].get_paths()[0].vertices
+            peak = outline[outline[:, 1].argmax(), 0]
+            assert peak == pytest.approx(centre, abs=0.05), "the curve lies where its cosines lie"
+        assert "cosine" in axes.get_xlabel()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(centres)
+
+
+def test_the_similarity_heat_map_shows_each_pair_once(tmp_path):
+    matrix = np.array([[1.0, 0.11, 0.22], [0.11, 1.0, 0.33], [0.22, 0.33, 1.0]])
+    figure = saved(space.similarity_heat_map(torch.tensor(matrix), ["first", "second", "third"], "a map"), tmp_path)
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["0.11", "0.22", "0.33"]
+    # Row 2 by column 1 is the first cell; what a cell shows is what stands at its place in the matrix.
+    cells = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
+    assert len(cells) == 3
+    assert ticks(axes.yaxis) == ["2  second", "3  third"]
+    assert ticks(axes.xaxis) == ["1", "2"]
+    assert "1: first" in axes.get_xlabel() and title(axes) == "a map"
+    drawn = np.ma.asarray(axes.collections[0].get_array()).reshape(2, 2)
+    np.testing.assert_allclose(drawn[0, 0], 0.11)
+    np.testing.assert_allclose(drawn[1], [0.22, 0.33])
+    assert np.ma.getmaskarray(drawn)[0, 1]
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+OURS = {"mean pooling": {"STS12": 40.0, "STS-B": 50.0}, "SemPA": {"STS12": 60.0, "STS-B": -5.0}}
+
+
+def test_sts_bars(tmp_path):
+    published = {"SemPA, LLaMA2-7B": {"STS12": 68.77, "STS-B": 79.76}}
+    figure = saved(scores.sts_bars(OURS, published), tmp_path)
+    ours, theirs = figure.axes
+    assert title(ours) == "This run" and "Published" in title(theirs), "never in one bar group"
+    for axes, table in ((ours, OURS), (theirs, published)):
+        heights = [[bar.get_height() for bar in bars] for bars in axes.containers]
+        assert heights == [list(row.values()) for row in table.values()]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(table)
+        assert ticks(axes.xaxis) == ["STS12", "STS-B"]
+        assert "ρ × 100" in axes.get_ylabel()
+        # Each group of bars stands around its task's tick.
+        middle = np.mean([[bar.get_x() + bar.get_width() / 2 for bar in bars] for bars in axes.containers], axis=0)
+        np.testing.assert_allclose(middle, [0, 1], atol=1e-9)
+    assert ours.get_ylim()[0] < -5 and ours.get_ylim()[1] == 100, "a negative figure is seen"
+    assert {text.get_text() for text in ours.texts} >= {"40.0", "50.0", "60.0", "-5.0"}
+
+
+def test_sts_bars_without_published_figures_are_one_panel(tmp_path):
+    figure = saved(scores.sts_bars(OURS), tmp_path)
+    assert len(figure.axes) == 1
+
+
+def test_agreement(tmp_path):
+    human = np.array([0.0, 2.5, 5.0])
+    cosines = {"mean pooling": np.array([0.9, 0.91, 0.92]), "SemPA": np.array([0.1, 0.5, 0.9])}
+    figure = saved(scores.agreement(cosines, human), tmp_path)
+    assert [title(axes) for axes in figure.axes] == list(cosines)
+    for axes, values in zip(figure.axes, cosines.values(), strict=True):
+        points = axes.collections[0].get_offsets()
+        np.testing.assert_allclose(points[:, 1], values)
+        # Scores are moved a little to the side, so that equal ones do not hide each other.
+        assert (np.abs(points[:, 0] - human) <= 0.12).all()
+        assert axes.get_xlabel() == "human score"
+    assert figure.axes[0].get_ylabel() == "cosine"
+
+
+def test_the_first_result(tmp_path):
+    curve = [{"step": step, "loss": 0.7 - 0.01 * step} for step in range(1, 21)]
+    ours = {"mean pooling": 40.0, "PromptEOL": 60.0, "SemPA": 65.0}
+    published = {"mean pooling": 41.5, "PromptEOL": 71.7, "SemPA": 79.8}
+    figure = saved(scores.first_result(curve, 8, ours, published), tmp_path)
+    left, right = figure.axes
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [[8 * p["step"], p["loss"]] for p in curve])
+    x, y = left.lines[1].get_xydata()[-1]
+    assert (x, y) == (160, pytest.approx(np.mean([p["loss"] for p in curve[-8:]])))
+    heights = [[bar.get_height() for bar in bars] for bars in right.containers]
+    assert heights == [[ours[method], published[method]] for method in ours]
+    assert all(bars[1].get_hatch() and not bars[0].get_hatch() for bars in right.containers), (
+        "published looks otherwise"
+    )
+    assert ["this kit" in ticks(right.xaxis)[0], "published" in ticks(right.xaxis)[1]] == [True, True]
+
+
+# --- style -------------------------------------------------------------------------------------
+
+
+def test_the_style_ends_with_the_figure():
+    before = dict(matplotlib.rcParams)
+    training.training_curve(record())
+    scores.sts_bars(OURS)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_every_figure_has_the_width_of_a_page():
+    figures = [training.training_curve(record()), scores.sts_bars(OURS), scores.agreement({"a": [1, 2]}, [1, 2])]
+    assert {figure.get_figwidth() for figure in figures} == {style.PAGE_WIDTH}
+
+
+def test_neighbouring_colours_differ_in_lightness():
+    # In print without colour, or to eyes that see few, two neighbours must still be two.
+    def lightness(one):  # CIE L*, 0 to 100
+        linear = [((part + 0.055) / 1.055) ** 2.4 for part in colors.to_rgb(one)]
+        return 116 * np.dot([0.2126, 0.7152, 0.0722], linear) ** (1 / 3) - 16
+
+    steps = np.diff([lightness(one) for one in style.CYCLE])
+    assert np.abs(steps).min() > 5, steps
+    assert len(set(style.COLOURS.values())) == len(style.COLOURS)

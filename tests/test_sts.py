@@ -1,0 +1,286 @@
+"""Spearman's ρ, the `all` rule and intervals, against literal computations."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sempa_utils import corpora, sts
+from sempa_utils.checks import InputError
+from sempa_utils.corpora import Corpus, Pair
+
+# --- spearman ----------------------------------------------------------------------------------
+
+
+def literal_spearman(first, second) -> float:
+    """Pearson's r of average ranks, a rank being one more than how many are smaller, ties shared."""
+
+    def ranks(values):
+        return [sum(v < w for v in values) + (1 + sum(v == w for v in values)) / 2 for w in values]
+
+    a, b = ranks(first), ranks(second)
+    mean = (len(a) + 1) / 2
+    covariance = sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True))
+    return 100 * covariance / math.sqrt(sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b))
+
+
+# Few distinct values, so that ties are frequent, as they are in human scores.
+SEQUENCES = st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 5)), min_size=2, max_size=30)
+
+
+def columns(pairs):
+    similarities, scores = zip(*pairs, strict=True)
+    assume(len(set(similarities)) > 1 and len(set(scores)) > 1)
+    return similarities, scores
+
+
+@given(SEQUENCES)
+def test_spearman_is_scipys_and_the_literal_one(pairs):
+    similarities, scores = columns(pairs)
+    found = sts.spearman(similarities, scores)
+    assert found == pytest.approx(literal_spearman(similarities, scores), abs=1e-9)
+    assert found == pytest.approx(100 * stats.spearmanr(similarities, scores).statistic, abs=1e-9)
+
+
+@given(SEQUENCES)
+def test_only_the_order_of_similarities_counts(pairs):
+    similarities, scores = columns(pairs)
+    values = np.array(similarities, dtype=float)
+    found = sts.spearman(values, scores)
+    for rising in (np.exp, lambda x: x**3 - 7, lambda x: np.arctan(x) / 100):
+        assert sts.spearman(rising(values), scores) == pytest.approx(found, abs=1e-9)
+    assert sts.spearman(-values, scores) == pytest.approx(-found, abs=1e-9)
+
+
+@given(SEQUENCES, st.randoms())
+def test_the_order_of_pairs_does_not_count(pairs, random):
+    found = sts.spearman(*columns(pairs))
+    random.shuffle(pairs)
+    assert sts.spearman(*columns(pairs)) == pytest.approx(found, abs=1e-9)
+
+
+def test_spearman_is_given_in_hundredths():
+    assert sts.spearman([0.1, 0.2, 0.9], [1, 2, 5]) == pytest.approx(100)
+    assert sts.spearman([0.1, 0.2, 0.9], [5, 2, 1]) == pytest.approx(-100)
+    # By hand: ranks 1 2 3 and 1 3 2, ρ = 1 − 6·2 / (3·8).
+    assert sts.spearman([1, 2, 3], [1, 5, 4]) == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("similarities", "scores", "says"),
+    [
+        ([1, 2, 3], [1, 2], "equal length"),
+        ([1], [1], "equal length ≥ 2"),
+        ([], [], "equal length ≥ 2"),
+        ([[1, 2], [3, 4]], [[1, 2], [3, 4]], "two sequences"),
+        ([1, 1, 1], [1, 2, 3], "all similarities are equal (1)"),
+        ([1, 2, 3], [4, 4, 4], "all scores are equal (4)"),
+        ([1, math.nan, math.nan], [1, 2, 3], "2 of the similarities are no numbers"),
+        ([1, 2, 3], [1, 2, math.inf], "1 of the scores are no numbers"),
+    ],
+)
+def test_where_rho_is_undefined_an_error_says_why(similarities, scores, says):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # an error, not scipy's warning and NaN
+        with pytest.raises(InputError) as refusal:
+            sts.spearman(similarities, scores)
+    assert says in str(refusal.value)
+
+
+# --- pair_similarities -------------------------------------------------------------------------
+
+
+def encode_angle(sentences, batch_size=32, show_progress_bar=False):
+    """A toy encoder: a sentence is an angle in degrees, so the cosine of a pair is known."""
+    angles = np.radians([float(sentence) for sentence in sentences])
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32) * 7
+
+
+def pair_at(cosine: float, score: float, subset: str = "", first: float = 10.0) -> Pair:
+    return Pair(str(first), str(first + math.degrees(math.acos(cosine))), score, subset)
+
+
+def corpus_of(*pairs: Pair) -> Corpus:
+    return Corpus("toy", list(pairs), "a test", "0" * 16)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=10))
+def test_similarities_are_cosines_whatever_the_length(cosines):
+    pairs = [pair_at(cosine, 1, first=30.0 * index) for index, cosine in enumerate(cosines)]
+    np.testing.assert_allclose(sts.pair_similarities(encode_angle, pairs), cosines, atol=1e-6)
+
+
+def test_the_encoder_is_called_once_with_all_sentences_and_the_options():
+    calls = []
+
+    def encode(sentences, **options):
+        calls.append((sentences, options))
+        return np.ones((len(sentences), 3))
+
+    sts.pair_similarities(encode, [Pair("a", "b", 1.0), Pair("c", "d", 2.0)], batch_size=5, show_progress_bar=True)
+    assert calls == [(["a", "c", "b", "d"], {"batch_size": 5, "show_progress_bar": True})]
+
+
+def test_a_zero_vector_is_like_nothing_and_nan_is_not_hidden():
+    vectors = {"zero": [0.0, 0.0], "one": [3.0, 4.0], "broken": [math.nan, 1.0]}
+    pairs = [Pair("zero", "one", 1.0), Pair("zero", "zero", 2.0), Pair("one", "one", 3.0), Pair("one", "broken", 4.0)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = sts.pair_similarities(lambda sentences, **_: np.array([vectors[s] for s in sentences]), pairs)
+    np.testing.assert_allclose(found, [0, 0, 1, math.nan])
+    # Half precision that overflows must end in an error, not in a figure.
+    with pytest.raises(InputError, match="1 of the similarities are no numbers"):
+        sts.spearman(found, [1, 2, 3, 4])
+
+
+# --- score_task: the `all` rule ----------------------------------------------------------------
+
+
+def test_the_figure_is_one_rho_over_all_pairs_and_not_a_mean_of_subsets():
+    # Each subset is ordered perfectly, but the second is graded lower at the same cosine.
+    first = [pair_at(cosine, score, "first") for cosine, score in ((0.1, 3), (0.2, 4), (0.3, 5))]
+    second = [pair_at(cosine, score, "second") for cosine, score in ((0.7, 0), (0.8, 1), (0.9, 2))]
+    result = sts.score_task(encode_angle, corpus_of(*first, *second))
+    assert result["subsets"] == {"first": pytest.approx(100), "second": pytest.approx(100)}
+    assert result["spearman"] == pytest.approx(literal_spearman([1, 2, 3, 4, 5, 6], [3, 4, 5, 0, 1, 2]))
+    assert result["spearman"] < -50, "the mean of the subsets' ρ is 100"
+    assert result["pairs"] == 6
+
+
+def test_a_task_without_subsets_has_none():
+    result = sts.score_task(encode_angle, corpus_of(pair_at(0.1, 0), pair_at(0.5, 3)))
+    assert result == {"spearman": pytest.approx(100), "pairs": 2, "subsets": {}}
+
+
+def test_a_subset_with_too_little_is_left_out_and_the_task_still_scored():
+    # A drawn sample of a task may hold one pair of a subset, or pairs of equal score.
+    pairs = [pair_at(0.1, 1, "whole"), pair_at(0.5, 2, "whole"), pair_at(0.6, 3, "single")]
+    pairs += [pair_at(0.7, 4, "equal"), pair_at(0.8, 4, "equal")]
+    result = sts.score_task(encode_angle, corpus_of(*pairs))
+    assert list(result["subsets"]) == ["whole"]
+    assert result["pairs"] == 5 and result["spearman"] > 90
+
+
+def test_a_task_that_cannot_be_scored_is_an_error():
+    with pytest.raises(InputError, match="all similarities are equal"):
+        sts.score_task(
+            lambda sentences, **_: np.ones((len(sentences), 2)), corpus_of(Pair("a", "b", 1.0), Pair("c", "d", 2.0))
+        )
+
+
+# --- evaluate ----------------------------------------------------------------------------------
+
+
+class Overlap:
+    """A model-free embedder: a vector of the words that a sentence has."""
+
+    def encode(self, sentences, batch_size=32, show_progress_bar=False):
+        places = {word: n for n, word in enumerate(sorted({w for s in sentences for w in s.lower().split()}))}
+        vectors = np.zeros((len(sentences), len(places)))
+        for row, sentence in enumerate(sentences):
+            vectors[row, [places[word] for word in sentence.lower().split()]] = 1
+        return vectors
+
+
+def test_evaluate_takes_what_is_there(no_data):
+    results = sts.evaluate(Overlap())
+    assert list(results) == ["mini-STS"]
+    corpus = corpora.load_sts("mini-STS")
+    assert results["mini-STS"]["pairs"] == len(corpus)
+    assert results["mini-STS"]["data"] == corpus.record()
+    assert sts.mean_score(results) == results["mini-STS"]["spearman"]
+
+
+def test_evaluate_with_a_limit_draws_pairs_by_the_seed(no_data):
+    def run(seed):
+        return sts.evaluate(Overlap(), ["mini-STS"], limit=50, seed=seed)["mini-STS"]
+
+    assert run(1)["pairs"] == run(1)["data"]["rows"] == 50
+    assert run(1) == run(1)
+    assert run(1)["data"]["fingerprint"] != run(2)["data"]["fingerprint"]
+
+
+def test_evaluate_reads_the_split(no_data):
+    dev = sts.evaluate(Overlap(), split="dev")["mini-STS"]
+    assert dev["data"] == corpora.load_sts("mini-STS", split="dev").record()
+
+
+def test_evaluate_refuses_an_unknown_task(no_data):
+    with pytest.raises(InputError, match="Unknown STS task 'STSB'. Did you mean 'STS-B'"):
+        sts.evaluate(Overlap(), ["STSB"])
+
+
+def test_word_overlap_scores_about_nothing_on_the_mini_corpus(no_data):
+    # The data card says so: the pairs are hard on purpose, so a figure there is about meaning.
+    assert abs(sts.evaluate(Overlap())["mini-STS"]["spearman"]) < 20
+
+
+def test_mean_score_is_the_mean_of_tasks():
+    assert sts.mean_score({"a": {"spearman": 10.0}, "b": {"spearman": 40.0}}) == 25.0
+
+
+@pytest.mark.data
+def test_evaluate_on_the_real_tasks(data_directory):
+    results = sts.evaluate(Overlap(), limit=60, directory=data_directory)
+    assert list(results) == list(corpora.STS_TASKS)
+    # Shared words say something on every real task: a scorer that mixed up its rows would not see it.
+    assert all(result["spearman"] > 10 for result in results.values())
+
+
+# --- spearman_interval -------------------------------------------------------------------------
+
+
+def correlated(count: int, correlation: float, seed: int):
+    first, noise = np.random.default_rng(seed).standard_normal((2, count))
+    return first, correlation * first + math.sqrt(1 - correlation**2) * noise
+
+
+def test_the_interval_holds_the_figure_and_narrows_with_more_pairs():
+    widths = []
+    for count in (30, 300):
+        values = correlated(count, 0.7, seed=0)
+        low, high = sts.spearman_interval(*values, resamples=300)
+        assert -100 <= low < sts.spearman(*values) < high <= 100
+        widths.append(high - low)
+    # Ten times the pairs, about a third of the width.
+    assert widths[1] < widths[0] / 2
+
+
+def test_the_interval_covers_the_true_value_as_often_as_it_says():
+    correlation = 0.6
+    truth = 100 * 6 / math.pi * math.asin(correlation / 2)  # Spearman's ρ of a bivariate normal
+    intervals = [sts.spearman_interval(*correlated(60, correlation, seed), resamples=150) for seed in range(40)]
+    covered = sum(low <= truth <= high for low, high in intervals)
+    # 38 of 40 are expected, and a percentile bootstrap covers a little less than it says.
+    assert covered >= 33
+    assert max(high - low for low, high in intervals) < 60, "covering by width alone is no art"
+
+
+def test_the_interval_depends_on_the_seed_alone():
+    values = correlated(40, 0.5, seed=3)
+    assert sts.spearman_interval(*values, resamples=50, seed=1) == sts.spearman_interval(*values, resamples=50, seed=1)
+    assert sts.spearman_interval(*values, resamples=50, seed=1) != sts.spearman_interval(*values, resamples=50, seed=2)
+
+
+def test_pairs_are_resampled_together():
+    # Were the two sides drawn apart, the interval of a perfect order would reach down to zero.
+    low, high = sts.spearman_interval(np.arange(50), np.arange(50) ** 2, resamples=50)
+    assert low == pytest.approx(100) and high == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("similarities", "scores", "says"),
+    [
+        (range(19), range(19), "19 pairs are too few"),
+        (range(30), range(25), "equal length"),
+        ([math.nan, *range(29)], range(30), "no numbers"),
+        ([1] * 30, range(30), "all similarities are equal"),
+    ],
+)
+def test_an_interval_of_nothing_is_refused(similarities, scores, says):
+    with pytest.raises(InputError, match=says):
+        sts.spearman_interval(list(similarities), list(scores), resamples=10)
