@@ -33,17 +33,44 @@
 # what tolerance.
 
 # %% [markdown]
-# TIME_AND_MEMORY
+# ## Set-up
 
 # %% tags=["setup"]
-# SETUP-CELL (filled by lead)
+# On your own machine `make run` or `pip install -e .` has installed the kit. On Colab this cell
+# does it, all but what Colab brings and has loaded already: torch is never installed again.
+import subprocess
+import sys
+from pathlib import Path
+
+KIT_ADDRESS = ""  # only on Colab: the git address from which you have this kit
+
+if "google.colab" in sys.modules:
+    if not Path("sempa-kit").is_dir():
+        if not KIT_ADDRESS:
+            raise SystemExit(
+                "Write the git address of the kit into KIT_ADDRESS and run this cell again."
+            )
+        subprocess.run(["git", "clone", "--depth", "1", KIT_ADDRESS, "sempa-kit"], check=True)
+    pins = Path("sempa-kit/requirements.txt").read_text().split("# Notebooks")[0].splitlines()
+    brought = ("#", "torch", "numpy", "scipy", "matplotlib", "tqdm")
+    pins = [pin for pin in pins if pin and not pin.startswith(brought)]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *pins], check=True)
+    sys.path.insert(0, "sempa-kit")
 
 # %% tags=["parameters"]
 import os
 
-PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # smoke, cpu, t4, 24gb, paper
-MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged", a hub id or a directory
+from IPython.display import Markdown, display
+from sempa_utils import profiles, results
+
+PROFILE = os.environ.get(
+    "SEMPA_PROFILE", "cpu"
+)  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
+MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
+
+profile = profiles.get(PROFILE)
+display(Markdown(results.costs("01_theory")))
 
 # %%
 import itertools
@@ -703,8 +730,8 @@ theory.score_against_cosine(
 
 # %% [markdown]
 # Read the interval before the coefficient. Two measures of one thing would give a ρ near 1, and the
-# interval excludes that. What remains has no fixed sign: with other seeds we have found values from
-# −0.6 to +0.2 (change `SEED`: it draws the rows and starts the adapter). In the same few steps the
+# interval excludes that. What remains has no fixed sign: change `SEED`, which draws the rows and starts
+# the adapter, and see the coefficient move. In the same few steps the
 # policy began to tell entailed from contradicted *answers* on triplets it had never seen, while the
 # cosines hardly moved. Equal objectives, then, but not equal geometry: the theory is right about the
 # loss and silent about the vectors. That alignment improves embeddings, as the paper reports for 7B
@@ -712,8 +739,8 @@ theory.score_against_cosine(
 #
 # And the one-word score? It can be read off the same two models: $q_y$ from the base's states of the
 # candidates, $r(w)$ from the anchor's state before and after. It ought to follow the *change* of the
-# cosine margin better than the score of long answers does, since it is made of the same states. In
-# the three seeds that we tried it did, though with so few steps neither link is strong.
+# cosine margin better than the score of long answers does, since it is made of the same states.
+# Whether it does here is what the next cell prints; with so few steps neither link can be strong.
 
 # %%
 head = language_model.model.get_output_embeddings().weight.detach().to("cpu", torch.float32)
@@ -916,7 +943,7 @@ for side, shares in zip(ALL_SIDES, rank_counts.tolist(), strict=True):
 # %%
 from sempa_utils import exercises
 
-Markdown(exercises.overview())
+display(Markdown(exercises.overview()))
 
 # %% [markdown]
 # **1 · Best of N** (●○○, 5 minutes). The first factor of the product, as a probability. It must
@@ -1122,34 +1149,43 @@ exercises.check("place_probabilities", place_probabilities)
 # </details>
 
 # %% [markdown]
-# ## The paper's setting / this run's setting
+# ## The paper's setting and this run's
 
 # %%
-Markdown(
-    "| | the paper's setting | this run's setting |\n|---|---|---|\n"
-    f"| model | LLaMA2-7B, LLaMA3-8B | {language_model.name} |\n"
-    f"| data | 40,000–80,000 NLI triplets | {len(training)} rows, {corpus.source}; {len(held_out)} held out |\n"
-    f"| β | not stated (their trainer's default: 0.1) | {BETA} in section 7; others as stated where the claim is about β |\n"
-    f"| LoRA | rank 8, α 32, all linear layers | rank {lora.r}, α {lora.lora_alpha}, all linear layers |\n"
-    f"| optimiser | AdamW, peak 1e-4, warm-up, cosine | AdamW, {LEARNING_RATE:g}, constant |\n"
-    f"| batch, steps | 256, one epoch | {batch}, {steps} steps, each row once |\n"
-    "| candidates N | 2 | 2 in training; 2 to 6 in the theory |\n"
-    f"| section 4.4 | a derivation on paper | {len(claims)} claims, each with an assertion |"
+settings = results.settings_table(
+    [
+        ("model", "LLaMA-2-7B, LLaMA-3-8B", language_model.name),
+        (
+            "training rows",
+            "40,000 to 80,000",
+            f"{len(training)}, {corpus.source}; {len(held_out)} held out",
+        ),
+        ("β", "not stated (their trainer's default: 0.1)", f"{BETA} in section 7"),
+        (
+            "adapter",
+            "LoRA r 8, α 32, all linear layers but the head",
+            f"r {lora.r}, α {lora.lora_alpha}, the same layers",
+        ),
+        ("optimiser", "AdamW, peak 1e-4, warm-up, cosine", f"AdamW, {LEARNING_RATE:g}, constant"),
+        ("batch, steps", "256, one epoch", f"{batch}, {steps} steps, each row once"),
+        ("candidates N", "2", "2 in training; 2 to 6 in the theory"),
+        ("section 4.4", "a derivation on paper", f"{len(claims)} claims, each with an assertion"),
+    ]
 )
+display(Markdown(settings))
 
 # %%
-from sempa_utils import results
-
+right = 100 * (score_margins > 0).float().mean()
 results.save_run(
     "notebook_01_theory",
     figures=figures | {"claims": len(claims)},
     headline=(
-        f"{len(claims)} claims hold; after {len(training)} triplets DPO ranks {100 * (score_margins > 0).float().mean():.0f} % of "
+        f"{len(claims)} claims hold; after {len(training)} triplets DPO ranks {right:.0f} % of "
         f"{len(held_out)} held-out ones rightly, and its margin correlates with the cosine margin at ρ = "
         f"{correlations[1]:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
     ),
     model=language_model.describe(),
-    data=corpus.record(),
+    data=[corpus.record()],
     settings={"steps": steps, "batch": batch, "beta": BETA, "learning_rate": LEARNING_RATE},
     seed=SEED,
 )
