@@ -63,9 +63,7 @@ import os
 from IPython.display import Markdown, display
 from sempa_utils import profiles, results
 
-PROFILE = os.environ.get(
-    "SEMPA_PROFILE", "cpu"
-)  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
+PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb or paper
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
@@ -81,7 +79,6 @@ from dataclasses import replace
 import numpy as np
 import scipy.stats
 import torch
-from IPython.display import Markdown
 from sempa_utils import plackett_luce
 from sempa_utils.plots import interactive, theory
 from torch.nn.functional import logsigmoid, normalize

@@ -54,9 +54,7 @@ import os
 from IPython.display import Markdown, display
 from sempa_utils import profiles, results
 
-PROFILE = os.environ.get(
-    "SEMPA_PROFILE", "cpu"
-)  # all sizes: cpu, t4, 24gb, paper (smoke for tests)
+PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb or paper
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
