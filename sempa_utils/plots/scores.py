@@ -59,6 +59,7 @@ def first_result(curve: list[dict], batch: int, ours: dict[str, float], publishe
         left.annotate("ln 2: no preference yet", (seen[-1], np.log(2)), xytext=(0, 4), textcoords="offset points",
                       ha="right", fontsize=9, color=COLOURS["grey"])  # fmt: skip
         left.set(title="It learns the preference", xlabel="triplets seen", ylabel="DPO loss (nats)")
+        left.set_ylim(top=0.76)
         left.legend(loc="lower left", fontsize=9)
         places = np.arange(2)
         for index, method in enumerate(ours):
@@ -66,7 +67,7 @@ def first_result(curve: list[dict], batch: int, ours: dict[str, float], publishe
                              color=CYCLE[index], edgecolor="white")  # fmt: skip
             bars[1].set(hatch="//", alpha=0.75)
             right.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
-        right.set_xticks(places, ["this kit\nSmolLM2-135M, 512 triplets", "published\nLLaMA2-7B, 40–80K triplets"])
+        right.set_xticks(places, ["this kit\nSmolLM2-135M\n512 triplets", "published\nLLaMA2-7B\n40–80K triplets"])
         right.set(title="STS-B test", ylabel="Spearman ρ × 100", ylim=(0, 100))
         right.grid(axis="x", visible=False)
         right.legend(ncols=3, loc="upper left", fontsize=9, columnspacing=1, handlelength=1.2)
