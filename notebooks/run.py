@@ -141,6 +141,9 @@ def execute(source: Path, build: Path) -> dict | None:
         notebook,
         timeout=None,
         kernel_name="python3",
+        extra_arguments=[
+            "--IPKernelApp.log_level=40"
+        ],  # errors only; a warning about TCP is no news
         resources={"metadata": {"path": str(HERE)}},
         on_cell_executed=after_cell,
     )

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+import warnings
 from pathlib import Path
 
 from sempa_utils import profiles
@@ -27,6 +28,8 @@ environment
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, or 1 after printing one clear error."""
     options = _parser().parse_args(arguments)
+    # Between the libraries, about their next releases; the pins hold them where they are.
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return options.run(options) or 0
     except (InputError, FileNotFoundError) as error:
@@ -190,9 +193,10 @@ def train(options) -> None:
     print(corpus.describe())
     language_model = models.load(options.model, options.precision or profile.precision)
     record = training.train(language_model, corpus, recipe, options.output, resume=not options.fresh)
-    first, last = record["curve"][0], record["curve"][-1]
+    last = record["last_quarter"]
     headline = (
-        f"{len(corpus):,} triplets in {record['seconds']:.0f} s: loss {first['loss']:.4f} → {last['loss']:.4f}, "
+        f"{len(corpus):,} triplets in {record['seconds']:.0f} s: loss {record['curve'][0]['loss']:.4f} → "
+        f"{last['loss']:.4f} and accuracy {100 * last['accuracy']:.0f} % over the last quarter, "
         f"peak memory {record['peak_memory_bytes'] / 2**30:.1f} GiB"
     )
     print(f"{headline}\nadapter: {record['adapter']}")

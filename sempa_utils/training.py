@@ -101,18 +101,20 @@ def train(
 
     checkpoint = last_whole_checkpoint(folder)
     trainer = make_trainer(language_model, corpus, recipe, folder, show_progress_bar)
-    require_space(folder, _bytes_needed(trainer), "the checkpoints of this run")
     started = time.perf_counter()
     try:
+        require_space(folder, _bytes_needed(trainer), "the checkpoints of this run")
         with PeakMemory(language_model.device) as memory:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trained = replace(language_model, model=trainer.model)
+        curve = [_point(entry) for entry in trainer.state.log_history if "loss" in entry]
         record = {
             "fingerprint": identity,
             "model": language_model.describe(),
             "data": corpus.record(),
             "recipe": asdict(recipe),
-            "curve": [_point(entry) for entry in trainer.state.log_history if "loss" in entry],
+            "curve": curve,
+            "last_quarter": _mean(curve[len(curve) * 3 // 4 :], ("loss", "margin", "accuracy")),
             "steps": trainer.state.global_step,
             "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "seconds": round(time.perf_counter() - started, 1),
@@ -371,6 +373,10 @@ def _point(entry: dict) -> dict:
         "gradient_norm": "grad_norm",
     }
     return {ours: entry[theirs] for ours, theirs in names.items() if theirs in entry}
+
+
+def _mean(points: list[dict], names) -> dict[str, float]:
+    return {name: sum(point[name] for point in points) / len(points) for name in names}
 
 
 def _give_back(trained: models.LanguageModel) -> None:

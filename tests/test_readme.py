@@ -24,7 +24,7 @@ def test_every_link_leads_somewhere():
 
 def test_every_make_target_and_command_exists():
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf8"), flags=re.MULTILINE))
-    assert set(re.findall(r"\bmake (\w+)", README)) <= targets
+    assert set(re.findall(r"(?:`|^)make (\w+)", README, flags=re.MULTILINE)) <= targets
     shown = subprocess.run([sys.executable, "-m", "sempa_utils", "--help"], capture_output=True, text=True, check=True)
     for command in set(re.findall(r"python -m sempa_utils (\w+)", README)):
         assert command in shown.stdout

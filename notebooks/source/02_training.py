@@ -271,10 +271,7 @@ display(training_plots.training_curve(record))
 # is no fault of the run.
 
 # %%
-last = curve[-len(curve) // 4 or -1 :]
-mean = {
-    name: sum(point[name] for point in last) / len(last) for name in ("loss", "margin", "accuracy")
-}
+mean = record["last_quarter"]
 print(
     f"over the last quarter: loss {mean['loss']:.3f}, margin {mean['margin']:.3f}, accuracy {mean['accuracy']:.2f}"
 )
