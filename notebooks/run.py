@@ -105,7 +105,7 @@ def main() -> int:
         draft.write_text(index_page(summary, build), encoding="utf8")
     state_path.unlink()
     if options.publish:
-        publish(build, summary)
+        publish(build, summary, complete=not options.only)
     print(
         f"all done in {(time.perf_counter() - started) / 60:.1f} minutes; open {build / 'index.html'}"
     )
@@ -291,13 +291,19 @@ trl {summary["versions"]["trl"]}. Numbers are in <a href="summary.json">summary.
 """
 
 
-def publish(build: Path, summary: dict) -> None:
-    """Copy the executed notebooks beside their sources and the records into results/."""
+def publish(build: Path, summary: dict, complete: bool) -> None:
+    """Copy the executed notebooks beside their sources and the records into results/.
+
+    The summary of a run goes with them only if the run was of all notebooks.
+    """
     for name in summary["notebooks"]:
         shutil.copyfile(build / f"{name}.ipynb", HERE / f"{name}.ipynb")
         record = build / "records" / f"notebook_{name}.json"
         shutil.copyfile(record, results.committed_folder() / record.name)
-    shutil.copyfile(build / "summary.json", results.committed_folder() / f"{summary['name']}.json")
+    if complete:
+        shutil.copyfile(
+            build / "summary.json", results.committed_folder() / f"{summary['name']}.json"
+        )
 
 
 def _read_state(path: Path, key: str) -> dict:

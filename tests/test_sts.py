@@ -11,6 +11,7 @@ from scipy import stats
 
 from sempa_utils import corpora, sts
 from sempa_utils.checks import InputError
+from sempa_utils.embedding import Embedder
 from sempa_utils.corpora import Corpus, Pair
 
 # --- spearman ----------------------------------------------------------------------------------
@@ -229,6 +230,15 @@ def test_evaluate_on_the_real_tasks(data_directory):
     assert list(results) == list(corpora.STS_TASKS)
     # Shared words say something on every real task: a scorer that mixed up its rows would not see it.
     assert all(result["spearman"] > 10 for result in results.values())
+
+
+@pytest.mark.data
+@pytest.mark.model
+def test_prompteol_on_the_packaged_model_gives_its_known_figure(data_directory, packaged):
+    # In SentEval's text, bare template, float32; another reading of data, text or state gives another figure.
+    result = sts.evaluate(Embedder(packaged, "prompteol"), ["STS-B"], data_directory)["STS-B"]
+    assert result["pairs"] == 1379
+    assert result["spearman"] == pytest.approx(59.9, abs=0.3)
 
 
 # --- spearman_interval -------------------------------------------------------------------------

@@ -180,7 +180,9 @@ figures = {
 if len(tasks) == 1:  # the mean of one task says nothing new
     figures = {name: {tasks[0]: found[tasks[0]]} for name, found in figures.items()}
 for task, result in next(iter(scores.values())).items():
-    print(f"{task}: {result['pairs']:,} pairs from {result['data']['source']}")
+    complete = result["pairs"] == corpora.PAIR_COUNTS.get(task, len(small))
+    note = "" if complete else ", a sample: not the published measure"
+    print(f"{task}: {result['pairs']:,} pairs from {result['data']['source']}{note}")
 
 # %%
 rows = {"mean pooling": "Mean Pooling", "PromptEOL": "PromptEOL", "SemPA": "SemPA"}
