@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from sempa_utils import models, prefix_tree, profiles
+from sempa_utils import __version__, models, prefix_tree, profiles
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, require_space, write_whole
 from sempa_utils.corpora import Corpus, load_triplets
 from sempa_utils.preferences import preference_dataset
@@ -70,8 +70,9 @@ class Recipe:
 
 
 def run_fingerprint(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> str:
-    """Name a training run by all that its result depends on: base, precision, data, recipe."""
-    return fingerprint(language_model.fingerprint, language_model.precision, corpus.fingerprint, asdict(recipe))
+    """Name a training run by all that its result depends on: the kit, base, precision, data, recipe."""
+    base = (language_model.fingerprint, language_model.precision)
+    return fingerprint(__version__, *base, corpus.fingerprint, asdict(recipe))
 
 
 def train(

@@ -11,8 +11,8 @@ from scipy import stats
 
 from sempa_utils import corpora, sts
 from sempa_utils.checks import InputError
-from sempa_utils.embedding import Embedder
 from sempa_utils.corpora import Corpus, Pair
+from sempa_utils.embedding import Embedder
 
 # --- spearman ----------------------------------------------------------------------------------
 
