@@ -55,19 +55,33 @@ def record():
     return {"curve": curve, "recipe": {"micro_batch": 4, "accumulation": 2}}
 
 
+def lines_of(axes) -> dict:
+    return {line.get_label(): line for line in axes.lines}
+
+
 def test_the_training_curve(tmp_path):
     figure = saved(training.training_curve(record()), tmp_path)
     loss, reward, accuracy = figure.axes
     np.testing.assert_allclose(loss.lines[0].get_xydata(), [[8, 0.69], [16, 0.5], [24, 0.3]])
-    assert set(loss.lines[1].get_ydata()) == {math.log(2)}, "where no preference is, the loss is ln 2"
-    np.testing.assert_allclose(reward.lines[0].get_ydata(), [0, -0.1, -0.2])
-    np.testing.assert_allclose(reward.lines[1].get_ydata(), [0, -0.4, -1])
-    assert [line.get_label() for line in reward.lines[:2]] == ["chosen", "rejected"]
-    assert {text.get_text() for text in reward.texts} == {"chosen", "rejected"}
+    assert set(lines_of(loss)["ln 2: no preference"].get_ydata()) == {math.log(2)}
+    np.testing.assert_allclose(lines_of(reward)["chosen"].get_ydata(), [0, -0.1, -0.2])
+    np.testing.assert_allclose(lines_of(reward)["rejected"].get_ydata(), [0, -0.4, -1])
+    assert {text.get_text() for text in reward.get_legend().get_texts()} == {"chosen", "rejected"}
     np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [50, 75, 100])
     assert {axes.get_xlabel() for axes in figure.axes} == {"triplets seen"}
     assert [title(axes) for axes in figure.axes] == ["Loss", "Implicit reward", "Preference accuracy"]
     assert "nats" in loss.get_ylabel() and "%" in accuracy.get_ylabel()
+
+
+def test_a_long_training_curve_is_smoothed_by_an_eighth(tmp_path):
+    points = [
+        {"step": step, "loss": step % 2, "chosen_reward": step, "rejected_reward": -step, "accuracy": 1.0}
+        for step in range(1, 17)
+    ]
+    figure = saved(training.training_curve(record() | {"curve": points}), tmp_path)
+    chosen = lines_of(figure.axes[1])["chosen"]
+    # The mean of two steps stands at the later one.
+    np.testing.assert_allclose(chosen.get_xydata(), [[8 * step, step - 0.5] for step in range(2, 17)])
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])

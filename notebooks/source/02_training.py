@@ -246,8 +246,8 @@ del with_adapter, policy
 #
 # The recipe is the paper's: LoRA of rank 8 on all linear layers but the head, β = 0.1, AdamW with a peak
 # rate of 1e-4, 5 % warm-up and cosine decay, one epoch. The profile sets the sizes. A finished run of the
-# same base, data and recipe is found again; an interrupted one goes on from its last checkpoint. To train
-# anew, delete the folder that is printed below, or change anything in the recipe.
+# same base, data and recipe is found again under `build/adapters/`; an interrupted one goes on from its
+# last checkpoint. Delete the folder, or change anything in the recipe, and it trains anew.
 
 # %%
 record, _ = training.train_profile(MODEL, profile, SEED)

@@ -139,18 +139,18 @@ similarities["SemPA"] = similarities_of(adapted, "prompteol")
 display(score_plots.agreement(similarities, human))
 
 # %%
-lines = ["| mini-STS, 202 pairs of ours | ρ × 100 | 95 % interval |", "|---|---|---|"]
+lines = [f"| mini-STS, {len(small)} pairs of ours | ρ × 100 | 95 % interval |", "|---|---|---|"]
 mini = {}
 for name, values in similarities.items():
     low, high = sts.spearman_interval(values, human, seed=SEED)
     mini[name] = {"spearman": sts.spearman(values, human), "low": low, "high": high}
     lines.append(f"| {name} | {mini[name]['spearman']:.1f} | {low:.1f} to {high:.1f} |")
-display(Markdown("\n".join(lines).replace("202", str(len(small)))))
+display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # The mini corpus is hard on purpose: many of its pairs share their words and not their meaning, or the
-# reverse. And it is small: read the intervals before the figures. Two overlapping intervals are no
-# evidence for a difference.
+# reverse. And it is small: read the intervals before the figures. A difference that is small beside them
+# is not to be believed on so few pairs.
 
 # %% [markdown]
 # ## 4 · The seven tasks

@@ -2,39 +2,46 @@
 
 import math
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from sempa_utils.plots.style import COLOURS, page_style, panels
 
 
 def training_curve(record: dict) -> Figure:
-    """Draw loss, rewards and accuracy over the triplets seen, from a record of `training.train`."""
+    """Draw loss, rewards and accuracy over the triplets seen, from a record of `training.train`.
+
+    Thin lines are single steps, thick ones the mean of an eighth of the run.
+    """
     curve = record["curve"]
     batch = record["recipe"]["micro_batch"] * record["recipe"]["accumulation"]
     seen = [point["step"] * batch for point in curve]
     with page_style():
-        figure, (left, middle, right) = panels(columns=3, height=3.2)
-        left.plot(seen, [point["loss"] for point in curve], color=COLOURS["blue"])
-        left.axhline(math.log(2), color=COLOURS["grey"], linestyle="--", linewidth=1)
-        left.annotate("ln 2: no preference yet", (seen[-1], math.log(2)), xytext=(0, 4),
-                      textcoords="offset points", ha="right", fontsize=9, color=COLOURS["grey"])  # fmt: skip
+        figure, (left, middle, right) = panels(columns=3, height=3.3)
+        _noisy_line(left, seen, [point["loss"] for point in curve], "blue")
+        left.axhline(math.log(2), color=COLOURS["grey"], linestyle="--", linewidth=1, label="ln 2: no preference")
         left.set(title="Loss", ylabel="DPO loss (nats)")
-        for name, colour, label, side in (
-            ("chosen_reward", "green", "chosen", 4),
-            ("rejected_reward", "vermillion", "rejected", -11),
+        for name, colour, label in (
+            ("chosen_reward", "green", "chosen"),
+            ("rejected_reward", "vermillion", "rejected"),
         ):
-            values = [point[name] for point in curve]
-            middle.plot(seen, values, color=COLOURS[colour], label=label)
-            middle.annotate(label, (seen[-1], values[-1]), xytext=(0, side), textcoords="offset points",
-                            ha="right", fontsize=9, color=COLOURS[colour])  # fmt: skip
+            _noisy_line(middle, seen, [point[name] for point in curve], colour, label)
         middle.axhline(0, color=COLOURS["grey"], linestyle="--", linewidth=1)
         middle.set(title="Implicit reward", ylabel="β log(π / π_ref)")
-        right.plot(seen, [100 * point["accuracy"] for point in curve], color=COLOURS["purple"])
-        right.axhline(50, color=COLOURS["grey"], linestyle="--", linewidth=1)
+        _noisy_line(right, seen, [100 * point["accuracy"] for point in curve], "purple")
+        right.axhline(50, color=COLOURS["grey"], linestyle="--", linewidth=1, label="chance")
         right.set(title="Preference accuracy", ylabel="chosen above rejected (%)", ylim=(0, 104))
         for axes in (left, middle, right):
             axes.set_xlabel("triplets seen")
+            axes.legend(loc="lower left", fontsize=9)
     return figure
+
+
+def _noisy_line(axes, places, values, colour: str, label: str | None = None) -> None:
+    axes.plot(places, values, color=COLOURS[colour], linewidth=0.8, alpha=0.45)
+    window = max(1, len(values) // 8)
+    smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+    axes.plot(places[window - 1 :], smooth, color=COLOURS[colour], label=label)
 
 
 def length_histogram(lengths: dict[str, list[int]]) -> Figure:
