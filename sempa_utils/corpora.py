@@ -15,7 +15,7 @@ import shutil
 import tarfile
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,10 +111,19 @@ class Corpus:
         chosen = random.Random(seed).sample(self.rows, limit)
         return _corpus(self.name, chosen, f"{self.source}, drawn from {len(self):,}", self.dropped)
 
+    def split(self, limit: int | None, held_out: int, seed: int) -> tuple["Corpus", "Corpus"]:
+        """Return (training rows, held-out rows) by `seed`; no first sentence stands in both.
+
+        `held_out` rows, but no more than a third, are set aside first; `limit` of the rest are drawn.
+        """
+        aside = self.sample(max(1, min(held_out, len(self) // 3)), seed)
+        return self.without(aside).sample(limit, seed), replace(aside, name=f"{self.name}, held out")
+
     def without(self, other: "Corpus") -> "Corpus":
         """Return the rows whose first sentence (anchor or premise) is no row's first sentence in `other`."""
         taken = {row[0] for row in other.rows}
-        return _corpus(f"{self.name}, held out", [row for row in self.rows if row[0] not in taken], self.source)
+        kept = [row for row in self.rows if row[0] not in taken]
+        return _corpus(self.name, kept, self.source, self.dropped)
 
 
 def _corpus(name: str, rows: list, source: str, dropped=None) -> Corpus:
@@ -169,7 +178,12 @@ def load_ranked_nli(directory: str | Path | None = None, limit: int | None = Non
         found = [path for path in files if path.is_file()]
         if found:
             return _read_labelled_nli(found, source).sample(limit, seed)
-    return _corpus("ranked NLI rows", _mini_nli(), "mini corpus (packaged)").sample(limit, seed)
+    return packaged_ranked_nli().sample(limit, seed)
+
+
+def packaged_ranked_nli() -> Corpus:
+    """Return the mini corpus' premises with their entailed, neutral and contradicted sentences."""
+    return _corpus("ranked NLI rows", _mini_nli(), "mini corpus (packaged)")
 
 
 def _read_labelled_nli(paths: list[Path], source: str) -> Corpus:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
 
 from sempa_utils.checks import InputError, cache_folder, file_sha256, pick, require_space, write_whole
@@ -41,7 +42,7 @@ class LanguageModel:
     model: torch.nn.Module
     tokenizer: object
     fingerprint: str  # of the base weights, the same in every precision
-    adapter: str | None = None
+    adapter: str | None = None  # its fingerprint
 
     @property
     def device(self) -> torch.device:
@@ -84,14 +85,16 @@ def load(
     options = {"use_safetensors": True, "trust_remote_code": False}
     if precision == "nf4":
         check_nf4(device)
-        options |= {"quantization_config": nf4_config(device), "device_map": {"": device}}
+        # What is not quantised (embedding, norms, head) is held in the type that is computed in.
+        options |= {"dtype": compute_dtype(device), "device_map": {"": device}}
+        options |= {"quantization_config": nf4_config(device)}
     else:
         options |= {"dtype": getattr(torch, precision)}
     _quiet_load_reports()
     try:
         model = AutoModelForCausalLM.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-    except OSError as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{name}: not to be had as a model: {_first_line(error)} Name a directory with config.json, "
             "tokenizer and *.safetensors, a hub id that this machine can reach, or 'packaged'."
@@ -105,7 +108,8 @@ def load(
         name = PACKAGED_ID
     elif Path(source).is_dir():
         name = Path(source).name  # records and adapters name no path of somebody's machine
-    language_model = wrap(model, tokenizer, name, precision)
+    rows = _first_rows_of_files(weight_files(source))
+    language_model = replace(wrap(model, tokenizer, name, precision), fingerprint=weights_fingerprint(rows))
     return add_adapter(language_model, adapter) if adapter else language_model
 
 
@@ -116,7 +120,8 @@ def wrap(model, tokenizer, name: str, precision: str = "float32") -> LanguageMod
         tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return LanguageModel(name, precision, model, tokenizer, weights_fingerprint(model))
+    rows = {key: parameter.detach()[0] for key, parameter in model.named_parameters() if "lora_" not in key}
+    return LanguageModel(name, precision, model, tokenizer, weights_fingerprint(rows))
 
 
 def set_padding(tokenizer) -> None:
@@ -256,24 +261,47 @@ def check_nf4(device: str = "cpu") -> None:
         ) from error
 
 
-def weights_fingerprint(model) -> str:
-    """Return 16 hexadecimal digits that name the base weights, whatever their precision.
+def weight_files(source: str) -> list[Path]:
+    """Return the safetensors files of a model directory, or of a hub id that was loaded before."""
+    folder = Path(source)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
 
-    Norm weights and the first embedding row stay unquantised in NF4; in bfloat16 they are the same
-    bytes for a model loaded in float32, bfloat16 or NF4. Adapters do not enter.
+        folder = Path(snapshot_download(source, allow_patterns="*.safetensors", local_files_only=True))
+    return sorted(folder.glob("*.safetensors"))
+
+
+def read_matrix(name: str, contains: str = "mlp") -> tuple[str, torch.Tensor]:
+    """Return the name and the float32 values of a model's first weight matrix whose name has `contains`.
+
+    Read from the file alone: the model is not loaded.
+    """
+    for path in weight_files(fetch(name)):
+        with safe_open(path, "pt") as tensors:
+            for key in sorted(tensors.keys()):
+                if contains in key and len(tensors.get_slice(key).get_shape()) == 2:
+                    return key, tensors.get_tensor(key).float()
+    raise InputError(f"{name}: no weight matrix with {contains!r} in its name. Name another part.")
+
+
+def weights_fingerprint(first_rows: dict[str, torch.Tensor]) -> str:
+    """Return 16 hexadecimal digits that name base weights by each tensor's first row, in bfloat16.
+
+    Taken from the files, before any quantisation, so a model has one name in every precision.
     """
     digest = hashlib.sha256()
-    for name, shape in weight_shapes(model).items():
-        digest.update(f"{name}{tuple(shape)}".encode())
-    for name, parameter in model.named_parameters():
-        if parameter.ndim == 1 and "lora_" not in name and parameter.is_floating_point():
-            digest.update(_bfloat16_bytes(parameter))
-    digest.update(_bfloat16_bytes(model.get_input_embeddings().weight[1]))
+    for name in sorted(first_rows):
+        row = first_rows[name].to("cpu", torch.bfloat16).contiguous().view(-1)
+        digest.update(name.encode() + row.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _bfloat16_bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes()
+def _first_rows_of_files(paths: list[Path]) -> dict[str, torch.Tensor]:
+    rows = {}
+    for path in paths:
+        with safe_open(path, "pt") as tensors:
+            rows |= {key: tensors.get_slice(key)[0] for key in tensors.keys()}
+    return rows
 
 
 def weight_shapes(model) -> dict[str, torch.Size]:
@@ -316,13 +344,18 @@ def add_adapter(language_model: LanguageModel, folder: Path | str) -> LanguageMo
     folder = Path(folder)
     if any("lora_" in name for name, _ in language_model.model.named_parameters()):
         raise InputError(
-            f"{folder}: there is an adapter on this model already ({language_model.adapter}). "
+            f"{folder}: there is an adapter on this model already. "
             "Call models.remove_adapter on it first, or load the base anew."
         )
     check_adapter(language_model, folder)
     model = PeftModel.from_pretrained(language_model.model, str(folder))
     model.eval()
-    return replace(language_model, model=model, adapter=str(folder))
+    return replace(language_model, model=model, adapter=adapter_fingerprint(folder))
+
+
+def adapter_fingerprint(folder: Path | str) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of an adapter's weights."""
+    return file_sha256(Path(folder) / "adapter_model.safetensors")[:16]
 
 
 def remove_adapter(language_model: LanguageModel) -> LanguageModel:
@@ -334,8 +367,6 @@ def remove_adapter(language_model: LanguageModel) -> LanguageModel:
 
 def check_adapter(language_model: LanguageModel, folder: Path | str) -> None:
     """Raise an `InputError` unless `folder` holds a safetensors adapter made for this base model."""
-    from safetensors import SafetensorError, safe_open
-
     folder = Path(folder)
     weights = folder / "adapter_model.safetensors"
     for needed in (folder / "adapter_config.json", weights):

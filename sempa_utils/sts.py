@@ -45,6 +45,28 @@ def spearman_interval(similarities, scores, resamples: int = 2000, seed: int = 4
     return float(low), float(high)
 
 
+def paired_difference(
+    similarities, other_similarities, scores, resamples: int = 2000, seed: int = 42
+) -> tuple[float, float, float]:
+    """Return the difference of two methods' ρ × 100 on the same pairs, with its 95 % interval.
+
+    Both methods are scored on each bootstrap resample of the pairs, so what the pairs have in common
+    cancels. Returns (difference, low, high). Raises `InputError` for fewer than 20 pairs.
+    """
+    values = [np.asarray(one, dtype=float) for one in (similarities, other_similarities, scores)]
+    difference = spearman(values[0], values[2]) - spearman(values[1], values[2])
+    if len(values[2]) < 20:
+        raise InputError(f"{len(values[2])} pairs are too few for a bootstrap interval; give at least 20.")
+    generator = np.random.default_rng(seed)
+    figures = []
+    for _ in range(resamples):
+        draw = generator.integers(len(values[2]), size=len(values[2]))
+        one, other, gold = (value[draw] for value in values)
+        figures.append(stats.spearmanr(one, gold).statistic - stats.spearmanr(other, gold).statistic)
+    low, high = np.percentile(figures, [2.5, 97.5])
+    return difference, 100 * float(low), 100 * float(high)
+
+
 def pair_similarities(encode, pairs, batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
     """Return the cosine of each pair's vectors, shape (n,). `encode` maps a list of strings to (n, width)."""
     pairs = list(pairs)
@@ -57,7 +79,7 @@ def pair_similarities(encode, pairs, batch_size: int = 32, show_progress_bar: bo
 
 
 def score_task(encode, task: corpora.Corpus, batch_size: int = 32, show_progress_bar: bool = False) -> dict:
-    """Score one task's pairs; return its `spearman` (the `all` rule), each subset's, and the pair count.
+    """Score one task's pairs; return its `spearman` (the `all` rule), each subset's, the pair count, the cosines.
 
     A subset of which a drawn sample holds too little for ρ (one pair, or equal scores) is left out.
     """
@@ -68,7 +90,7 @@ def score_task(encode, task: corpora.Corpus, batch_size: int = 32, show_progress
     for name in dict.fromkeys(pair.subset for pair in task.rows if pair.subset):
         with contextlib.suppress(InputError):
             subsets[name] = spearman(similarities[of_subset == name], scores[of_subset == name])
-    return {"spearman": whole, "pairs": len(scores), "subsets": subsets}
+    return {"spearman": whole, "pairs": len(scores), "subsets": subsets, "similarities": similarities}
 
 
 def evaluate(

@@ -47,6 +47,8 @@ class Recipe:
     accumulation: int = 1
     max_length: int = 256
     save_every: int = 20_000  # triplets
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0  # longer gradients are cut to this length
     gradient_checkpointing: bool = False
     shared_prefix: bool = True  # False: TRL's own batches, the same result more slowly
     seed: int = 42
@@ -125,8 +127,9 @@ def train(
         if not checkpoint:  # else the clock saw a part of the run alone
             record["triplets_per_second"] = round(len(corpus) * recipe.epochs / outcome.metrics["train_runtime"], 3)
         models.save_adapter(trained, folder / "adapter")
+        record["adapter_fingerprint"] = models.adapter_fingerprint(folder / "adapter")
         with write_whole(folder / RECORD) as draft:
-            draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
+            draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf8")
     finally:
         _give_back(replace(language_model, model=trainer.model))
     return read_record(folder)
@@ -139,17 +142,17 @@ def train_profile(
     directory: str | Path | None = None,
     folder: str | Path | None = None,
     show_progress_bar: bool = True,
-) -> tuple[dict, Corpus]:
-    """Train what a profile says, or find it already trained; return the record and the training rows.
+) -> tuple[dict, Corpus, Corpus]:
+    """Train what a profile says, or find it already trained; return (record, training rows, held-out rows).
 
-    The run's folder is by default build/adapters/<run's fingerprint>.
+    The run's folder is by default build/adapters/<run's fingerprint>. No model is left in memory.
     """
     profile = profile or profiles.get()
-    corpus = load_triplets(directory, profile.triplets, seed)
+    corpus, held_out = load_triplets(directory).split(profile.triplets, profile.picture_triplets, seed)
     recipe = Recipe.of_profile(profile, seed=seed)
     language_model = models.load(name, profile.precision)
     folder = folder or build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
-    return train(language_model, corpus, recipe, folder, show_progress_bar=show_progress_bar), corpus
+    return train(language_model, corpus, recipe, folder, show_progress_bar=show_progress_bar), corpus, held_out
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -165,7 +168,6 @@ def make_trainer(
 ):
     """Return TRL's `DPOTrainer` set to the recipe, with a fresh LoRA adapter on the base."""
     device = language_model.device.type
-    half = models.compute_dtype(device) if language_model.precision == "nf4" else language_model.model.dtype
     arguments = DPOConfig(
         output_dir=str(folder / "checkpoints"),
         beta=recipe.beta,
@@ -174,13 +176,14 @@ def make_trainer(
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_share,  # below 1 it is a share of all steps
         optim="adamw_torch",
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_gradient_norm,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.micro_batch,
         gradient_accumulation_steps=recipe.accumulation,
         gradient_checkpointing=recipe.gradient_checkpointing,
         max_length=recipe.max_length,
-        bf16=half == torch.bfloat16,
-        fp16=half == torch.float16,
+        **mixed_precision(language_model),
         use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu",
         seed=recipe.seed,
@@ -253,6 +256,13 @@ class SharedPrefixDPOTrainer(DPOTrainer):
         mode = "train" if self.model.training else "eval"
         for name, values in figures.items():
             self._metrics[mode][name].append(self.accelerator.gather(values).mean().item())
+
+
+def mixed_precision(language_model: models.LanguageModel) -> dict[str, bool]:
+    """Return the trainer's switches: bf16 or fp16 autocast where the model computes so, else none."""
+    nf4 = language_model.precision == "nf4"
+    dtype = models.compute_dtype(language_model.device.type) if nf4 else language_model.model.dtype
+    return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
@@ -373,7 +383,10 @@ def _point(entry: dict) -> dict:
         "learning_rate": "learning_rate",
         "gradient_norm": "grad_norm",
     }
-    return {ours: entry[theirs] for ours, theirs in names.items() if theirs in entry}
+    point = {ours: entry[theirs] for ours, theirs in names.items() if theirs in entry}
+    if not math.isfinite(point.get("gradient_norm", 0.0)):
+        point["gradient_norm"] = None  # in float16 the scaler skips such a step and tries a smaller scale
+    return point
 
 
 def _mean(points: list[dict], names) -> dict[str, float]:

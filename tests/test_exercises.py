@@ -9,8 +9,6 @@ import torch
 
 from sempa_utils import exercises
 
-torch.set_num_threads(1)
-
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "source" / "01_theory.py"
 
 

@@ -19,8 +19,6 @@ from hypothesis.extra import numpy as hnp
 
 from sempa_utils import plackett_luce as pl
 
-torch.set_num_threads(1)
-
 DTYPES = [torch.float32, torch.float64]
 
 

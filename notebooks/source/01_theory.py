@@ -569,13 +569,13 @@ figures["one_word_jensen_gap"] = (mean_of_losses - loss_of_mean).item()
 # corpus.
 
 # %%
-from sempa_utils import corpora, models, preferences, prefix_tree, profiles
+from sempa_utils import corpora, models, preferences, prefix_tree
 from sempa_utils.embedding import Embedder
 from sempa_utils.templates import paraphrase_request
 
-steps, batch, held_out_rows = (3, 2, 8) if PROFILE == "smoke" else (12, 6, 40)
-language_model = models.load(MODEL, profiles.get(PROFILE).evaluation_precision)
-corpus = corpora.load_ranked_nli()
+steps, batch, held_out_rows = profile.theory_steps, 6, profile.theory_held_out
+language_model = models.load(MODEL, profile.evaluation_precision)
+corpus = corpora.packaged_ranked_nli()
 shortest = sorted(corpus.rows, key=lambda row: sum(map(len, row)))[:160]
 order = torch.randperm(len(shortest), generator=torch.Generator().manual_seed(SEED)).tolist()
 training = [shortest[index] for index in order[: steps * batch]]
@@ -627,11 +627,12 @@ assert change.max() > 0.01, "the same probabilities, but other cosines"
 # so few steps.)
 
 # %%
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
+from sempa_utils.training import Recipe, lora_config
 
 SIDES, ALL_SIDES = ("entailment", "contradiction"), ("entailment", "neutral", "contradiction")
 BETA, LEARNING_RATE = 0.1, 5e-4
-lora = LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+lora = lora_config(Recipe())
 torch.manual_seed(SEED)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # between libraries, nothing of ours
@@ -726,9 +727,10 @@ theory.score_against_cosine(
 )  # fmt: skip
 
 # %% [markdown]
-# Read the interval before the coefficient. Two measures of one thing would give a ρ near 1, and the
-# interval excludes that. What remains has no fixed sign: change `SEED`, which draws the rows and starts
-# the adapter, and see the coefficient move. In the same few steps the
+# Read the interval before the coefficient (Fisher's z, with the variance factor 1.06 that Spearman's ρ
+# needs). Two measures of one thing would give a ρ near 1, and the interval excludes that. One run
+# of one seed says no more: change `SEED`, which draws the rows and starts the adapter, and see how far the
+# coefficient moves. In the same few steps the
 # policy began to tell entailed from contradicted *answers* on triplets it had never seen, while the
 # cosines hardly moved. Equal objectives, then, but not equal geometry: the theory is right about the
 # loss and silent about the vectors. That alignment improves embeddings, as the paper reports for 7B
@@ -833,7 +835,7 @@ print(
 # the curve jumps from batch to batch. What counts in your own runs: the margin, the accuracy, and a
 # measure of the task itself. A chosen reward that sinks slowly is common; one that sinks without end
 # means that probability is draining to answers that nobody ranked, and a smaller learning rate or a
-# larger β usually holds it.
+# larger β, the weight on the reference, is the first thing to try.
 
 # %% [markdown]
 # ## 9 · From pairs to lists

@@ -71,8 +71,10 @@ display(Markdown(results.costs("02_training")))
 # %%
 from sempa_utils import corpora
 
-training_rows = corpora.load_triplets(limit=profile.triplets, seed=SEED)
-print(training_rows.describe())
+triplets = corpora.load_triplets()
+print(triplets.describe())
+training_rows, held_out = triplets.split(profile.triplets, profile.picture_triplets, SEED)
+print(f"{len(training_rows):,} rows to train on; {len(held_out)} set aside, with other anchors")
 for triplet in training_rows.rows[:3]:
     print(
         f"\nanchor    {triplet.anchor}\npositive  {triplet.positive}\nnegative  {triplet.negative}"
@@ -137,24 +139,24 @@ display(training_plots.length_histogram(lengths))
 #
 # NF4 stores each weight as one of 16 levels, placed where a normal distribution has equal shares, times a
 # scale per block of 64. Double quantisation stores the scales themselves in 8 bits. The base is frozen,
-# so the rounding happens once; the gradient flows through it into the adapter, which stays in float32.
+# so the rounding happens once; the gradient flows through it into the adapter. The adapter stays in
+# float32: its updates are small beside its weights, and in 16 bits many of them would round to nothing.
 
 # %%
 import bitsandbytes.functional as bnb
 import torch
 
-full = models.load(MODEL, "float32" if base.device.type == "cpu" else "bfloat16")
-weight = full.decoder.layers[0].mlp.down_proj.weight.detach().float()
+matrix, weight = models.read_matrix(MODEL)  # from the file: no second model in memory
+weight = weight.to(base.device)
 packed, state = bnb.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
 restored = bnb.dequantize_4bit(packed, state).float()
 scales = state.absmax.numel() * state.absmax.element_size()
 bits = 8 * (packed.numel() * packed.element_size() + scales) / weight.numel()
 relative = ((restored - weight).norm() / weight.norm()).item()
 
-print(f"one weight matrix {tuple(weight.shape)}: {bits:.2f} bits a weight instead of 32")
+print(f"{matrix}, {tuple(weight.shape)}: {bits:.2f} bits a weight instead of 32")
 print(f"relative error ‖W − W₄‖ / ‖W‖ = {100 * relative:.1f} %")
 assert bits < 4.3 and relative < 0.15
-del full
 
 # %% [markdown]
 # ## 3 · The loss, in five lines
@@ -169,6 +171,7 @@ del full
 
 # %%
 import math
+from dataclasses import replace
 
 from peft import get_peft_model
 from sempa_utils import plackett_luce, training
@@ -184,10 +187,8 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
 recipe = training.Recipe.of_profile(profile, seed=SEED)
 few = training_rows.rows[:4]
 anchors, positives, negatives = (list(column) for column in zip(*few))
-with_adapter = get_peft_model(
-    models.load(MODEL, profile.precision).model, training.lora_config(recipe)
-)
-policy = models.wrap(with_adapter, base.tokenizer, base.name, base.precision)
+with_adapter = get_peft_model(base.model, training.lora_config(recipe))
+policy = replace(base, model=with_adapter)
 
 scored = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
 with with_adapter.disable_adapter():
@@ -239,7 +240,7 @@ print("log-probabilities by tree ", [f"{value:.3f}" for value in by_tree.tolist(
 print("one sequence per answer   ", [f"{value:.3f}" for value in plain.tolist()[:4]], "…")
 print(f"largest difference {worst:.1e} (tolerance: 1e-3 of a nat in float32, 1 in half precision)")
 assert worst < (1e-3 if base.device.type == "cpu" and profile.precision != "bfloat16" else 1.0)
-del with_adapter, policy
+base = models.remove_adapter(policy)
 
 # %% [markdown]
 # ## 5 · Training
@@ -250,7 +251,8 @@ del with_adapter, policy
 # last checkpoint. Delete the folder, or change anything in the recipe, and it trains anew.
 
 # %%
-record, _ = training.train_profile(MODEL, profile, SEED)
+del base, policy, with_adapter  # one model in memory at a time
+record, training_rows, held_out = training.train_profile(MODEL, profile, SEED)
 curve = record["curve"]
 print(
     f"{record['data']['rows']:,} triplets in {record['steps']} steps, {record['seconds']:.0f} s, "
@@ -284,9 +286,9 @@ print(
 # was learned.
 
 # %%
-held_out = corpora.load_triplets().without(training_rows).sample(profile.picture_triplets, SEED)
-print(held_out.describe())
+base = models.load(MODEL, profile.precision)
 trained = models.add_adapter(base, record["adapter"])
+print(held_out.describe())
 anchors, positives, negatives = (list(column) for column in zip(*held_out.rows))
 after = torch.stack(
     [answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)]
@@ -334,6 +336,10 @@ for sentence in requests:
     print(f"request  {sentence}\nbase     {plain_answer}\nSemPA    {paraphrase(sentence)}\n")
 
 # %% [markdown]
+# Read them closely: a paraphrase can be fluent and say something else, and a model of this size copies
+# more than it rephrases. DPO was shown which of two given answers is better, never how to write one.
+
+# %% [markdown]
 # ## The paper's setting and this run's
 
 # %%
@@ -362,6 +368,11 @@ settings = results.settings_table(
             "AdamW, 1e-4, 5 % warm-up, cosine",
             f"AdamW, {recipe.learning_rate:g}, {recipe.warmup_share:.0%} warm-up, cosine",
         ),
+        (
+            "gradient clipping, weight decay",
+            "not stated",
+            f"{recipe.max_gradient_norm:g}, {recipe.weight_decay:g}",
+        ),
         ("β", "not stated (their trainer's default: 0.1)", recipe.beta),
         (
             "hardware",
@@ -383,6 +394,7 @@ results.save_run(
         "nf4_bits_per_weight": bits,
         "nf4_relative_error": relative,
         "tree_difference": worst,
+        "adapter_fingerprint": record["adapter_fingerprint"],
         "training": {
             k: record[k]
             for k in ("curve", "seconds", "steps", "peak_memory_bytes", "trainable_parameters")

@@ -30,15 +30,22 @@ METHODS = {
 class Embedder:
     """Turn sentences into vectors with a language model.
 
-    `model` is a `LanguageModel` or what `models.load` takes as a name; `method` a key of `METHODS`;
-    `adapter` the folder of a LoRA adapter. A text longer than `max_length` tokens is cut inside the
+    `model` is a `LanguageModel`, or a name that `models.load` takes, loaded in `precision`; `method` a
+    key of `METHODS`; `adapter` the folder of a LoRA adapter. A text longer than `max_length` tokens is cut inside the
     template, so that the template's end stays; `truncated` counts the sentences this happened to.
     """
 
-    def __init__(self, model="packaged", method: str = "prompteol", adapter=None, max_length: int = 512):
+    def __init__(
+        self,
+        model="packaged",
+        method: str = "prompteol",
+        adapter=None,
+        max_length: int = 512,
+        precision: str = "float32",
+    ):
         self.method = pick(method, METHODS, "method")
         self.method_name = method
-        self.language_model = models.load(model) if isinstance(model, str) else model
+        self.language_model = models.load(model, precision) if isinstance(model, str) else model
         if adapter is not None:
             self.language_model = models.add_adapter(self.language_model, adapter)
         context = getattr(self.language_model.model.config, "max_position_embeddings", max_length)
