@@ -308,11 +308,11 @@ def report(options) -> None:
     from sempa_utils.plots import scores
 
     folder = results.committed_folder()
-    training, base, adapted = (results.load_run(folder / f"{name}.json") for name in results.PICTURE_RECORDS)
+    training, scored = (results.load_run(folder / f"{name}.json") for name in results.PICTURE_RECORDS)
     ours = {
-        "mean pooling": base["figures"]["mean"]["STS-B"]["spearman"],
-        "PromptEOL": base["figures"]["prompteol"]["STS-B"]["spearman"],
-        "SemPA": adapted["figures"]["prompteol + adapter"]["STS-B"]["spearman"],
+        "mean pooling": scored["figures"]["mean"]["STS-B"]["spearman"],
+        "PromptEOL": scored["figures"]["prompteol"]["STS-B"]["spearman"],
+        "SemPA": scored["figures"]["prompteol + adapter"]["STS-B"]["spearman"],
     }
     published = {
         ours_name: results.published_sts("LLaMA2-7B", theirs)["STS-B"]

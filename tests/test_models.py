@@ -73,10 +73,42 @@ def test_the_fingerprint_names_weights_and_not_precision(directory, tmp_path):
     assert models.load(str(other)).fingerprint not in found
 
 
-def test_an_adapter_does_not_change_the_fingerprint_or_the_size(tiny):
-    before = tiny.describe()["parameters"], models.weights_fingerprint(tiny.model)
-    with_adapter = adapted(tiny)
-    assert (with_adapter.describe()["parameters"], models.weights_fingerprint(with_adapter.model)) == before
+def test_the_fingerprint_sees_a_change_in_any_matrix(tmp_path):
+    # A fine-tune merged into the linear layers leaves norms and embeddings as they were.
+    changed = tiny_model()
+    with torch.no_grad():
+        changed.model.layers[1].self_attn.q_proj.weight += 0.01
+    assert (
+        models.wrap(changed, tiny_tokenizer(), "x").fingerprint
+        != models.wrap(tiny_model(), tiny_tokenizer(), "x").fingerprint
+    )
+
+
+def test_the_fingerprint_is_the_same_from_files_and_from_memory(directory, tiny):
+    assert models.load(str(directory)).fingerprint == tiny.fingerprint
+
+
+def test_an_adapter_does_not_change_the_size(tiny):
+    before = tiny.describe()["parameters"]
+    assert adapted(tiny).describe()["parameters"] == before
+
+
+def test_nf4_holds_what_is_not_quantised_in_the_type_that_is_computed_in(tmp_path):
+    folder = tmp_path / "bfloat16"
+    tiny_model().to(torch.bfloat16).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    model = models.load(str(folder), "nf4").model
+    expected = models.compute_dtype(model.device.type)
+    assert model.get_input_embeddings().weight.dtype == expected
+    assert {p.dtype for p in model.parameters() if p.ndim == 1} == {expected}
+
+
+def test_a_matrix_is_read_from_the_file_alone(directory, tiny):
+    name, matrix = models.read_matrix(str(directory))
+    assert name == "model.layers.0.mlp.down_proj.weight"
+    assert torch.equal(matrix, tiny.model.get_parameter(name))
+    with pytest.raises(InputError, match="no weight matrix"):
+        models.read_matrix(str(directory), "no such part")
 
 
 def test_padding_is_on_the_left_and_no_end_token():
@@ -135,7 +167,7 @@ def test_an_adapter_of_another_shape_is_refused_without_our_note(tiny, tmp_path)
     folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
     (folder / models.ADAPTER_NOTE).unlink()
     fresh = models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
-    assert models.add_adapter(fresh, folder).adapter == str(folder)
+    assert models.add_adapter(fresh, folder).adapter == models.adapter_fingerprint(folder)
     wider = models.wrap(tiny_model(width=64), tiny_tokenizer(), "wider")
     with pytest.raises(InputError, match="another base model"):
         models.add_adapter(wider, folder)

@@ -48,16 +48,23 @@ def test_every_module_is_in_the_map():
         assert f"`{path.stem}`" in README, path.name
 
 
-def test_numbers_between_marks_stand_in_their_record():
-    """A line that ends in <!-- results/NAME.json: KEY.KEY --> shows that figure, rounded as it is written."""
-    marks = re.findall(r"^(.*)<!-- (results/[\w.]+): ([\w .+,-]+) -->", README, flags=re.MULTILINE)
-    assert len(marks) >= 4
+def test_every_marked_number_is_that_of_its_record():
+    """A cell that ends in <!-- results/NAME.json: KEY.KEY --> shows that figure, rounded as it is written."""
+    marks = re.findall(r"^(.*)<!-- (results/[\w.]+): (.+?) -->", README, flags=re.MULTILINE)
+    assert len(marks) >= 10
     for line, name, path in marks:
         value = json.loads((ROOT / name).read_text(encoding="utf8"))
         for key in path.split("."):
-            value = value[key.strip()]
-        numbers = [float(number.replace("−", "-")) for number in re.findall(r"[-−]?\d+\.?\d*", line)]
-        assert any(abs(number - value) <= 0.5 * 10 ** -_decimals(line, number) for number in numbers), (line, value)
+            value = value[key]
+        shown = re.findall(r"[-−]?\d+\.?\d*", line)[-1].replace("−", "-")
+        decimals = len(shown.partition(".")[2])
+        assert float(shown) == round(value, decimals), (line, value)
+
+
+def test_the_table_of_figures_has_no_unmarked_number():
+    table = README.split("## What was measured")[1].split("**A negative result.**")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| what")]
+    assert rows and all("<!-- results/" in row for row in rows)
 
 
 def test_the_picture_was_drawn_from_the_committed_records():
@@ -69,6 +76,10 @@ def test_the_picture_was_drawn_from_the_committed_records():
         assert picture.text["Description"] == results.records_fingerprint(), "draw it again: make report"
 
 
-def _decimals(line: str, number: float) -> int:
-    written = [text for text in re.findall(r"\d+\.?\d*", line) if float(text) == abs(number)]
-    return max((len(text.partition(".")[2]) for text in written), default=0)
+def test_the_scored_adapter_is_the_trained_one():
+    trained, scored = (
+        json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf8"))
+        for name in ("train_pairwise_512", "sts_b_pairwise_512")
+    )
+    assert scored["model"]["adapter"] == trained["figures"]["adapter_fingerprint"]
+    assert scored["model"]["fingerprint"] == trained["model"]["fingerprint"]

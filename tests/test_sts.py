@@ -154,6 +154,7 @@ def test_the_figure_is_one_rho_over_all_pairs_and_not_a_mean_of_subsets():
 
 def test_a_task_without_subsets_has_none():
     result = sts.score_task(encode_angle, corpus_of(pair_at(0.1, 0), pair_at(0.5, 3)))
+    np.testing.assert_allclose(result.pop("similarities"), [0.1, 0.5], atol=1e-6)
     assert result == {"spearman": pytest.approx(100), "pairs": 2, "subsets": {}}
 
 
@@ -280,6 +281,28 @@ def test_pairs_are_resampled_together():
     # Were the two sides drawn apart, the interval of a perfect order would reach down to zero.
     low, high = sts.spearman_interval(np.arange(50), np.arange(50) ** 2, resamples=50)
     assert low == pytest.approx(100) and high == pytest.approx(100)
+
+
+def test_a_paired_difference_is_sharper_than_two_intervals():
+    scores = np.random.default_rng(0).standard_normal(200)
+    noise = np.random.default_rng(1).standard_normal((2, 200))
+    worse = scores + noise[0]
+    better = scores + 0.9 * noise[0] + 0.05 * noise[1]  # nearly the same judgement, a little better
+    difference, low, high = sts.paired_difference(better, worse, scores, resamples=400)
+    assert difference == pytest.approx(sts.spearman(better, scores) - sts.spearman(worse, scores))
+    assert 0 < low < difference < high
+    alone = sts.spearman_interval(worse, scores, resamples=400)
+    assert high - low < (alone[1] - alone[0]) / 2
+
+
+def test_a_method_does_not_differ_from_itself_and_order_only_changes_the_sign():
+    scores, other = np.random.default_rng(2).standard_normal((2, 60))
+    assert sts.paired_difference(other, other, scores, resamples=50) == (0, 0, 0)
+    one = sts.paired_difference(other, scores, scores, resamples=50)
+    two = sts.paired_difference(scores, other, scores, resamples=50)
+    np.testing.assert_allclose(one, [-two[0], -two[2], -two[1]], atol=1e-9)
+    with pytest.raises(InputError, match="too few"):
+        sts.paired_difference(range(10), range(10), range(10))
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,49 @@ def test_a_recipe_that_cannot_work_is_refused(change):
         replace(RECIPE, **change)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "switches"),
+    [
+        (torch.float32, {"bf16": False, "fp16": False}),
+        (torch.bfloat16, {"bf16": True, "fp16": False}),
+        (torch.float16, {"bf16": False, "fp16": True}),  # cards before Ampere
+    ],
+)
+def test_autocast_follows_the_type_that_nf4_computes_in(tiny, monkeypatch, dtype, switches):
+    monkeypatch.setattr(models, "compute_dtype", lambda _: dtype)
+    assert training.mixed_precision(replace(tiny, precision="nf4")) == switches
+
+
+def test_a_step_that_float16_skips_does_not_break_the_record():
+    point = training._point({"step": 3, "loss": 0.5, "grad_norm": math.inf})
+    assert point == {"step": 3, "loss": 0.5, "gradient_norm": None}
+    json.dumps(point, allow_nan=False)
+
+
+def test_gradient_checkpointing_changes_no_weight(corpus, tmp_path):
+    plain = run(corpus, tmp_path / "plain")
+    saving = run(corpus, tmp_path / "saving", replace(RECIPE, gradient_checkpointing=True))
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(saving)[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_a_profile_that_wants_more_rows_than_there_are_still_holds_some_out(no_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "load", lambda *_: fresh())
+    monkeypatch.setattr(training, "train", lambda _, corpus, *__, **___: {"rows": len(corpus)})
+    for name in ("cpu", "t4", "24gb", "paper"):
+        record, rows, held_out = training.train_profile(profile=profiles.get(name), folder=tmp_path)
+        assert len(held_out) >= 100 and len(rows) >= 250 and record["rows"] == len(rows)
+        assert not {row.anchor for row in rows.rows} & {row.anchor for row in held_out.rows}
+
+
+def test_the_committed_run_on_real_triplets_meets_its_marks():
+    record = json.loads((Path(__file__).parent.parent / "results" / "train_pairwise_512.json").read_text("utf8"))
+    figures = record["figures"]
+    assert record["model"]["precision"] == "nf4" and record["data"]["rows"] == 512
+    assert abs(figures["curve"][0]["loss"] - math.log(2)) < 1e-3
+    assert figures["last_quarter"]["loss"] < 0.62
+
+
 def test_the_recipe_is_the_papers():
     recipe = training.Recipe.of_profile(profiles.get("paper"))
     lora = training.lora_config(recipe)
