@@ -115,9 +115,13 @@ class Corpus:
         """Return (training rows, held-out rows) by `seed`; no first sentence stands in both.
 
         `held_out` rows, but no more than a third, are set aside first; `limit` of the rest are drawn.
+        Raises `InputError` if nothing is left to train on.
         """
         aside = self.sample(max(1, min(held_out, len(self) // 3)), seed)
-        return self.without(aside).sample(limit, seed), replace(aside, name=f"{self.name}, held out")
+        rest = self.without(aside)
+        if not rest.rows:
+            raise InputError(f"{self.name}: {len(self)} rows are too few to hold some out. Give more rows.")
+        return rest.sample(limit, seed), replace(aside, name=f"{self.name}, held out")
 
     def without(self, other: "Corpus") -> "Corpus":
         """Return the rows whose first sentence (anchor or premise) is no row's first sentence in `other`."""

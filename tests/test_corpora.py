@@ -463,10 +463,41 @@ def test_without_compares_first_sentences():
     whole, some = numbered(6), numbered(2)
     left = whole.without(some)
     assert [row.anchor for row in left.rows] == ["a2", "a3", "a4", "a5"]
-    assert left.name == "numbers, held out" and left.source == whole.source
+    assert left.name == whole.name and left.source == whole.source
     # A ranked row with a premise that was trained on is no held-out row, whatever its answers.
     premises = Corpus("ranked", [RankedRow("a1", "x", "y", "z"), RankedRow("new", "x", "y", "z")], "a test", "0")
     assert [row.premise for row in premises.without(some).rows] == ["new"]
+
+
+@given(
+    anchors=st.lists(st.integers(0, 8), min_size=3, max_size=40),
+    limit=st.none() | st.integers(1, 50),
+    held_out=st.integers(1, 50),
+    seed=st.integers(0, 5),
+)
+def test_a_split_keeps_anchors_apart_and_sizes_in_bounds(anchors, limit, held_out, seed):
+    # Few anchors and many rows: in NLI data a premise stands in several triplets.
+    rows = [Triplet(f"a{anchor}", f"p{index}", f"n{index}") for index, anchor in enumerate(anchors)]
+    whole = Corpus("numbers", rows, "a test", "0")
+    try:
+        training, aside = whole.split(limit, held_out, seed)
+    except InputError:
+        assert len(set(anchors)) <= len(rows) // 3, "refused only where the rows set aside may hold every anchor"
+        return
+    assert (training, aside) == whole.split(limit, held_out, seed)
+    assert 1 <= len(aside) <= max(1, min(held_out, len(rows) // 3))
+    assert len(training) <= (limit or len(rows))
+    assert not {row.anchor for row in training.rows} & {row.anchor for row in aside.rows}
+    assert set(training.rows) | set(aside.rows) <= set(rows)
+    assert aside.name == "numbers, held out"
+    if limit is None:
+        # Nothing is lost but the other rows of anchors that were set aside.
+        left_out = set(rows) - set(training.rows) - set(aside.rows)
+        assert {row.anchor for row in left_out} <= {row.anchor for row in aside.rows}
+
+
+def test_a_single_row_cannot_be_split():
+    assert "too few" in refused(numbered(1).split, 5, 5, 0)
 
 
 def test_the_loaders_limit_is_a_sample(no_data):

@@ -199,7 +199,9 @@ def test_evaluate_takes_what_is_there(no_data):
 
 def test_evaluate_with_a_limit_draws_pairs_by_the_seed(no_data):
     def run(seed):
-        return sts.evaluate(Overlap(), ["mini-STS"], limit=50, seed=seed)["mini-STS"]
+        result = sts.evaluate(Overlap(), ["mini-STS"], limit=50, seed=seed)["mini-STS"]
+        assert result.pop("similarities").shape == (50,)
+        return result
 
     assert run(1)["pairs"] == run(1)["data"]["rows"] == 50
     assert run(1) == run(1)
