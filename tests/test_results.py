@@ -166,7 +166,7 @@ def test_the_default_place_is_the_build_folder(tmp_path, monkeypatch):
         (["/opt/kit/sempa_utils/__main__.py", "train", "--output", "/home/anna/out"],
          "python -m sempa_utils train --output out"),
         (["/opt/bin/pytest", "--data=/home/anna/data", "--seed=3"], "pytest --data=data --seed=3"),
-        (["/opt/bin/kernel.py", "-f", "/home/somebody/.local/share/jupyter/kernel-1.json"], "kernel.py -f kernel-1.json"),
+        (["/opt/bin/kernel.py", "-f", "/home/anna/.local/share/kernel-1.json"], "kernel.py -f kernel-1.json"),
         (["it's.py", "two words", "build/adapter"], """'it'"'"'s.py' 'two words' build/adapter"""),
         ([""], "''"),
     ],
