@@ -26,7 +26,7 @@ def spearman(similarities, scores) -> float:
             raise InputError(f"Spearman is undefined: {(~np.isfinite(values)).sum()} of the {name} are no numbers.")
         if np.ptp(values) == 0:
             raise InputError(f"Spearman is undefined: all {name} are equal ({values[0]:g}). Does the model embed?")
-    return 100 * float(stats.spearmanr(similarities, scores).statistic)
+    return float(_rho(similarities, scores))
 
 
 def spearman_interval(similarities, scores, resamples: int = 2000, seed: int = 42) -> tuple[float, float]:
@@ -34,15 +34,8 @@ def spearman_interval(similarities, scores, resamples: int = 2000, seed: int = 4
 
     Raises `InputError` for fewer than 20 pairs, and for what has no ρ.
     """
-    similarities, scores = np.asarray(similarities, dtype=float), np.asarray(scores, dtype=float)
     spearman(similarities, scores)
-    if len(scores) < 20:
-        raise InputError(f"{len(scores)} pairs are too few for a bootstrap interval; give at least 20.")
-    generator = np.random.default_rng(seed)
-    draws = (generator.integers(len(scores), size=len(scores)) for _ in range(resamples))
-    figures = [100 * stats.spearmanr(similarities[draw], scores[draw]).statistic for draw in draws]
-    low, high = np.percentile(figures, [2.5, 97.5])
-    return float(low), float(high)
+    return _bootstrap_interval(_rho, (similarities, scores), resamples, seed)
 
 
 def paired_difference(
@@ -51,20 +44,30 @@ def paired_difference(
     """Return the difference of two methods' ρ × 100 on the same pairs, with its 95 % interval.
 
     Both methods are scored on each bootstrap resample of the pairs, so what the pairs have in common
-    cancels. Returns (difference, low, high). Raises `InputError` for fewer than 20 pairs.
+    cancels. Returns (difference, low, high). Raises `InputError` as `spearman_interval` does.
     """
-    values = [np.asarray(one, dtype=float) for one in (similarities, other_similarities, scores)]
-    difference = spearman(values[0], values[2]) - spearman(values[1], values[2])
-    if len(values[2]) < 20:
-        raise InputError(f"{len(values[2])} pairs are too few for a bootstrap interval; give at least 20.")
+    difference = spearman(similarities, scores) - spearman(other_similarities, scores)
+    columns = (similarities, other_similarities, scores)
+    interval = _bootstrap_interval(
+        lambda one, other, gold: _rho(one, gold) - _rho(other, gold), columns, resamples, seed
+    )
+    return difference, *interval
+
+
+def _rho(similarities: np.ndarray, scores: np.ndarray) -> float:
+    return 100 * stats.spearmanr(similarities, scores).statistic
+
+
+def _bootstrap_interval(figure, columns, resamples: int, seed: int) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of `figure(*columns)` over resampled rows."""
+    columns = [np.asarray(column, dtype=float) for column in columns]
+    count = len(columns[0])
+    if count < 20:
+        raise InputError(f"{count} pairs are too few for a bootstrap interval; give at least 20.")
     generator = np.random.default_rng(seed)
-    figures = []
-    for _ in range(resamples):
-        draw = generator.integers(len(values[2]), size=len(values[2]))
-        one, other, gold = (value[draw] for value in values)
-        figures.append(stats.spearmanr(one, gold).statistic - stats.spearmanr(other, gold).statistic)
-    low, high = np.percentile(figures, [2.5, 97.5])
-    return difference, 100 * float(low), 100 * float(high)
+    draws = (generator.integers(count, size=count) for _ in range(resamples))
+    low, high = np.percentile([figure(*(column[draw] for column in columns)) for draw in draws], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def pair_similarities(encode, pairs, batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
