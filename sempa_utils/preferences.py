@@ -1,33 +1,77 @@
-"""Triplets as preference data: what a loss reads, and the plain way to score an answer.
+"""NLI rows as preference data: what an objective reads, and the plain way to score an answer.
 
-A triplet becomes one paraphrase request (system and user turn) with the entailed sentence as the
-chosen and the contradicted one as the rejected assistant turn (SemPA, section 4.2).
+A row becomes one paraphrase request (system and user turn) with its sentences as assistant turns, the
+entailed one chosen and the contradicted one rejected (SemPA, section 4.2); or its sentences in a
+template that asks for them in one word.
 """
 
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from sempa_utils.checks import InputError
+from sempa_utils.checks import InputError, pick
 from sempa_utils.models import LanguageModel
-from sempa_utils.templates import paraphrase_request
+from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, paraphrase_request, prepare_sentence
 
 
 def preference_dataset(triplets, template: str = "keep_same_meaning") -> Dataset:
     """Return TRL conversational preference data: columns prompt, chosen, rejected (lists of turns).
 
-    `triplets` is an iterable of (anchor, positive, negative); `template` an id of the paper's Table 4.
+    `triplets` is an iterable of rows whose first sentence is the anchor, whose second is entailed and
+    whose last is contradicted; `template` an id of the paper's Table 4.
     """
     return Dataset.from_list(
         [
             {
-                "prompt": paraphrase_request(anchor, template),
-                "chosen": [{"role": "assistant", "content": positive}],
-                "rejected": [{"role": "assistant", "content": negative}],
+                "prompt": paraphrase_request(row[0], template),
+                "chosen": [{"role": "assistant", "content": row[1]}],
+                "rejected": [{"role": "assistant", "content": row[-1]}],
             }
-            for anchor, positive, negative in triplets
+            for row in triplets
         ]
     )
+
+
+def answers_dataset(tokenizer, rows, template: str, max_length: int, ranked: bool) -> Dataset:
+    """Return tokenised requests with their answers, best first: columns row, prompt, answers.
+
+    `row` is the index in `rows`. Two answers a request, the first and the last that its row holds,
+    or all three where `ranked`. An answer is cut to `max_length` tokens at its end, as TRL does; a
+    row whose request leaves no room for an answer is left out. Raises `InputError` if none is left.
+    """
+    tokenised = []
+    for index, row in enumerate(rows):
+        request = paraphrase_request(row[0], template)
+        answers = row[1:] if ranked else (row[1], row[-1])
+        pairs = [answer_tokens(tokenizer, request, answer) for answer in answers]
+        prompt = pairs[0][0]
+        if len(prompt) < max_length:
+            room = max_length - len(prompt)
+            tokenised.append({"row": index, "prompt": prompt, "answers": [answer[:room] for _, answer in pairs]})
+    return _some(tokenised, max_length)
+
+
+def slots_dataset(tokenizer, rows, template: str, max_length: int) -> Dataset:
+    """Return the tokenised sentences of each row, asked for in one word: columns row, sentences.
+
+    `row` is the index in `rows`; `sentences` are the anchor's, the entailed and the contradicted
+    sentence's tokens in the extraction `template`. A row with more than `max_length` tokens in one of
+    them is left out. Raises `InputError` if none is left.
+    """
+    words = pick(template, EXTRACTION_TEMPLATES, "extraction template")
+    tokenised = []
+    for index, row in enumerate(rows):
+        texts = [fill(words, prepare_sentence(sentence)) for sentence in (row[0], row[1], row[-1])]
+        sentences = tokenizer(texts)["input_ids"]
+        if max(map(len, sentences)) <= max_length:
+            tokenised.append({"row": index, "sentences": sentences})
+    return _some(tokenised, max_length)
+
+
+def _some(tokenised: list[dict], max_length: int) -> Dataset:
+    if not tokenised:
+        raise InputError(f"No row fits into max_length = {max_length} tokens. Choose a larger one.")
+    return Dataset.from_list(tokenised)
 
 
 def answer_tokens(tokenizer, request: list[dict], answer: str) -> tuple[list[int], list[int]]:

@@ -1,4 +1,4 @@
-"""Batches in which each distinct prefix token is computed once, with exact log-probabilities.
+"""Batches in which each distinct prefix token is computed once, with exact states and log-probabilities.
 
 A stock preference batch repeats every prompt for every answer, and the instruction for every prompt.
 Here a batch is one sequence that holds a tree:
@@ -8,9 +8,11 @@ Here a batch is one sequence that holds a tree:
                  └─ anchor 2 ─┬─ chosen 2
                               └─ rejected 2
 
-Each token attends to its ancestors and itself alone, and its position is its depth, so the model
-computes for each answer what it would compute for that answer behind its prompt by itself.
-Idea: shared prompts in preference training (arXiv 2410.20305), carried on to the instruction.
+Two sequences share a token where they agree from the first token up to it. Each token attends to its
+ancestors and itself alone, and its position is its depth, so the model computes for each sequence
+what it would compute for that sequence by itself. An answer's last token is only predicted, never
+read, and stays out. Idea: shared prompts in preference training (arXiv 2410.20305), carried on to
+the instruction and to whatever answers have in common.
 """
 
 from typing import NamedTuple
@@ -19,14 +21,14 @@ import torch
 
 
 class PrefixTree(NamedTuple):
-    """A batch of prompts with their answers as one sequence of N tokens with A answer tokens."""
+    """A batch of sequences as one sequence of N tokens, and the R places where its states are read."""
 
     input_ids: torch.Tensor  # (1, N)
     position_ids: torch.Tensor  # (1, N): the depth in the tree
     may_attend: torch.Tensor  # (N, N), boolean: may_attend[t, s] if s is t or an ancestor of t
-    parents: torch.Tensor  # (A,): where the state stands that predicts each answer token
-    targets: torch.Tensor  # (A,): the answer tokens
-    owners: torch.Tensor  # (A,): prompt index × answers per prompt + answer index
+    read_at: torch.Tensor  # (R,): where the states stand that are read
+    targets: torch.Tensor  # (R,): the answer token that each of them predicts; empty for `build_slots`
+    owners: torch.Tensor  # (R,): prompt index × answers per prompt + answer index, or the sequence
 
 
 def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTree:
@@ -39,55 +41,46 @@ def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTre
         raise ValueError(f"{len(prompts)} prompts need as many lists of answers, equally long.")
     if not all(prompts) or not all(answer for own in answers for answer in own):
         raise ValueError("An empty prompt or answer has no log-probability.")
-
-    # The last token of a prompt stays with its anchor, so that each anchor has a branch of its own.
-    shared = min(common_prefix_length(prompts[0], prompt) for prompt in prompts)
-    shared = min(shared, min(map(len, prompts)) - 1)
-    ids, depths = list(prompts[0][:shared]), list(range(shared))
-    branch_of, parents, targets, owners = [0] * shared, [], [], []
-    ancestors = [[0]]  # per branch: itself and the branches above it; branch 0 is the trunk
-
-    def grow(tokens: list[int], depth: int, above: list[int]) -> int:
-        """Append a branch; return where its first token stands."""
-        first = len(ids)
-        ancestors.append([len(ancestors), *above])
-        ids.extend(tokens)
-        depths.extend(range(depth, depth + len(tokens)))
-        branch_of.extend([len(ancestors) - 1] * len(tokens))
-        return first
-
-    for index, (prompt, own) in enumerate(zip(prompts, answers, strict=True)):
-        grow(prompt[shared:], shared, [0])
-        anchor, end_of_prompt = ancestors[-1], len(ids) - 1
-        for number, answer in enumerate(own):
-            first = grow(answer, len(prompt), anchor)
-            parents += [end_of_prompt, *range(first, first + len(answer) - 1)]
-            targets += answer
-            owners += [index * per_prompt + number] * len(answer)
-
-    related = torch.zeros(len(ancestors), len(ancestors), dtype=torch.bool)
-    for branch, above in enumerate(ancestors):
-        related[branch, above] = True
-    of_token = torch.tensor(branch_of)
-    order = torch.arange(len(ids))
-    # Inside the sequence an ancestor always stands before its descendants.
-    may_attend = related[of_token[:, None], of_token[None, :]] & (order[:, None] >= order[None, :])
-    return PrefixTree(
-        torch.tensor([ids]),
-        torch.tensor([depths]),
-        may_attend,
-        torch.tensor(parents),
-        torch.tensor(targets),
-        torch.tensor(owners),
-    )
+    pairs = [(prompt, answer) for prompt, own in zip(prompts, answers, strict=True) for answer in own]
+    tokens, above, paths = _grow([prompt + answer[:-1] for prompt, answer in pairs])
+    read_at = [place for path, (prompt, _) in zip(paths, pairs) for place in path[len(prompt) - 1 :]]
+    targets = [token for _, answer in pairs for token in answer]
+    owners = [owner for owner, (_, answer) in enumerate(pairs) for _ in answer]
+    return _tree(tokens, above, read_at, targets, owners)
 
 
-def common_prefix_length(first: list[int], second: list[int]) -> int:
-    """Return how many leading tokens two sequences share."""
-    for index, (one, other) in enumerate(zip(first, second)):
-        if one != other:
-            return index
-    return min(len(first), len(second))
+def build_slots(sequences: list[list[int]]) -> PrefixTree:
+    """Build the tree of `sequences` (token ids) whose last states are read. Raises ValueError for an empty one."""
+    if not sequences or not all(sequences):
+        raise ValueError("An empty sequence has no last state.")
+    tokens, above, paths = _grow(sequences)
+    return _tree(tokens, above, [path[-1] for path in paths], [], list(range(len(sequences))))
+
+
+def _grow(sequences: list[list[int]]) -> tuple[list[int], list[int], list[list[int]]]:
+    """Return the tree's tokens, each one's parent (−1: none), and per sequence the places of its tokens."""
+    tokens, above, paths, places = [], [], [], {}
+    for sequence in sequences:
+        place, path = -1, []
+        for token in sequence:
+            if (place, token) not in places:
+                places[place, token] = len(tokens)
+                tokens.append(token)
+                above.append(place)
+            place = places[place, token]
+            path.append(place)
+        paths.append(path)
+    return tokens, above, paths
+
+
+def _tree(tokens, above, read_at, targets, owners) -> PrefixTree:
+    may_attend = torch.eye(len(tokens), dtype=torch.bool)
+    for place, parent in enumerate(above):  # a parent stands before its children
+        if parent >= 0:
+            may_attend[place] |= may_attend[parent]
+    depths = may_attend.sum(dim=1) - 1
+    integers = [torch.tensor(values, dtype=torch.long) for values in (read_at, targets, owners)]
+    return PrefixTree(torch.tensor([tokens]), depths[None], may_attend, *integers)
 
 
 def log_probs(model, tree: PrefixTree) -> torch.Tensor:
@@ -96,19 +89,39 @@ def log_probs(model, tree: PrefixTree) -> torch.Tensor:
     `model` is a causal language model of transformers, with or without an adapter; only the states
     that predict an answer token go through its head.
     """
+    # The target's logit less the normaliser: no second array of the vocabulary's size is kept.
+    logits = _forward(model, tree).float()
+    found = logits.gather(-1, tree.targets[:, None])[:, 0] - logits.logsumexp(dim=-1)
+    total = torch.zeros(int(tree.owners[-1]) + 1, device=found.device)
+    return total.index_add(0, tree.owners, found)
+
+
+def states(model, tree: PrefixTree) -> torch.Tensor:
+    """Return the states that are read, after the model's final norm: (R, width), in the model's type.
+
+    They are caught where they enter the head, so that `model` may be wrapped (an adapter, data
+    parallelism): its own forward runs, and gradients are gathered as its wrapper does it.
+    """
+    caught = []
+    head = getattr(model, "module", model).get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
+    try:
+        _forward(model, tree)
+    finally:
+        handle.remove()
+    return caught[0][0]
+
+
+def _forward(model, tree: PrefixTree) -> torch.Tensor:
+    """Return the logits (R, vocabulary) at the places that are read."""
     dtype = next(model.parameters()).dtype
     dtype = dtype if dtype.is_floating_point else torch.float32
     mask = torch.zeros(tree.may_attend.shape, dtype=dtype, device=tree.may_attend.device)
     mask.masked_fill_(~tree.may_attend, torch.finfo(dtype).min)
-    logits = model(
+    return model(
         input_ids=tree.input_ids,
         attention_mask=mask[None, None],
         position_ids=tree.position_ids,
-        logits_to_keep=tree.parents,
+        logits_to_keep=tree.read_at,
         use_cache=False,
     ).logits[0]
-    # The target's logit less the normaliser: no second array of the vocabulary's size is kept.
-    logits = logits.float()
-    found = logits.gather(-1, tree.targets[:, None])[:, 0] - logits.logsumexp(dim=-1)
-    total = torch.zeros(int(tree.owners[-1]) + 1, device=found.device)
-    return total.index_add(0, tree.owners, found)

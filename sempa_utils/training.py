@@ -1,10 +1,10 @@
-"""The recipe and the run: semantic DPO on TRL's `DPOTrainer` with a LoRA adapter on a frozen base.
+"""The recipe and the run: an adapter trained by one of the five objectives, and the record of it.
 
-The reference is the base with the adapter switched off, so the first loss is ln 2. A run can be
-interrupted and resumed; what it leaves is an adapter in PEFT's format and a record.
+The reference is the base with the adapter switched off, so a preference's first loss is that of
+chance: ln 2 for two candidates. A run can be interrupted and resumed; what it leaves is an adapter
+in PEFT's format and a record.
 """
 
-import contextlib
 import json
 import math
 import shutil
@@ -13,61 +13,98 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import datasets
 import psutil
 import torch
-from peft import LoraConfig
-from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback, set_seed
-from trl import DPOConfig, DPOTrainer
+from accelerate import PartialState
 
-from sempa_utils import __version__, models, prefix_tree, profiles
+from sempa_utils import __version__, models, profiles
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, require_space, write_whole
-from sempa_utils.corpora import Corpus, load_triplets
-from sempa_utils.preferences import preference_dataset
+from sempa_utils.corpora import Corpus, load_ranked_nli, load_triplets
+from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
-from sempa_utils.templates import PARAPHRASE_TEMPLATES
+from sempa_utils.templates import EXTRACTION_TEMPLATES, PARAPHRASE_TEMPLATES
+from sempa_utils.trainer import WHOLE, check, make_trainer, reference_table
 
-WHOLE = "whole"  # the file that a checkpoint gets last, when all its others are written
-RECORD = "training.json"
+RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of the run
+OPTIMISERS = ("adamw_torch", "paged_adamw_8bit")
+IN_BATCH = 16  # rows that are each other's candidates, at least
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The paper's recipe (appendix A); sizes come from a profile."""
+    """The paper's recipe (appendix A) and this kit's other objectives; sizes come from a profile."""
 
-    template: str = "keep_same_meaning"
+    objective: str = "pairwise"
+    template: str = "keep_same_meaning"  # in which answers are asked for
+    extraction_template: str = "prompteol"  # whose slot one_word and contrastive read
     beta: float = 0.1
+    temperature: float = 0.05  # of contrastive
+    candidates: int = 5  # of best_of_n
+    symmetric: bool = False  # one_word: each of anchor and positive is the other's anchor
     learning_rate: float = 1e-4
     warmup_share: float = 0.05
     lora_rank: int = 8
     lora_alpha: int = 32
     epochs: int = 1
-    micro_batch: int = 8
-    accumulation: int = 1
+    micro_batch: int = 8  # rows whose loss is computed together; candidates are shared among them
+    accumulation: int = 1  # micro-batches per optimiser step, over all processes
+    chunk: int = 32  # sentences per forward where states are read; further ones cost a second forward
     max_length: int = 256
-    save_every: int = 20_000  # triplets
+    save_every: int = 20_000  # rows
+    optimizer: str = "adamw_torch"
     weight_decay: float = 0.0
     max_gradient_norm: float = 1.0  # longer gradients are cut to this length
     gradient_checkpointing: bool = False
+    cache_reference: bool | None = None  # None: where more than one epoch wants it
     shared_prefix: bool = True  # False: TRL's own batches, the same result more slowly
     seed: int = 42
 
     def __post_init__(self):
+        pick(self.objective, OBJECTIVES, "objective")
         pick(self.template, PARAPHRASE_TEMPLATES, "paraphrase template")
-        for name in ("beta", "learning_rate", "lora_rank", "epochs", "micro_batch", "accumulation", "save_every"):
+        pick(self.extraction_template, EXTRACTION_TEMPLATES, "extraction template")
+        pick(self.optimizer, OPTIMISERS, "optimiser")
+        positive = ("beta", "temperature", "learning_rate", "lora_rank", "epochs", "micro_batch", "accumulation",
+                    "chunk", "save_every")  # fmt: skip
+        for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"Recipe: {name} must be greater than 0, not {getattr(self, name)}.")
+        if self.objective == "best_of_n" and not 2 <= self.candidates <= self.micro_batch + 1:
+            raise InputError(
+                f"Recipe: {self.candidates} candidates cannot be had from {self.micro_batch} rows. Choose candidates "
+                f"from 2 to {self.micro_batch + 1}, or a larger micro_batch."
+            )
+        if self.symmetric and self.objective != "one_word":
+            raise InputError(f"Recipe: symmetric is a variant of one_word, not of {self.objective}. Leave it out.")
+        if not self.shared_prefix and self.objective != "pairwise":
+            raise InputError(f"Recipe: TRL's own batches know pairwise alone, not {self.objective}.")
+        cacheable = self.shared_prefix and self.objective in ("pairwise", "listwise", "one_word")
+        if self.cache_reference and not cacheable:
+            raise InputError(
+                "Recipe: cache_reference needs a reference that depends on a row alone: pairwise, listwise or "
+                "one_word, on prefix trees. Leave it out."
+            )
+        if self.cache_reference is None:
+            object.__setattr__(self, "cache_reference", cacheable and self.epochs > 1)
 
     @classmethod
-    def of_profile(cls, profile: Profile, **changes) -> "Recipe":
-        """Return the recipe with a profile's sizes, and `changes` on top."""
+    def of_profile(cls, profile: Profile, objective: str = "pairwise", **changes) -> "Recipe":
+        """Return the recipe with a profile's sizes and an objective's settings, and `changes` on top.
+
+        Where the rows of a batch are each other's candidates, a micro-batch has at least `IN_BATCH` rows.
+        """
         names = ("micro_batch", "accumulation", "max_length", "save_every", "gradient_checkpointing")
-        return cls(**{name: getattr(profile, name) for name in names} | changes)
+        sizes = {name: getattr(profile, name) for name in names}
+        chosen = pick(objective, OBJECTIVES, "objective")
+        if chosen.reads == "slots":
+            batch = profile.micro_batch * profile.accumulation
+            rows = max(profile.micro_batch, IN_BATCH)
+            sizes |= {"micro_batch": rows, "accumulation": max(1, batch // rows)}
+        return cls(objective=objective, **sizes | chosen.settings | changes)
 
     @property
     def batch(self) -> int:
-        """Triplets per optimiser step on one device."""
+        """Rows per optimiser step, over all processes."""
         return self.micro_batch * self.accumulation
 
 
@@ -85,19 +122,22 @@ def train(
     resume: bool = True,
     show_progress_bar: bool = True,
 ) -> dict:
-    """Train an adapter by semantic DPO; leave it in `folder`/adapter and return the run's record.
+    """Train an adapter by the recipe's objective; leave it in `folder`/adapter and return the run's record.
 
     A finished run of the same base, data and recipe is not trained again; an interrupted one goes
     on from its last whole checkpoint (`resume=False` starts anew). The record holds the curves of
     loss, margin and accuracy, triplets per second, and peak memory in bytes. The base model is
-    given back as it was. Raises `InputError` for a folder of another run, a full disk, or a loss
-    that is no number.
+    given back as it was. Started by `accelerate launch`, several processes share each batch. Raises
+    `InputError` for a folder of another run, a full disk, a loss that is no number, or a GPU that
+    is too small (then with what would fit).
     """
-    folder = Path(folder)
-    if not resume:
+    folder, processes = Path(folder), PartialState()
+    check(language_model, corpus, recipe)
+    if not resume and processes.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
+    processes.wait_for_everyone()
     identity = run_fingerprint(language_model, corpus, recipe)
-    _claim(folder, identity)
+    _refuse_another_run(folder, identity)
     finished = read_record(folder)
     if finished:
         return finished
@@ -106,8 +146,12 @@ def train(
     trainer = make_trainer(language_model, corpus, recipe, folder, show_progress_bar)
     started = time.perf_counter()
     try:
+        with write_whole(folder / RUN) as draft:
+            draft.write_text(json.dumps({"fingerprint": identity}) + "\n", encoding="utf8")
         require_space(folder, _bytes_needed(trainer), "the checkpoints of this run")
-        with PeakMemory(language_model.device) as memory:
+        if recipe.cache_reference:
+            trainer.reference = reference_table(trainer, language_model, corpus, recipe, show_progress_bar)
+        with PeakMemory(language_model.device) as peak:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trained = replace(language_model, model=trainer.model)
         curve = [_point(entry) for entry in trainer.state.log_history if "loss" in entry]
@@ -119,17 +163,27 @@ def train(
             "curve": curve,
             "last_quarter": _mean(curve[len(curve) * 3 // 4 :], ("loss", "margin", "accuracy")),
             "steps": trainer.state.global_step,
+            "candidates": _candidates(recipe),
+            "rows_too_long": len(corpus) - len(trainer.train_dataset),  # left out
             "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "seconds": round(time.perf_counter() - started, 1),
-            "peak_memory_bytes": memory.peak,
+            "peak_memory_bytes": peak.peak,
             "resumed_from_step": int(checkpoint.name.split("-")[1]) if checkpoint else 0,
         }
         if not checkpoint:  # else the clock saw a part of the run alone
             record["triplets_per_second"] = round(len(corpus) * recipe.epochs / outcome.metrics["train_runtime"], 3)
-        models.save_adapter(trained, folder / "adapter")
-        record["adapter_fingerprint"] = models.adapter_fingerprint(folder / "adapter")
-        with write_whole(folder / RECORD) as draft:
-            draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf8")
+        if processes.is_main_process:
+            models.save_adapter(trained, folder / "adapter")
+            record["adapter_fingerprint"] = models.adapter_fingerprint(folder / "adapter")
+            with write_whole(folder / RECORD) as draft:
+                draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf8")
+        processes.wait_for_everyone()
+    except torch.OutOfMemoryError as error:
+        from sempa_utils import memory
+
+        capacity = torch.cuda.mem_get_info(language_model.device)[1]
+        advice = memory.advice(language_model.model.config, language_model.precision, recipe, capacity)
+        raise InputError(f"The GPU's memory is full. {advice}") from error
     finally:
         _give_back(replace(language_model, model=trainer.model))
     return read_record(folder)
@@ -141,18 +195,23 @@ def train_profile(
     seed: int = 42,
     directory: str | Path | None = None,
     folder: str | Path | None = None,
+    objective: str = "pairwise",
+    again: bool = False,
     show_progress_bar: bool = True,
 ) -> tuple[dict, Corpus, Corpus]:
     """Train what a profile says, or find it already trained; return (record, training rows, held-out rows).
 
-    The run's folder is by default build/adapters/<run's fingerprint>. No model is left in memory.
+    The run's folder is by default build/adapters/<run's fingerprint>; `again` trains anew what is
+    there. No model is left in memory.
     """
     profile = profile or profiles.get()
-    corpus, held_out = load_triplets(directory).split(profile.triplets, profile.picture_triplets, seed)
-    recipe = Recipe.of_profile(profile, seed=seed)
+    load = load_ranked_nli if OBJECTIVES[objective].ranked else load_triplets
+    corpus, held_out = load(directory).split(profile.triplets, profile.picture_triplets, seed)
+    recipe = Recipe.of_profile(profile, objective, seed=seed)
     language_model = models.load(name, profile.precision)
     folder = folder or build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
-    return train(language_model, corpus, recipe, folder, show_progress_bar=show_progress_bar), corpus, held_out
+    record = train(language_model, corpus, recipe, folder, not again, show_progress_bar)
+    return record, corpus, held_out
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -161,150 +220,6 @@ def read_record(folder: str | Path) -> dict | None:
     if not path.is_file():
         return None
     return json.loads(path.read_text(encoding="utf8")) | {"adapter": str(Path(folder) / "adapter")}
-
-
-def make_trainer(
-    language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe, folder: Path, show_progress_bar: bool = True
-):
-    """Return TRL's `DPOTrainer` set to the recipe, with a fresh LoRA adapter on the base."""
-    device = language_model.device.type
-    arguments = DPOConfig(
-        output_dir=str(folder / "checkpoints"),
-        beta=recipe.beta,
-        loss_type=["sigmoid"],
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup_share,  # below 1 it is a share of all steps
-        optim="adamw_torch",
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_gradient_norm,
-        num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.micro_batch,
-        gradient_accumulation_steps=recipe.accumulation,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        max_length=recipe.max_length,
-        **mixed_precision(language_model),
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device != "cpu",
-        seed=recipe.seed,
-        save_strategy="steps",
-        save_steps=max(1, recipe.save_every // recipe.batch),
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a loss that is no number must be seen
-        report_to="none",
-        disable_tqdm=True,
-    )
-    set_seed(recipe.seed)  # the adapter's first weights
-    with _quiet_datasets():
-        trainer = (SharedPrefixDPOTrainer if recipe.shared_prefix else DPOTrainer)(
-            model=language_model.model,
-            args=arguments,
-            train_dataset=preference_dataset(corpus.rows, recipe.template),
-            processing_class=language_model.tokenizer,
-            peft_config=lora_config(recipe),
-            callbacks=[Bookkeeper(show_progress_bar)],
-        )
-    trainer.remove_callback(PrinterCallback)
-    # TRL casts the adapter on a 4-bit base to bfloat16. Float32 keeps small updates, and works on
-    # cards without bfloat16; the products still run in the compute type.
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return trainer
-
-
-class SharedPrefixDPOTrainer(DPOTrainer):
-    """TRL's trainer with prefix-tree batches: the same loss, each distinct prefix token computed once."""
-
-    def __init__(self, *args, **keywords):
-        super().__init__(*args, **keywords)
-        self.data_collator = self._collate
-
-    def _collate(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        prompts = [example["prompt_ids"] for example in examples]
-        answers = [
-            # As in TRL's own batches, what exceeds the length is cut off the answer's end.
-            [
-                example[name][: self.args.max_length - len(example["prompt_ids"])]
-                for name in ("chosen_ids", "rejected_ids")
-            ]
-            for example in examples
-        ]
-        return prefix_tree.build(prompts, answers)._asdict()
-
-    def _compute_loss(self, model, inputs, return_outputs=False):
-        tree = prefix_tree.PrefixTree(**inputs)
-        policy = prefix_tree.log_probs(model, tree).view(-1, 2)
-        with torch.no_grad(), self.accelerator.unwrap_model(model).disable_adapter():
-            reference = prefix_tree.log_probs(model, tree).view(-1, 2)
-        rewards = self.beta * (policy - reference)  # (triplets, 2): chosen, rejected
-        margins = rewards[:, 0] - rewards[:, 1]
-        self._note(policy.detach(), rewards.detach(), margins.detach())
-        loss = -torch.nn.functional.logsigmoid(margins).mean()
-        return (loss, None) if return_outputs else loss
-
-    def _note(self, policy, rewards, margins) -> None:
-        """Keep the figures that TRL logs, under its names."""
-        figures = {
-            "rewards/chosen": rewards[:, 0],
-            "rewards/rejected": rewards[:, 1],
-            "rewards/margins": margins,
-            "rewards/accuracies": (margins > 0).float(),
-            "logps/chosen": policy[:, 0],
-            "logps/rejected": policy[:, 1],
-        }
-        mode = "train" if self.model.training else "eval"
-        for name, values in figures.items():
-            self._metrics[mode][name].append(self.accelerator.gather(values).mean().item())
-
-
-def mixed_precision(language_model: models.LanguageModel) -> dict[str, bool]:
-    """Return the trainer's switches: bf16 or fp16 autocast where the model computes so, else none."""
-    nf4 = language_model.precision == "nf4"
-    dtype = models.compute_dtype(language_model.device.type) if nf4 else language_model.model.dtype
-    return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
-
-
-def lora_config(recipe: Recipe) -> LoraConfig:
-    """Return LoRA on all linear layers but the language-model head, as in the paper's appendix A."""
-    return LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-
-
-class Bookkeeper(TrainerCallback):
-    """Shows progress, stops at a loss that is no number, and marks whole checkpoints."""
-
-    def __init__(self, show_progress_bar: bool):
-        self.show = show_progress_bar
-        self.bar = None
-
-    def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=not self.show)
-
-    def on_step_end(self, args, state, control, **_):
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        if not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise InputError(
-                f"Step {state.global_step}: the loss is {logs['loss']}. Lower the learning rate, or train in "
-                "float32 or bfloat16; the last whole checkpoint stays."
-            )
-        self.bar.set_postfix(loss=f"{logs['loss']:.3f}", margin=f"{logs['rewards/margins']:.3f}")
-
-    def on_save(self, args, state, control, **_):
-        # Written last: a checkpoint without this file was interrupted and is not resumed from.
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
-
-    def on_train_end(self, args, state, control, **_):
-        self.bar.close()
 
 
 def last_whole_checkpoint(folder: str | Path) -> Path | None:
@@ -347,18 +262,13 @@ class PeakMemory:
             self.peak = max(self.peak, psutil.Process().memory_info().rss)
 
 
-def _claim(folder: Path, identity: str) -> None:
-    """Write the run's name into its folder, or raise if the folder belongs to another run."""
-    path = folder / "run.json"
-    if path.is_file():
-        if json.loads(path.read_text(encoding="utf8"))["fingerprint"] != identity:
-            raise InputError(
-                f"{folder}: belongs to another run (other base, precision, data or recipe). "
-                "Name another folder, or pass resume=False (--fresh) to replace it."
-            )
-        return
-    with write_whole(path) as draft:
-        draft.write_text(json.dumps({"fingerprint": identity}) + "\n", encoding="utf8")
+def _refuse_another_run(folder: Path, identity: str) -> None:
+    path = folder / RUN
+    if path.is_file() and json.loads(path.read_text(encoding="utf8"))["fingerprint"] != identity:
+        raise InputError(
+            f"{folder}: belongs to another run (other base, precision, data or recipe). "
+            "Name another folder, or pass resume=False (--fresh) to replace it."
+        )
 
 
 def _bytes_needed(trainer) -> int:
@@ -370,6 +280,13 @@ def _bytes_needed(trainer) -> int:
     )
     checkpoints = math.ceil(steps * arguments.num_train_epochs / arguments.save_steps)
     return 3 * trainable * (checkpoints + 1)
+
+
+def _candidates(recipe: Recipe) -> int:
+    """Return how many candidates an anchor has in a full batch."""
+    others = {"listwise": 3, "best_of_n": recipe.candidates}
+    in_batch = OBJECTIVES[recipe.objective].reads == "slots"
+    return 2 * recipe.micro_batch if in_batch else others.get(recipe.objective, 2)
 
 
 def _point(entry: dict) -> dict:
@@ -402,11 +319,3 @@ def _give_back(trained: models.LanguageModel) -> None:
         base.disable_input_require_grads()
     base.eval()
 
-
-@contextlib.contextmanager
-def _quiet_datasets():
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()

@@ -76,15 +76,22 @@ def test_every_distinct_prefix_token_stands_once():
     instruction, anchors = [1, 2, 3, 4], [[10, 11], [12], [13, 14, 15]]
     answers = [[[20, 21], [22]], [[23], [24, 25]], [[26], [27]]]
     tree = prefix_tree.build([instruction + anchor for anchor in anchors], answers)
-    expected = len(instruction) + sum(map(len, anchors)) + sum(len(answer) for own in answers for answer in own)
-    assert tree.input_ids.shape == (1, expected)
+    # Of two-token answers the first is read; an answer's last token is only predicted.
+    assert tree.input_ids.shape == (1, len(instruction) + sum(map(len, anchors)) + 2)
     assert tree.position_ids[0, :4].tolist() == [0, 1, 2, 3]
     assert tree.targets.tolist() == [20, 21, 22, 23, 24, 25, 26, 27]
     assert tree.owners.tolist() == [0, 0, 1, 2, 3, 3, 4, 5]
 
 
+def test_what_answers_have_in_common_stands_once():
+    tree = prefix_tree.build([[1, 2]], [[[5, 6, 7, 9], [5, 6, 8, 9]]])
+    assert tree.input_ids[0].tolist() == [1, 2, 5, 6, 7, 8]
+    assert tree.position_ids[0].tolist() == [0, 1, 2, 3, 4, 4]
+    assert tree.read_at.tolist() == [1, 2, 3, 4, 1, 2, 3, 5]
+
+
 def test_no_token_sees_a_sibling_or_the_future():
-    tree = prefix_tree.build([[1, 2, 10], [1, 2, 11]], [[[20], [21]], [[22], [23]]])
+    tree = prefix_tree.build([[1, 2, 10], [1, 2, 11]], [[[20, 0], [21, 0]], [[22, 0], [23, 0]]])
     ids = tree.input_ids[0].tolist()
     sees = {ids[row]: {ids[column] for column in tree.may_attend[row].nonzero()[:, 0]} for row in range(len(ids))}
     assert sees[20] == {1, 2, 10, 20}
@@ -94,6 +101,27 @@ def test_no_token_sees_a_sibling_or_the_future():
     assert not tree.may_attend.triu(diagonal=1).any()
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(3, 9), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_slots_give_the_last_states_of_separate_sequences(sequences):
+    with torch.no_grad():
+        by_tree = prefix_tree.states(MODEL, prefix_tree.build_slots(sequences))
+        plain = [MODEL.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1] for ids in sequences]
+    torch.testing.assert_close(by_tree, torch.stack(plain), rtol=1e-4, atol=1e-4)
+    assert not MODEL.get_output_embeddings()._forward_pre_hooks
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.3), (torch.float16, 0.05)])
+def test_half_precision_stays_near_float32(dtype, tolerance):
+    prompts, answers = [[5, 6, 7, 20], [5, 6, 30, 31]], [[[8, 9], [10]], [[7, 10, 11], [12, 13]]]
+    tree = prefix_tree.build(prompts, answers)
+    with torch.no_grad():
+        half = prefix_tree.log_probs(tiny_model().to(dtype), tree)
+        exact = prefix_tree.log_probs(MODEL, tree)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, exact, rtol=0.02, atol=tolerance)
+
+
 @pytest.mark.parametrize(
     "prompts, answers",
     [([[]], [[[1]]]), ([[1]], [[[]]]), ([[1], [2]], [[[1]], [[1], [2]]]), ([[1], [2]], [[[1]]])],
@@ -101,3 +129,9 @@ def test_no_token_sees_a_sibling_or_the_future():
 def test_empty_or_uneven_batches_are_refused(prompts, answers):
     with pytest.raises(ValueError):
         prefix_tree.build(prompts, answers)
+
+
+@pytest.mark.parametrize("sequences", [[], [[1], []]])
+def test_sequences_without_a_last_state_are_refused(sequences):
+    with pytest.raises(ValueError):
+        prefix_tree.build_slots(sequences)

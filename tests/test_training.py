@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
-from sempa_utils import corpora, models, profiles, training
+from sempa_utils import corpora, models, profiles, trainer, training
 from sempa_utils.checks import InputError
 from sempa_utils.embedding import Embedder
 
@@ -72,15 +72,15 @@ def test_tree_and_stock_batches_train_to_the_same_weights(corpus, tmp_path):
 def test_gradients_of_tree_and_stock_loss_agree(corpus, tmp_path):
     found = []
     for shared in (True, False):
-        trainer = training.make_trainer(fresh(), corpus, replace(RECIPE, shared_prefix=shared), tmp_path, False)
+        made = training.make_trainer(fresh(), corpus, replace(RECIPE, shared_prefix=shared), tmp_path, False)
         torch.manual_seed(3)
-        for name, parameter in trainer.model.named_parameters():
+        for name, parameter in made.model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
-        batch = trainer.data_collator([trainer.train_dataset[index] for index in range(6)])
-        trainer.model.train()
-        trainer.compute_loss(trainer.model, batch).backward()
-        found.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad]))
+        batch = made.data_collator([made.train_dataset[index] for index in range(6)])
+        made.model.train()
+        made.compute_loss(made.model, batch).backward()
+        found.append(torch.cat([p.grad.flatten() for p in made.model.parameters() if p.requires_grad]))
     assert found[1].norm() > 1e-3
     assert (found[0] - found[1]).norm() < 1e-4 * found[1].norm()
 
@@ -99,8 +99,8 @@ def test_the_base_model_is_given_back_as_it_was(corpus, tmp_path):
 
 
 def test_only_adapter_weights_are_trained(corpus, tmp_path):
-    trainer = training.make_trainer(fresh(), corpus, RECIPE, tmp_path, False)
-    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    made = training.make_trainer(fresh(), corpus, RECIPE, tmp_path, False)
+    trained = {name: p for name, p in made.model.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
 
 
@@ -116,7 +116,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(corpus, tmp_path, monkey
             raise Interruption
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.Bookkeeper, "on_step_end", stop)
+        patch.setattr(trainer.Bookkeeper, "on_step_end", stop)
         with pytest.raises(Interruption):
             run(corpus, tmp_path / "resumed")
     assert training.last_whole_checkpoint(tmp_path / "resumed").name == "checkpoint-4"
@@ -221,9 +221,9 @@ def test_an_answer_beyond_the_length_is_cut_at_its_end_as_in_stock(corpus, tmp_p
     lengths = {}
     for shared in (True, False):
         recipe = replace(RECIPE, shared_prefix=shared, max_length=100)
-        trainer = training.make_trainer(fresh(), corpus, recipe, tmp_path, False)
-        batch = trainer.data_collator(list(trainer.train_dataset)[:8])
-        lengths[shared] = len(batch["targets"]) if shared else int(batch["completion_mask"].sum())
+        made = training.make_trainer(fresh(), corpus, recipe, tmp_path, False)
+        batch = made.data_collator(list(made.train_dataset)[:8])
+        lengths[shared] = len(batch["trees"][0]["targets"]) if shared else int(batch["completion_mask"].sum())
     assert lengths[True] == lengths[False]
 
 
@@ -243,7 +243,7 @@ def test_a_recipe_that_cannot_work_is_refused(change):
 )
 def test_autocast_follows_the_type_that_nf4_computes_in(tiny, monkeypatch, dtype, switches):
     monkeypatch.setattr(models, "compute_dtype", lambda _: dtype)
-    assert training.mixed_precision(replace(tiny, precision="nf4")) == switches
+    assert trainer.mixed_precision(replace(tiny, precision="nf4")) == switches
 
 
 def test_a_step_that_float16_skips_does_not_break_the_record():
@@ -278,7 +278,7 @@ def test_the_committed_run_on_real_triplets_meets_its_marks():
 
 def test_the_recipe_is_the_papers():
     recipe = training.Recipe.of_profile(profiles.get("paper"))
-    lora = training.lora_config(recipe)
+    lora = trainer.lora_config(recipe)
     assert (lora.r, lora.lora_alpha, lora.target_modules) == (8, 32, "all-linear")
     assert (recipe.beta, recipe.learning_rate, recipe.warmup_share, recipe.epochs) == (0.1, 1e-4, 0.05, 1)
     assert (recipe.batch, recipe.max_length, recipe.save_every) == (256, 1024, 20_000)
@@ -329,3 +329,49 @@ def test_nf4_training_of_the_packaged_model(tmp_path):
     again = Embedder(models.add_adapter(models.load(precision="nf4"), record["adapter"])).encode(sentences)
     assert abs(again - moved).max() < 1e-5
     assert abs(moved - plain).max() > 1e-3
+
+
+def test_two_processes_train_the_curve_of_one(corpus, tmp_path):
+    """`accelerate launch` with two gloo processes on the CPU, at the same effective batch."""
+    script = tmp_path / "launch.py"
+    script.write_text(
+        """
+import sys
+sys.path[:0] = ["tests", "."]
+from dataclasses import replace
+from accelerate import PartialState
+from test_training import RECIPE, fresh
+from sempa_utils import corpora, training
+assert PartialState().num_processes == int(sys.argv[1].rsplit("/")[-1])
+rows = corpora.load_ranked_nli(limit=32, seed=1)
+for objective in ("pairwise", "one_word"):
+    recipe = replace(RECIPE, objective=objective, accumulation=2, chunk=3, epochs=2)
+    training.train(fresh(), rows, recipe, sys.argv[1] + "/" + objective, show_progress_bar=False)
+""",
+        encoding="utf8",
+    )
+    surroundings = {name: value for name, value in os.environ.items() if name != "SEMPA_DATA_DIR"}
+    surroundings |= {"SEMPA_CACHE_DIR": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision",
+              "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    for processes in ("1", "2"):
+        command = [*launch, "--num_processes", processes, str(script), str(tmp_path / processes)]
+        done = subprocess.run(command, env=surroundings, cwd=Path(__file__).parent.parent, capture_output=True,
+                              text=True, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    for objective in ("pairwise", "one_word"):
+        one, two = (training.read_record(tmp_path / processes / objective) for processes in ("1", "2"))
+        assert one["steps"] == two["steps"] == 8
+        for ours, theirs in zip(one["curve"], two["curve"], strict=True):
+            for name in ("loss", "margin", "gradient_norm"):
+                assert ours[name] == pytest.approx(theirs[name], abs=1e-4), (objective, name)
+        for name, value in weights(one).items():
+            torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_processes_that_cannot_share_a_batch_are_refused(corpus, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(trainer, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(InputError, match="multiple of 2"):
+        trainer.check(fresh(), corpus, RECIPE)

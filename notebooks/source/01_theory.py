@@ -628,7 +628,8 @@ assert change.max() > 0.01, "the same probabilities, but other cosines"
 
 # %%
 from peft import get_peft_model
-from sempa_utils.training import Recipe, lora_config
+from sempa_utils.trainer import lora_config
+from sempa_utils.training import Recipe
 
 SIDES, ALL_SIDES = ("entailment", "contradiction"), ("entailment", "neutral", "contradiction")
 BETA, LEARNING_RATE = 0.1, 5e-4
