@@ -1,59 +1,154 @@
 """Training speed: prefix-tree batches beside TRL's own, on the same rows, in one process.
 
-Each side runs several times, in turn; the figures are medians, with all repeats beside them.
+Each side runs several times, in turn; the figures are medians, with all repeats beside them. The
+arithmetic bound is what the tree's floating-point operations alone would take at the rate of a
+matrix product of the model's own shape, measured in the same run.
 
 python benchmarks/training.py [--triplets 24] [--repeats 3] [--precision float32] [--record NAME]
+python benchmarks/training.py --shape llama-3-8b --precision nf4      # random weights; wants a GPU
 """
 
 import argparse
+import contextlib
 import statistics
 import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sempa_utils import corpora, models, results, training
+from sempa_utils.trainer import make_trainer
+
+KINDS = {"prefix tree": True, "stock TRL": False}
 
 
 def main() -> None:
-    """Time both kinds of batches in turn and print triplets per second, peak memory and the ratio."""
+    """Time both kinds of batches in turn and print triplets per second, peak memory and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--triplets", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--model", default="packaged")
+    parser.add_argument("--shape", help="random weights of this shape instead of --model: llama-2-7b, llama-3-8b")
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="on both sides")
     parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     options = parser.parse_args()
 
     rows = corpora.load_triplets(limit=options.triplets, seed=42)
     print(rows.describe(), flush=True)
-    language_model = models.load(options.model, options.precision)
-    kinds = {"prefix tree": True, "stock TRL": False}
-    speeds, peaks = ({name: [] for name in kinds} for _ in range(2))
+    with random_weights(options.shape, rows) if options.shape else contextlib.nullcontext(options.model) as name:
+        language_model = models.load(str(name), options.precision)
+    recipes = {
+        kind: training.Recipe(
+            micro_batch=options.micro_batch,
+            shared_prefix=shared,
+            gradient_checkpointing=options.gradient_checkpointing,
+        )
+        for kind, shared in KINDS.items()
+    }
+    speeds, peaks = ({kind: [] for kind in KINDS} for _ in range(2))
     for repeat in range(options.repeats + 1):
-        for name, shared_prefix in kinds.items():
-            recipe = training.Recipe(micro_batch=options.micro_batch, shared_prefix=shared_prefix)
+        for kind, recipe in recipes.items():
             # The first round is short and only warms both sides up.
             corpus = rows if repeat else rows.sample(options.micro_batch, 1)
             with tempfile.TemporaryDirectory() as folder:
                 record = training.train(language_model, corpus, recipe, folder, show_progress_bar=False)
             if repeat:
-                speeds[name].append(record["triplets_per_second"])
-                peaks[name].append(record["peak_memory_bytes"] / 2**30)
-                print(f"{name:>12}: {speeds[name][-1]:.2f} triplets/s, peak {peaks[name][-1]:.1f} GiB", flush=True)
+                speeds[kind].append(record["triplets_per_second"])
+                peaks[kind].append(record["peak_memory_bytes"] / 2**30)
+                print(f"{kind:>12}: {speeds[kind][-1]:.2f} triplets/s, peak {peaks[kind][-1]:.1f} GiB", flush=True)
     figures = {
-        name: {
-            "triplets_per_second": statistics.median(speeds[name]),
-            "repeats": speeds[name],
-            "peak_memory_gigabytes": statistics.median(peaks[name]),
+        kind: {
+            "triplets_per_second": statistics.median(speeds[kind]),
+            "repeats": speeds[kind],
+            "peak_memory_gigabytes": statistics.median(peaks[kind]),
         }
-        for name in kinds
+        for kind in KINDS
     }
     ratio = figures["prefix tree"]["triplets_per_second"] / figures["stock TRL"]["triplets_per_second"]
-    headline = f"prefix tree {ratio:.1f}× stock TRL in triplets per second ({options.precision})"
+    figures |= {"ratio": ratio, "arithmetic bound": arithmetic_bound(language_model, rows, recipes["prefix tree"])}
+    reached = figures["prefix tree"]["triplets_per_second"] / figures["arithmetic bound"]["triplets_per_second"]
+    figures["share_of_the_bound"] = reached
+    headline = (
+        f"prefix tree {ratio:.1f}× stock TRL in triplets per second and {100 * reached:.0f} % of the arithmetic "
+        f"bound ({options.precision}, micro-batch {options.micro_batch})"
+    )
     print(headline)
     if options.record:
-        settings = {"micro_batch": options.micro_batch, "gradient_checkpointing": False}
-        results.save_run(options.record, figures | {"ratio": ratio}, headline, language_model.describe(),
-                         rows.record(), settings, 42, folder=results.committed_folder())  # fmt: skip
+        results.save_run(options.record, figures, headline, language_model.describe(), rows.record(),
+                         vars(options), 42, folder="results")  # fmt: skip
+
+
+def arithmetic_bound(language_model, rows, recipe) -> dict[str, float]:
+    """Return the bound in triplets per second, the operations of a triplet, and the measured rate of products."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(language_model, rows, recipe, Path(folder), show_progress_bar=False)
+        examples, size = list(trainer.train_dataset), recipe.micro_batch
+        tokens = 0
+        with FlopCounterMode(display=False) as counter:
+            for start in range(0, len(examples), size):
+                batch = trainer._prepare_inputs(trainer.collate(examples[start : start + size]))
+                tokens = max(tokens, batch["trees"][0]["input_ids"].shape[1])
+                trainer.compute_loss(trainer.model, batch).backward()
+        operations = counter.get_total_flops() / len(examples)
+        models.remove_adapter(models.wrap(trainer.model, language_model.tokenizer, "bench"))
+    rate = matmul_rate(language_model, tokens)
+    return {
+        "triplets_per_second": rate / operations,
+        "operations_per_triplet": operations,
+        "operations_per_second": rate,
+    }
+
+
+def matmul_rate(language_model, tokens: int, repeats: int = 30) -> float:
+    """Return operations per second of (tokens × width) · (width × inner width), the best of some repeats."""
+    config, device = language_model.model.config, language_model.device
+    dtype = models.compute_dtype(device.type) if language_model.precision == "nf4" else language_model.model.dtype
+    left = torch.randn(tokens, config.hidden_size, dtype=dtype, device=device)
+    right = torch.randn(config.hidden_size, config.intermediate_size, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * tokens * config.hidden_size * config.intermediate_size / best
+
+
+@contextlib.contextmanager
+def random_weights(shape: str, rows):
+    """Yield a folder with random weights of a public shape and a tokenizer trained on the rows' sentences.
+
+    The real loading path then quantises them: nothing is downloaded. Needs the disk space of the
+    model in bfloat16.
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers import models as tokenizer_models
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    from sempa_utils import memory
+
+    config = memory.shape(shape)
+    special = ["<pad>", "<s>", "</s>"]
+    tokenizer = Tokenizer(tokenizer_models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    size = min(16_000, config.vocab_size)
+    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator((sentence for row in rows.rows for sentence in row), trainer)
+    with tempfile.TemporaryDirectory() as folder:
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+        fast.save_pretrained(folder)
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model.save_pretrained(folder)
+        del model
+        yield folder
 
 
 if __name__ == "__main__":

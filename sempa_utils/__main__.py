@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--candidates", type=int, help="of best_of_n (default: 5)")
     command.add_argument("--symmetric", action="store_true", default=None, help="one_word in both directions")
     command.add_argument("--epochs", type=int, help="passes over the rows (default: 1)")
+    command.add_argument("--save-every", type=int, help="rows between checkpoints (default: the profile's)")
     command.add_argument("--learning-rate", type=float, help="peak (default: 1e-4; one_word and contrastive: 2e-4)")
     command.add_argument(
         "--stock-batches", action="store_true", help="TRL's own batches instead of prefix trees (slower)"
@@ -97,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     command.set_defaults(run=train)
 
-    command = commands.add_parser("plan", parents=[model, recipe], help="how much memory training takes, part by part")
+    command = commands.add_parser("plan", parents=[model, recipe], help="how much memory training takes, part by part",
+                                  description="How much memory training takes, part by part, before it is tried. "
+                                  "--model may also be llama-2-7b or llama-3-8b: nothing is downloaded.")  # fmt: skip
     command.add_argument("--capacity", type=float, metavar="GIGABYTES", help="of your card (default: of the one here)")
     command.add_argument("--figure", metavar="FILE", help="also draw the bars (.png)")
     command.set_defaults(run=plan)
@@ -208,9 +211,9 @@ def train(options) -> None:
         return
     if record["rows_too_long"]:
         print(f"{record['rows_too_long']} rows were longer than {recipe.max_length} tokens and left out")
-    last = record["last_quarter"]
+    first, last = record["curve"][0], record["last_quarter"]
     headline = (
-        f"{recipe.objective}, {len(corpus):,} rows in {record['seconds']:.0f} s: loss {record['curve'][0]['loss']:.4f} → "
+        f"{recipe.objective}, {len(corpus):,} rows in {record['seconds']:.0f} s: loss {first['loss']:.4f} → "
         f"{last['loss']:.4f} and accuracy {100 * last['accuracy']:.0f} % over the last quarter, "
         f"peak memory {record['peak_memory_bytes'] / 2**30:.1f} GiB"
     )
@@ -226,11 +229,38 @@ def _recipe(options):
     from sempa_utils.training import Recipe
 
     names = ("micro_batch", "accumulation", "max_length", "gradient_checkpointing", "optimizer", "template", "beta",
-             "temperature", "candidates", "symmetric", "epochs", "learning_rate", "seed")  # fmt: skip
+             "temperature", "candidates", "symmetric", "epochs", "learning_rate", "save_every", "seed")  # fmt: skip
     changes = {name: getattr(options, name, None) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
     changes["shared_prefix"] = not getattr(options, "stock_batches", False)
     return Recipe.of_profile(profiles.get(options.profile), options.objective, **changes)
+
+
+def plan(options) -> None:
+    """Print how much memory training takes, part by part, and what would fit."""
+    import torch
+
+    from sempa_utils import memory, models
+
+    recipe, profile = _recipe(options), profiles.get(options.profile)
+    precision = options.precision or profile.precision
+    config = memory.shape(options.model)
+    here = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
+    capacity = options.capacity * 2**30 if options.capacity else here
+    compute = models.compute_dtype("cuda") if here else None
+    planned = memory.plan(config, precision, recipe, shared_prefix=recipe.shared_prefix, compute_dtype=compute)
+    print(f"{options.model}, {precision}, micro-batch {recipe.micro_batch}, planned in GiB")
+    for part, size in planned.items():
+        print(f"{part:>12} {size / 2**30:8.2f}")
+    print(f"{'total':>12} {memory.total(planned) / 2**30:8.2f}")
+    if capacity:
+        print(memory.advice(config, precision, recipe, int(capacity), compute_dtype=compute))
+    if options.figure:
+        from sempa_utils.plots.training import memory_bars
+
+        with write_whole(options.figure) as draft:
+            figure = memory_bars({f"{options.model}, {options.profile}": planned}, capacity)
+            figure.savefig(draft, format=Path(options.figure).suffix[1:] or "png")
 
 
 def encode(options) -> None:

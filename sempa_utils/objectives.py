@@ -35,8 +35,8 @@ OBJECTIVES = {
     "pairwise": Objective("answers"),
     "listwise": Objective("answers", ranked=True),
     "best_of_n": Objective("answers"),
-    "one_word": Objective("slots", settings={"beta": 2.0, "learning_rate": 2e-4}),
-    "contrastive": Objective("slots", reference=False, settings={"learning_rate": 2e-4}),
+    "one_word": Objective("slots", settings={"beta": 2.0, "learning_rate": 5e-4}),
+    "contrastive": Objective("slots", reference=False, settings={"learning_rate": 5e-4}),
 }
 
 

@@ -6,6 +6,7 @@ tokens a batch holds, and the loss over them.
 
 import contextlib
 import math
+import time
 from functools import partial
 from pathlib import Path
 
@@ -26,13 +27,20 @@ from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.preferences import answers_dataset, preference_dataset, slots_dataset
 
 WHOLE = "whole"  # the file that a checkpoint gets last, when all its others are written
+WATCH_SECONDS = 5  # between two looks at a running curve
 
 
 def make_trainer(
-    language_model: models.LanguageModel, corpus: Corpus, recipe, folder: Path, show_progress_bar: bool = True
+    language_model: models.LanguageModel,
+    corpus: Corpus,
+    recipe,
+    folder: Path,
+    show_progress_bar: bool = True,
+    watch=None,
 ):
     """Return a trainer set to the recipe (a `training.Recipe`), with a fresh LoRA adapter on the base.
 
+    `watch`, a function, is called with the curve's points every few seconds.
     The recipe's batch is that of all processes together. Raises `InputError` as `check` does.
     """
     device = language_model.device.type
@@ -74,7 +82,7 @@ def make_trainer(
             train_dataset=_dataset(language_model.tokenizer, corpus, recipe),
             processing_class=language_model.tokenizer,
             peft_config=lora_config(recipe),
-            callbacks=[Bookkeeper(show_progress_bar and PartialState().is_main_process)],
+            callbacks=[Bookkeeper(show_progress_bar and PartialState().is_main_process, watch)],
         )
     trainer.remove_callback(PrinterCallback)
     # TRL casts the adapter on a 4-bit base to bfloat16. Float32 keeps small updates, and works on
@@ -289,9 +297,11 @@ def lora_config(recipe) -> LoraConfig:
 class Bookkeeper(TrainerCallback):
     """Shows progress, stops at a loss that is no number, and marks whole checkpoints."""
 
-    def __init__(self, show_progress_bar: bool):
+    def __init__(self, show_progress_bar: bool, watch=None):
         self.show = show_progress_bar
+        self.watch = watch
         self.bar = None
+        self.watched = time.monotonic()
 
     def on_train_begin(self, args, state, control, **_):
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=not self.show)
@@ -308,6 +318,9 @@ class Bookkeeper(TrainerCallback):
                 "float32 or bfloat16; the last whole checkpoint stays."
             )
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}", margin=f"{logs['rewards/margins']:.3f}")
+        if self.watch and time.monotonic() - self.watched > WATCH_SECONDS:
+            self.watch(points(state.log_history))
+            self.watched = time.monotonic()
 
     def on_save(self, args, state, control, **_):
         PartialState().wait_for_everyone()  # each process writes a file of its own
@@ -317,6 +330,28 @@ class Bookkeeper(TrainerCallback):
 
     def on_train_end(self, args, state, control, **_):
         self.bar.close()
+
+
+def points(log_history: list[dict]) -> list[dict]:
+    """Return a run's curve: step, loss, margin, accuracy, rewards, learning rate, gradient norm at each logged step."""
+    return [_point(entry) for entry in log_history if "loss" in entry]
+
+
+def _point(entry: dict) -> dict:
+    names = {
+        "step": "step",
+        "loss": "loss",
+        "margin": "rewards/margins",
+        "accuracy": "rewards/accuracies",
+        "chosen_reward": "rewards/chosen",
+        "rejected_reward": "rewards/rejected",
+        "learning_rate": "learning_rate",
+        "gradient_norm": "grad_norm",
+    }
+    point = {ours: entry[theirs] for ours, theirs in names.items() if theirs in entry}
+    if not math.isfinite(point.get("gradient_norm", 0.0)):
+        point["gradient_norm"] = None  # in float16 the scaler skips such a step and tries a smaller scale
+    return point
 
 
 @contextlib.contextmanager

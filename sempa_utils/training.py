@@ -23,7 +23,7 @@ from sempa_utils.corpora import Corpus, load_ranked_nli, load_triplets
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
 from sempa_utils.templates import EXTRACTION_TEMPLATES, PARAPHRASE_TEMPLATES
-from sempa_utils.trainer import WHOLE, check, make_trainer, reference_table
+from sempa_utils.trainer import WHOLE, check, make_trainer, points, reference_table
 
 RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of the run
 OPTIMISERS = ("adamw_torch", "paged_adamw_8bit")
@@ -121,15 +121,17 @@ def train(
     folder: str | Path,
     resume: bool = True,
     show_progress_bar: bool = True,
+    watch=None,
 ) -> dict:
     """Train an adapter by the recipe's objective; leave it in `folder`/adapter and return the run's record.
 
     A finished run of the same base, data and recipe is not trained again; an interrupted one goes
     on from its last whole checkpoint (`resume=False` starts anew). The record holds the curves of
-    loss, margin and accuracy, triplets per second, and peak memory in bytes. The base model is
-    given back as it was. Started by `accelerate launch`, several processes share each batch. Raises
-    `InputError` for a folder of another run, a full disk, a loss that is no number, or a GPU that
-    is too small (then with what would fit).
+    loss, margin and accuracy, triplets per second, and peak memory in bytes; `watch`, a function, is
+    called with the part of it that there is, every few seconds. The base model is given back as it
+    was. Started by `accelerate launch`, several processes share each batch. Raises `InputError` for a
+    folder of another run, a full disk, a loss that is no number, or a GPU that is too small (then
+    with what would fit).
     """
     folder, processes = Path(folder), PartialState()
     check(language_model, corpus, recipe)
@@ -143,7 +145,9 @@ def train(
         return finished
 
     checkpoint = last_whole_checkpoint(folder)
-    trainer = make_trainer(language_model, corpus, recipe, folder, show_progress_bar)
+    plan = {"recipe": asdict(recipe), "candidates": _candidates(recipe)}
+    show = watch and (lambda points: watch(plan | {"curve": points}))
+    trainer = make_trainer(language_model, corpus, recipe, folder, show_progress_bar, show)
     started = time.perf_counter()
     try:
         with write_whole(folder / RUN) as draft:
@@ -154,16 +158,15 @@ def train(
         with PeakMemory(language_model.device) as peak:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trained = replace(language_model, model=trainer.model)
-        curve = [_point(entry) for entry in trainer.state.log_history if "loss" in entry]
+        curve = points(trainer.state.log_history)
         record = {
             "fingerprint": identity,
             "model": language_model.describe(),
             "data": corpus.record(),
-            "recipe": asdict(recipe),
+            **plan,
             "curve": curve,
             "last_quarter": _mean(curve[len(curve) * 3 // 4 :], ("loss", "margin", "accuracy")),
             "steps": trainer.state.global_step,
-            "candidates": _candidates(recipe),
             "rows_too_long": len(corpus) - len(trainer.train_dataset),  # left out
             "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             "seconds": round(time.perf_counter() - started, 1),
@@ -198,11 +201,12 @@ def train_profile(
     objective: str = "pairwise",
     again: bool = False,
     show_progress_bar: bool = True,
+    watch=None,
 ) -> tuple[dict, Corpus, Corpus]:
     """Train what a profile says, or find it already trained; return (record, training rows, held-out rows).
 
     The run's folder is by default build/adapters/<run's fingerprint>; `again` trains anew what is
-    there. No model is left in memory.
+    there; `watch` as in `train`. No model is left in memory.
     """
     profile = profile or profiles.get()
     load = load_ranked_nli if OBJECTIVES[objective].ranked else load_triplets
@@ -210,7 +214,7 @@ def train_profile(
     recipe = Recipe.of_profile(profile, objective, seed=seed)
     language_model = models.load(name, profile.precision)
     folder = folder or build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
-    record = train(language_model, corpus, recipe, folder, not again, show_progress_bar)
+    record = train(language_model, corpus, recipe, folder, not again, show_progress_bar, watch)
     return record, corpus, held_out
 
 
@@ -289,23 +293,6 @@ def _candidates(recipe: Recipe) -> int:
     return 2 * recipe.micro_batch if in_batch else others.get(recipe.objective, 2)
 
 
-def _point(entry: dict) -> dict:
-    names = {
-        "step": "step",
-        "loss": "loss",
-        "margin": "rewards/margins",
-        "accuracy": "rewards/accuracies",
-        "chosen_reward": "rewards/chosen",
-        "rejected_reward": "rewards/rejected",
-        "learning_rate": "learning_rate",
-        "gradient_norm": "grad_norm",
-    }
-    point = {ours: entry[theirs] for ours, theirs in names.items() if theirs in entry}
-    if not math.isfinite(point.get("gradient_norm", 0.0)):
-        point["gradient_norm"] = None  # in float16 the scaler skips such a step and tries a smaller scale
-    return point
-
-
 def _mean(points: list[dict], names) -> dict[str, float]:
     return {name: sum(point[name] for point in points) / len(points) for name in names}
 
@@ -318,4 +305,3 @@ def _give_back(trained: models.LanguageModel) -> None:
         base.activation_checkpointing_disable()
         base.disable_input_require_grads()
     base.eval()
-

@@ -97,16 +97,6 @@ def test_the_length_histogram(tmp_path, parts):
     assert figure.axes[0].get_ylabel() == "triplets"
 
 
-def test_the_tree_mask(tmp_path):
-    mask = torch.tensor([[True, False], [True, True]])
-    figure = saved(training.tree_mask(mask, "two tokens"), tmp_path)
-    (axes,) = figure.axes
-    np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), mask.numpy())
-    assert title(axes) == "two tokens"
-    # Row attends to column, and the labels say which is which.
-    assert "attended to" in axes.get_xlabel() and "that attends" in axes.get_ylabel()
-
-
 # --- space -------------------------------------------------------------------------------------
 
 

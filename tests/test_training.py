@@ -247,7 +247,7 @@ def test_autocast_follows_the_type_that_nf4_computes_in(tiny, monkeypatch, dtype
 
 
 def test_a_step_that_float16_skips_does_not_break_the_record():
-    point = training._point({"step": 3, "loss": 0.5, "grad_norm": math.inf})
+    point = trainer._point({"step": 3, "loss": 0.5, "grad_norm": math.inf})
     assert point == {"step": 3, "loss": 0.5, "gradient_norm": None}
     json.dumps(point, allow_nan=False)
 
@@ -375,3 +375,11 @@ def test_processes_that_cannot_share_a_batch_are_refused(corpus, tmp_path, monke
     monkeypatch.setattr(trainer, "PartialState", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(InputError, match="multiple of 2"):
         trainer.check(fresh(), corpus, RECIPE)
+
+
+def test_a_watcher_sees_the_curve_grow(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "WATCH_SECONDS", -1)
+    seen = []
+    record = run(corpus, tmp_path / "run", watch=seen.append)
+    assert [len(part["curve"]) for part in seen] == list(range(1, 9))
+    assert seen[-1]["curve"] == record["curve"] and seen[0]["candidates"] == 2

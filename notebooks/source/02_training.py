@@ -19,10 +19,12 @@
 #
 # **You will learn**
 # - how natural-language-inference triplets become preference data, down to which tokens count;
-# - what 4-bit quantisation (NF4) does to a weight matrix, and why the adapter stays in float32;
+# - what 4-bit quantisation (NF4) does to a weight matrix, what LoRA adds, and why it stays in float32;
 # - the DPO loss in five lines, checked against the package and against its known first value, ln 2;
 # - how a batch can be a tree, in which each distinct prefix token is computed once;
-# - to read a DPO training curve: why the margin counts and not the chosen reward.
+# - to read a DPO training curve: why the margin counts and not the chosen reward;
+# - the same likelihood over *words* instead of sentences, and what each does to the embedding;
+# - how much memory a 7–8B model takes on your card, before you start it.
 
 # %% [markdown]
 # ## Set-up
@@ -60,6 +62,7 @@ MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id
 SEED = 42
 
 profile = profiles.get(PROFILE)
+TRAIN_AGAIN = False  # True: train anew what is already there
 display(Markdown(results.costs("02_training")))
 
 # %% [markdown]
@@ -79,6 +82,22 @@ for triplet in training_rows.rows[:3]:
     print(
         f"\nanchor    {triplet.anchor}\npositive  {triplet.positive}\nnegative  {triplet.negative}"
     )
+
+# %% [markdown]
+# Behind the triplets stand premises to which people wrote sentences of three labels. The lengths below
+# are a warning: if one label's sentences were longer, a preference could be learned from length alone.
+
+# %%
+from sempa_utils.plots import training as training_plots
+
+ranked = corpora.load_ranked_nli()
+labels = ("premise", "entailment", "neutral", "contradiction")
+words = {
+    f"{label}, words": [len(sentence.split()) for sentence in column]
+    for label, column in zip(labels, zip(*ranked.rows))
+}
+display(training_plots.length_histogram(words))
+print(ranked.describe())
 
 # %% [markdown]
 # The anchor goes into a paraphrase request, the paper's default template. Positive and negative become
@@ -123,17 +142,6 @@ def show_row(answer: str, colour: str) -> str:
 first = training_rows.rows[0]
 display(HTML(show_row(first.positive, "#b7dcf2") + show_row(first.negative, "#f6d6a8")))
 
-# %%
-from sempa_utils.plots import training as training_plots
-
-lengths = {"request": [], "chosen answer": [], "rejected answer": []}
-for anchor, positive, negative in training_rows.rows:
-    prompt, chosen = answer_tokens(base.tokenizer, paraphrase_request(anchor), positive)
-    _, rejected = answer_tokens(base.tokenizer, paraphrase_request(anchor), negative)
-    for part, tokens in zip(lengths, (prompt, chosen, rejected)):
-        lengths[part].append(len(tokens))
-display(training_plots.length_histogram(lengths))
-
 # %% [markdown]
 # ## 2 · Four bits
 #
@@ -145,6 +153,7 @@ display(training_plots.length_histogram(lengths))
 # %%
 import bitsandbytes.functional as bnb
 import torch
+from sempa_utils import training
 
 matrix, weight = models.read_matrix(MODEL)  # from the file: no second model in memory
 weight = weight.to(base.device)
@@ -157,6 +166,26 @@ relative = ((restored - weight).norm() / weight.norm()).item()
 print(f"{matrix}, {tuple(weight.shape)}: {bits:.2f} bits a weight instead of 32")
 print(f"relative error ‖W − W₄‖ / ‖W‖ = {100 * relative:.1f} %")
 assert bits < 4.3 and relative < 0.15
+
+blocks = weight.flatten().view(-1, 64)
+scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True)).flatten()
+levels = state.code.float()
+errors = ((restored - weight) / weight.std()).flatten()
+sizes = {
+    "float32": 4 * weight.numel(),
+    "bfloat16": 2 * weight.numel(),
+    "nf4": packed.numel() * packed.element_size() + scales,
+}
+display(training_plots.four_bits(scaled.cpu(), levels.cpu(), errors.cpu(), sizes))
+
+# %% [markdown]
+# Into the frozen, rounded $W$ training puts a second path of low rank, $W x + \frac{\alpha}{r} B A x$, and
+# trains $A$ and $B$ alone. $B$ starts at zero, so at first the model is the base, to the last bit.
+
+# %%
+rank = training.Recipe().lora_rank
+wide, narrow = weight.shape
+display(training_plots.lora_sketch(narrow, wide, rank, weight.numel(), rank * (wide + narrow)))
 
 # %% [markdown]
 # ## 3 · The loss, in five lines
@@ -174,8 +203,9 @@ import math
 from dataclasses import replace
 
 from peft import get_peft_model
-from sempa_utils import plackett_luce, training
+from sempa_utils import plackett_luce
 from sempa_utils.preferences import answer_log_probs
+from sempa_utils.trainer import lora_config
 
 
 def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
@@ -187,7 +217,7 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
 recipe = training.Recipe.of_profile(profile, seed=SEED)
 few = training_rows.rows[:4]
 anchors, positives, negatives = (list(column) for column in zip(*few))
-with_adapter = get_peft_model(base.model, training.lora_config(recipe))
+with_adapter = get_peft_model(base.model, lora_config(recipe))
 policy = replace(base, model=with_adapter)
 
 scored = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
@@ -216,18 +246,36 @@ pairs = [
     [answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer) for answer in t[1:]]
     for t in few
 ]
-tree = prefix_tree.build(
-    [pair[0][0] for pair in pairs], [[answer for _, answer in pair] for pair in pairs]
-)
-stock_tokens = (
-    2 * len(few) * max(len(prompt) + len(answer) for pair in pairs for prompt, answer in pair)
-)
-tree_tokens = tree.input_ids.shape[1]
-display(
-    training_plots.tree_mask(
-        tree.may_attend, f"{tree_tokens} tokens instead of {stock_tokens} padded ones"
-    )
-)
+prompts = [pair[0][0] for pair in pairs]
+tree = prefix_tree.build(prompts, [[answer for _, answer in pair] for pair in pairs])
+
+# Which part of the batch each token of the tree belongs to: the instruction is what all prompts share,
+# an answer's tokens are those that its own prediction reads.
+PARTS = ["instruction", "anchors", "chosen answers", "rejected answers"]
+depth, shared = tree.position_ids[0], 0
+while len({tuple(prompt[: shared + 1]) for prompt in prompts}) == 1:
+    shared += 1
+part_of = torch.where(depth < shared, 0, 1)
+for owner in range(2 * len(few)):
+    part_of[tree.read_at[tree.owners == owner][1:]] = 2 + owner % 2
+
+in_tree = {part: int((part_of == number).sum()) for number, part in enumerate(PARTS)}
+sequences = [len(prompt) + len(answer) for pair in pairs for prompt, answer in pair]
+in_stock = {
+    "instruction": shared * 2 * len(few),
+    "anchors": sum(2 * (len(prompt) - shared) for prompt in prompts),
+    "chosen answers": sum(len(pair[0][1]) for pair in pairs),
+    "rejected answers": sum(len(pair[1][1]) for pair in pairs),
+    "padding": max(sequences) * len(sequences) - sum(sequences),
+}
+display(training_plots.part_bars(in_tree, in_stock))
+
+# %% [markdown]
+# The mask of that tree. A row is a token, and what it may look at is coloured by the part that it belongs
+# to: an answer sees the instruction, its own anchor and itself, and never its sibling.
+
+# %%
+display(training_plots.tree_mask(tree.may_attend, part_of, PARTS))
 
 # %%
 with torch.no_grad():
@@ -252,7 +300,27 @@ base = models.remove_adapter(policy)
 
 # %%
 del base, policy, with_adapter  # one model in memory at a time
-record, training_rows, held_out = training.train_profile(MODEL, profile, SEED)
+
+
+def train_with_live_curve(objective: str):
+    picture = None
+
+    def watch(so_far):  # called every few seconds while it trains
+        nonlocal picture
+        figure = training_plots.training_curve(so_far)
+        if picture:
+            picture.update(figure)
+        else:
+            picture = display(figure, display_id=True)
+
+    found = training.train_profile(
+        MODEL, profile, SEED, objective=objective, again=TRAIN_AGAIN, watch=watch
+    )
+    watch(found[0])
+    return found
+
+
+record, training_rows, held_out = train_with_live_curve("pairwise")
 curve = record["curve"]
 print(
     f"{record['data']['rows']:,} triplets in {record['steps']} steps, {record['seconds']:.0f} s, "
@@ -262,9 +330,6 @@ print(
 assert abs(curve[0]["loss"] - math.log(2)) < 1e-3, (
     "the first loss must be ln 2: the adapter starts at zero"
 )
-
-# %%
-display(training_plots.training_curve(record))
 
 # %% [markdown]
 # **How to read it.** The loss starts at ln 2, where the model has no preference yet. What must grow is
@@ -305,24 +370,109 @@ print(
 )
 
 # %% [markdown]
-# ## 7 · What the model says now
+# ## 7 · The same likelihood, over words
 #
-# The same requests, answered by the base and by the trained model (the most likely word at each step).
+# The paper's loss asks which *sentence* the model would rather say. An embedding is read elsewhere: from
+# the state in which the model is about to say the sentence in *one word* (`"…" means in one word:"`). So
+# let the answers be single words in that place. For an anchor $x$ and candidates $y_1 \dots y_N$, its own
+# entailed sentence first and the other sentences of the batch behind it,
+#
+# $$q_j(w) = \pi_\text{ref}(w \mid y_j), \qquad s_j = \beta \sum_w q_j(w) \log \frac{\pi(w \mid x)}{\pi_\text{ref}(w \mid x)}, \qquad \mathcal{L} = -\log \frac{e^{s_1}}{\sum_j e^{s_j}}.$$
+#
+# It is DPO's implicit reward, averaged over the words that the base itself would say for a candidate, in
+# the likelihood of notebook 01 with $N$ candidates instead of two. This objective is this kit's, not the
+# paper's. The sum over the vocabulary has a short form: with logits $W h$ it is
+# $s_j = \beta \, e_j \cdot (h - h_\text{ref})$ plus something that is the same for all candidates, where
+# $e_j = \sum_w q_j(w) W_w$ is the average output embedding of the candidate's words. The loss moves the
+# anchor's state towards the words of what follows from it.
 
 # %%
+from sempa_utils import objectives
+
+states = torch.randn(3, 16)  # an anchor with and without adapter, a candidate
+head = torch.nn.Linear(16, 50, bias=False)
+with torch.no_grad():
+    policy_words, reference_words, candidate = head(states).log_softmax(dim=-1)
+    over_words = (candidate.exp() * (policy_words - reference_words)).sum()
+    short = (candidate.exp() @ head.weight) @ (states[0] - states[1])
+    short -= head(states[0]).logsumexp(0) - head(states[1]).logsumexp(0)
+    words = objectives.expected_words(head, states[2:])
+    package = objectives.one_word_scores(head, states[:1], states[1:2], words, beta=1.0).item()
+print(f"summed over the vocabulary {over_words:.6f}, short form {short:.6f}, package {package:.6f}")
+assert abs(over_words - short) < 1e-4 and abs(over_words - package) < 1e-4
+
+# %% [markdown]
+# The same rows, the same LoRA, the other objective. The first loss is again that of chance, now among
+# all candidates of a batch.
+
+# %%
+del base, trained
+words_record, _, _ = train_with_live_curve("one_word")
+candidates = words_record["candidates"]
+print(
+    f"{candidates} candidates: first loss {words_record['curve'][0]['loss']:.4f}, "
+    f"ln {candidates} = {math.log(candidates):.4f}"
+)
+assert abs(words_record["curve"][0]["loss"] - math.log(candidates)) < 0.02 * math.log(candidates)
+
+# %% [markdown]
+# ## 8 · What each did to the embedding
+#
+# The measure is Spearman's ρ between the cosine of two sentences' embeddings and the similarity that
+# people gave them, on pairs of the development split: choices are made there, never on the test. The
+# interval is a paired bootstrap over the same pairs.
+
+# %%
+from sempa_utils import sts
+from sempa_utils.embedding import Embedder
+
+task = "STS-B" if "STS-B" in corpora.sts_tasks() else "mini-STS"
+pairs = corpora.load_sts(task, split="dev").sample(profile.sts_pairs, SEED)
+print(pairs.describe())
+base = models.load(MODEL, profile.evaluation_precision)
+human = [pair.score for pair in pairs.rows]
+before = sts.pair_similarities(Embedder(base).encode, pairs.rows)
+effects = []
+for name, one in (("pairwise", record), ("one word", words_record)):
+    adapted = models.add_adapter(base, one["adapter"])
+    after = sts.pair_similarities(Embedder(adapted).encode, pairs.rows)
+    base = models.remove_adapter(adapted)
+    difference, low, high = sts.paired_difference(after, before, human, seed=SEED)
+    rho = sts.spearman(before, human)
+    effects.append(
+        {"name": name, "before": rho, "after": rho + difference, "low": low, "high": high}
+    )
+    print(
+        f"{name:>9}: {rho:.2f} → {rho + difference:.2f} ({difference:+.2f}, {low:+.2f} to {high:+.2f})"
+    )
+display(training_plots.objectives_compared(effects))
+
+# %% [markdown]
+# Both objectives learn what they are asked. What is asked of the sentence that the model would say moves
+# the embedding little at this size; what is asked of the state that *is* the embedding moves it. Whether
+# the price is paid elsewhere, in what the model writes, is the next question.
+
+# %% [markdown]
+# ## 9 · What the model says now
+#
+# The same requests, answered by the base and by both trained models (the most likely word at each step).
+
+# %%
+del base, adapted
 requests = [row.anchor for row in held_out.rows[:3]]
+said = {sentence: {} for sentence in requests}
 
 
 @torch.no_grad()
-def paraphrase(sentence: str) -> str:
-    tokenizer = base.tokenizer
+def paraphrase(language_model, sentence: str) -> str:
+    tokenizer = language_model.tokenizer
     chat = tokenizer.apply_chat_template(
         paraphrase_request(sentence),
         add_generation_prompt=True,
         return_tensors="pt",
         return_dict=True,
-    ).to(base.device)
-    written = trained.model.generate(
+    ).to(language_model.device)
+    written = language_model.model.generate(
         **chat, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id
     )
     return tokenizer.decode(
@@ -330,14 +480,49 @@ def paraphrase(sentence: str) -> str:
     ).strip()
 
 
-for sentence in requests:
-    with trained.model.disable_adapter():
-        plain_answer = paraphrase(sentence)
-    print(f"request  {sentence}\nbase     {plain_answer}\nSemPA    {paraphrase(sentence)}\n")
+base = models.load(MODEL, profile.precision)
+for name, adapter in (
+    ("base", None),
+    ("pairwise", record["adapter"]),
+    ("one word", words_record["adapter"]),
+):
+    speaker = models.add_adapter(base, adapter) if adapter else base
+    for sentence in requests:
+        said[sentence][name] = paraphrase(speaker, sentence)
+    if adapter:
+        base = models.remove_adapter(speaker)
+for sentence, answers in said.items():
+    print(f"request   {sentence}")
+    for name, answer in answers.items():
+        print(f"{name:<9} {answer}")
+    print()
 
 # %% [markdown]
 # Read them closely: a paraphrase can be fluent and say something else, and a model of this size copies
 # more than it rephrases. DPO was shown which of two given answers is better, never how to write one.
+
+# %% [markdown]
+# ## 10 · What it takes on your card
+#
+# The same run with a model of 7–8B parameters, counted before anything is loaded: the planner builds the
+# model without its weights, lets it read a batch of typical length, and adds up what training keeps. These
+# are plans, not measurements; `python -m sempa_utils plan --help` makes one for your model and card.
+
+# %%
+from sempa_utils import memory
+
+plans = {}
+for shape in ("llama-3-8b", "llama-2-7b"):
+    for name in ("t4", "24gb"):
+        size = profiles.get(name)
+        compute = torch.float16 if name == "t4" else torch.bfloat16
+        plans[f"{shape}, {name}"] = memory.plan(
+            memory.shape(shape),
+            size.precision,
+            training.Recipe.of_profile(size),
+            compute_dtype=compute,
+        )
+display(training_plots.memory_bars(plans))
 
 # %% [markdown]
 # ## The paper's setting and this run's
@@ -391,18 +576,30 @@ results.save_run(
         "last_quarter": mean,
         "held_out_accuracy": held_out_accuracy,
         "held_out_rows": len(held_out),
+        "effects": {"task": pairs.record(), "rows": effects},
+        "planned_bytes": {name: memory.total(plan) for name, plan in plans.items()},
         "nf4_bits_per_weight": bits,
         "nf4_relative_error": relative,
         "tree_difference": worst,
-        "adapter_fingerprint": record["adapter_fingerprint"],
         "training": {
-            k: record[k]
-            for k in ("curve", "seconds", "steps", "peak_memory_bytes", "trainable_parameters")
+            one["recipe"]["objective"]: {
+                name: one[name]
+                for name in (
+                    "curve",
+                    "seconds",
+                    "steps",
+                    "peak_memory_bytes",
+                    "trainable_parameters",
+                    "adapter_fingerprint",
+                )
+            }
+            for one in (record, words_record)
         },
     },
     headline=(
-        f"{len(training_rows):,} triplets: loss {curve[0]['loss']:.3f} → {mean['loss']:.3f}; preference accuracy on "
-        f"{len(held_out)} held-out triplets {100 * held_out_accuracy:.0f} %"
+        f"{len(training_rows):,} triplets: loss {curve[0]['loss']:.3f} → {mean['loss']:.3f}, preference accuracy on "
+        f"{len(held_out)} held-out triplets {100 * held_out_accuracy:.0f} %; {task} dev ρ × 100 {rho:.1f} → "
+        f"{effects[0]['after']:.1f} pairwise, {effects[1]['after']:.1f} one word"
     ),
     model=record["model"],
     data=[training_rows.record(), held_out.record()],

@@ -1,0 +1,334 @@
+"""How much memory training needs, before it is tried: one step is run on tensors that have shapes and no bytes.
+
+PyTorch's "meta" device computes shapes alone. The model is built there with its adapter and goes through
+one micro-batch (policy, reference, backward), while every array that comes and goes is counted. So the
+count knows the architecture, PEFT, bitsandbytes and gradient checkpointing as they are; an 8B model takes
+seconds and no download of weights. Arrays alone are counted: the CUDA context, the libraries and what an
+allocator holds back come on top (on the CPU, resident memory was 1.2 to 2.2 times the count).
+"""
+
+import contextlib
+import functools
+import json
+import warnings
+import weakref
+from types import SimpleNamespace
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
+
+from sempa_utils import models, prefix_tree
+from sempa_utils.checks import InputError, pick
+
+GIB = 2**30
+PRECISIONS = ("float32", "bfloat16", "nf4")
+FIELDS = ("lora_rank", "lora_alpha", "micro_batch", "gradient_checkpointing", "max_length")  # of a recipe
+MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # bytes per trained weight, both moments together
+SPARE = 0.1  # the share of a card that advice leaves to the CUDA context and to gaps between arrays
+
+_7B = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+_8B = {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+SHAPES = {  # LlamaConfig keywords, from the published config.json files
+    "llama-2-7b": {**_7B, "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096},
+    "llama-3-8b": {
+        **_8B,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
+    },
+}
+
+
+class TokenCounts(NamedTuple):
+    """Mean tokens in a micro-batch of triplets; defaults: 512 of the real triplets, packaged tokenizer."""
+
+    instruction: int = 22  # what all prompts share
+    anchor: int = 30  # the rest of a prompt: its sentence and the template's end
+    answer: int = 12  # with the end token
+
+
+LONGEST = TokenCounts(22, 42, 16)  # the longest of the 64 micro-batches of 8 in the same triplets
+
+
+class _Setting(NamedTuple):
+    precision: str
+    compute: torch.dtype
+    rank: int  # from here to max_length: FIELDS
+    alpha: int
+    micro_batch: int
+    checkpointing: bool
+    max_length: int
+    tokens: TokenCounts
+    shared_prefix: bool
+
+
+def shape(name: str) -> PreTrainedConfig:
+    """Return the configuration of a name of `SHAPES`, of "packaged", a model directory or a hub id.
+
+    Raises `InputError` where it cannot be had.
+    """
+    if name in SHAPES:
+        return LlamaConfig(tie_word_embeddings=False, **SHAPES[name])
+    try:
+        return AutoConfig.from_pretrained(models.fetch(name))
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{name}: no model configuration to be had. Name a model directory, a hub id that this machine can "
+            f"reach, 'packaged', or one of: {', '.join(SHAPES)}."
+        ) from error
+
+
+def plan(
+    config, precision: str, recipe, tokens: TokenCounts | None = None, shared_prefix: bool = True, compute_dtype=None
+) -> dict[str, int]:
+    """Return the bytes of each part at the peak: weights, adapter, optimiser, gradients, activations, logits.
+
+    `recipe` has lora_rank, lora_alpha, micro_batch, gradient_checkpointing, max_length and perhaps optimizer.
+    `compute_dtype` is what nf4 computes in: torch.float32 on a CPU, by default bfloat16. Logits are all
+    arrays of the vocabulary's width, activations all else that lives at the peak. `shared_prefix=False`:
+    TRL's own batches, the head in one piece (TRL cuts it into tiles, so a little more than it needs). Raises
+    `InputError` for an unknown precision or optimiser, or a size below one.
+    """
+    pick(precision, PRECISIONS, "precision")
+    moments = pick(getattr(recipe, "optimizer", "adamw_torch"), MOMENTS, "optimizer")
+    tokens = TokenCounts(*(tokens or ()))
+    sizes = {name: getattr(recipe, name) for name in ("lora_rank", "micro_batch", "max_length")} | tokens._asdict()
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"Memory plan: {name} must be 1 or more, not {size}.")
+    compute = (compute_dtype or torch.bfloat16) if precision == "nf4" else getattr(torch, precision)
+    setting = _Setting(precision, compute, *(getattr(recipe, name) for name in FIELDS), tokens, shared_prefix)
+    counted = _count(config.to_json_string(use_diff=False), type(config), setting)
+    trained = counted["adapter"] // 4
+    return counted | {"optimiser": trained * moments, "gradients": trained * 4}
+
+
+def total(planned: dict[str, int]) -> int:
+    """Return a plan's sum in bytes."""
+    return sum(planned.values())
+
+
+def advice(
+    config,
+    precision: str,
+    recipe,
+    capacity_bytes: int,
+    tokens: TokenCounts = LONGEST,
+    shared_prefix: bool = True,
+    compute_dtype=None,
+) -> str:
+    """Say what a setting needs, what the card has, and which smaller setting fits, in one or two sentences.
+
+    A setting fits if its plan leaves `SPARE` of `capacity_bytes` free. Raises `InputError` as `plan` does.
+    """
+
+    def need(precision=precision, **changes) -> int:
+        changed = SimpleNamespace(**fields | changes)
+        return total(plan(config, precision, changed, tokens, shared_prefix, compute_dtype))
+
+    def largest(**fixed) -> int | None:
+        size = recipe.micro_batch
+        while size and need(micro_batch=size, **fixed) > room:
+            size //= 2
+        return size or None
+
+    fields = {name: getattr(recipe, name) for name in FIELDS}
+    fields["optimizer"] = getattr(recipe, "optimizer", "adamw_torch")
+    room = (1 - SPARE) * capacity_bytes
+    needed = need()
+    text = (
+        f"Micro-batches of {recipe.micro_batch} in {precision} need {needed / GIB:.2f} GiB and the card has "
+        f"{capacity_bytes / GIB:.2f} GiB, of which {room / GIB:.2f} may be planned with"
+    )
+    if needed <= room:
+        return f"{text}: by the plan this fits; other programs may hold memory of the card."
+    wayouts = {"micro_batch={}": {}}
+    if not recipe.gradient_checkpointing:
+        wayouts["gradient checkpointing and micro_batch={}"] = {"gradient_checkpointing": True}
+    if precision != "nf4":
+        wayouts["nf4 and micro_batch={}"] = {"precision": "nf4"}
+    if precision != "nf4" and not recipe.gradient_checkpointing:
+        wayouts["nf4, gradient checkpointing and micro_batch={}"] = {"precision": "nf4", "gradient_checkpointing": True}
+    found = {words: largest(**fixed) for words, fixed in wayouts.items()}
+    fitting = [words.format(size) for words, size in found.items() if size]
+    if not fitting:
+        return f"{text}. Nothing fits, not even one triplet at a time: take a smaller model or a larger card."
+    return f"{text}. What fits: {'; or '.join(fitting)} (raise accumulation to keep the batch)."
+
+
+@functools.lru_cache(maxsize=64)
+def _count(config_text: str, config_class, setting: _Setting) -> dict[str, int]:
+    config = config_class.from_dict(json.loads(config_text))
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = _adapted(config, setting)
+    weights = adapter = 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            adapter += parameter.nbytes
+        else:
+            weights += parameter.nbytes + _scale_bytes(parameter)
+    live = _Live(model, answers=2 * setting.micro_batch)
+    with warnings.catch_warnings(), _as_trained(setting), live:
+        warnings.simplefilter("ignore")
+        _step(model, setting)
+    return {"weights": weights, "adapter": adapter} | live.peak
+
+
+def _adapted(config, setting: _Setting):
+    """Return the model with its adapter on the meta device, as `models.load` and the trainer leave it."""
+    from peft import LoraConfig, get_peft_model
+
+    model = AutoModelForCausalLM.from_config(config, dtype=setting.compute, attn_implementation="sdpa")
+    if setting.precision == "nf4":
+        _pack(model, setting.compute)
+    lora = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model = get_peft_model(model, LoraConfig(r=setting.rank, lora_alpha=setting.alpha, **lora))
+    if setting.checkpointing:
+        model.enable_input_require_grads()
+        model.get_base_model().activation_checkpointing_enable()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+            parameter.grad = torch.empty_like(parameter)  # as in the midst of an accumulation
+    return model.train()
+
+
+def _pack(model, compute: torch.dtype) -> None:
+    """Put bitsandbytes' 4-bit layers, double quantisation, in the place of every linear layer but the head."""
+    from bitsandbytes.functional import QuantState
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    model.is_loaded_in_4bit = True  # PEFT asks for it
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, torch.nn.Linear) or module is model.get_output_embeddings():
+            continue
+        packed = Linear4bit(module.in_features, module.out_features, module.bias is not None, compute)
+        blocks = -(-module.weight.numel() // 64)
+        scales = QuantState(torch.empty(-(-blocks // 256)), code=torch.empty(256), blocksize=256, dtype=torch.float32)
+        state = QuantState(
+            torch.empty(blocks, dtype=torch.uint8),
+            module.weight.shape,
+            torch.empty(16),
+            blocksize=64,
+            quant_type="nf4",
+            dtype=compute,
+            offset=torch.empty(()),
+            state2=scales,
+        )
+        data = torch.empty((module.weight.numel() + 1) // 2, 1, dtype=torch.uint8)
+        packed.weight = Params4bit(data, quant_state=state, quant_type="nf4", bnb_quantized=True, module=packed)
+        model.set_submodule(name, packed)
+
+
+def _scale_bytes(parameter) -> int:
+    state = getattr(parameter, "quant_state", None)
+    if state is None:
+        return 0
+    return sum(one.nbytes for one in (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code))
+
+
+def _step(model, setting: _Setting) -> None:
+    """Run a micro-batch as the trainer does."""
+    score = _tree_scores if setting.shared_prefix else _stock_scores
+    policy = score(model, setting).view(-1, 2)
+    with torch.no_grad(), model.disable_adapter():
+        reference = score(model, setting).view(-1, 2)
+    margins = (policy - reference).diff(dim=1)
+    (-torch.nn.functional.logsigmoid(margins).mean()).backward()
+
+
+def _tree_scores(model, setting: _Setting) -> torch.Tensor:
+    tokens, count = setting.tokens, setting.micro_batch
+    answer = max(1, min(tokens.answer, setting.max_length - tokens.instruction - tokens.anchor))
+    # Each anchor and each answer has a token number of its own, so that they share no more than the instruction.
+    prompts = [[0] * tokens.instruction + [1 + index] * tokens.anchor for index in range(count)]
+    answers = [[[count + 1] * answer, [count + 2] * answer] for _ in range(count)]
+    tree = prefix_tree.build(prompts, answers)
+    return prefix_tree.log_probs(model, type(tree)(*(part.to("meta") for part in tree)))
+
+
+def _stock_scores(model, setting: _Setting) -> torch.Tensor:
+    rows, length = 2 * setting.micro_batch, min(sum(setting.tokens), setting.max_length)
+    ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
+    mask = torch.zeros(rows, 1, length, length, dtype=next(model.parameters()).dtype, device="meta")
+    answer = min(setting.tokens.answer, length - 1)
+    keep = slice(length - 1 - answer, length - 1)
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits.float()
+    found = logits.gather(-1, ids[:, :answer, None])[..., 0] - logits.logsumexp(dim=-1)
+    return found.sum(dim=1)
+
+
+@contextlib.contextmanager
+def _as_trained(setting: _Setting):
+    """Make the meta device do what the training device does: fused attention, and autocast if it is on."""
+    functions = torch.nn.functional
+    plain_linear, mixed = functions.linear, setting.compute != torch.float32
+
+    def cast(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return tensor.to(setting.compute) if mixed and tensor is not None else tensor
+
+    def linear(states, weight, bias=None):
+        return plain_linear(cast(states), cast(weight), cast(bias))
+
+    def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
+        # Left to itself the meta device takes the plain kernel, which keeps every attention matrix.
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        products = (cast(query), cast(key), cast(value), dropout_p, is_causal)
+        return fused(*products, attn_mask=cast(attn_mask), scale=scale)[0]
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(functions, "linear", linear))
+        stack.enter_context(mock.patch.object(functions, "scaled_dot_product_attention", attention))
+        if mixed:  # PEFT's 4-bit layers ask this before they cast; torch has no autocast for the meta device
+            stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda *_: True))
+        yield
+
+
+class _Live(TorchDispatchMode):
+    """Counts the bytes of the arrays that are alive, and keeps the highest sum, apart for the logits."""
+
+    def __init__(self, model, answers: int):
+        super().__init__()
+        self.answers, self.vocabulary = answers, model.get_output_embeddings().weight.shape[0]
+        lying = [*model.parameters(), *model.buffers()]
+        lying += [tensor.grad for tensor in lying if tensor.grad is not None]
+        self.seen = {tensor.untyped_storage()._cdata for tensor in lying}  # counted apart
+        self.now = {"activations": 0, "logits": 0}
+        self.peak = dict(self.now)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return self.answers - 1  # the one number that is read off a tensor: the last answer's index
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._enter(tensor)
+        extra = 0
+        if func.name() == "bitsandbytes::gemm_4bit":
+            rows, columns = args[2]
+            extra = rows * columns * result.element_size()  # the matrix is unpacked for the product
+        if sum(self.now.values()) + extra > sum(self.peak.values()):
+            self.peak = self.now | {"activations": self.now["activations"] + extra}
+        return result
+
+    def _enter(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self.seen:
+            return
+        wide = tensor.dim() > 1 and tensor.shape[-1] == self.vocabulary
+        part = "logits" if wide else "activations"
+        self.seen.add(storage._cdata)
+        self.now[part] += storage.nbytes()
+        weakref.finalize(storage, self._leave, storage._cdata, part, storage.nbytes())
+
+    def _leave(self, key: int, part: str, size: int) -> None:
+        self.seen.discard(key)
+        self.now[part] -= size
