@@ -124,7 +124,8 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks", help="comma-separated: STS12 … STS16, STS-B, SICK-R, mini-STS (default: all that is here)"
     )
     command.add_argument("--split", default="test", help="test, or dev for STS-B and mini-STS (default: test)")
-    command.add_argument("--adapter", metavar="FOLDER", help="score this adapter beside the base")
+    command.add_argument("--adapter", metavar="FOLDER", action="append", default=[],
+                         help="score this adapter beside the base; may be given several times")  # fmt: skip
     command.add_argument("--limit", type=int, help="pairs per task; then the figures are not the published measure")
     command.add_argument("--batch-size", type=int, default=32)
     command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
@@ -200,6 +201,7 @@ def train(options) -> None:
 
     from sempa_utils import corpora, models, objectives, results, training
 
+    processes = PartialState()  # each process takes its own GPU before a model is loaded
     recipe, profile = _recipe(options), profiles.get(options.profile)
     ranked = options.ranked or objectives.OBJECTIVES[recipe.objective].ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None
@@ -207,7 +209,7 @@ def train(options) -> None:
     print(corpus.describe())
     language_model = models.load(options.model, options.precision or profile.precision)
     record = training.train(language_model, corpus, recipe, options.output, resume=not options.fresh)
-    if not PartialState().is_main_process:
+    if not processes.is_main_process:
         return
     if record["rows_too_long"]:
         print(f"{record['rows_too_long']} rows were longer than {recipe.max_length} tokens and left out")
@@ -314,27 +316,29 @@ def evaluate(options) -> None:
         corpora.load_sts(task, options.data, options.split)
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     base = models.load(options.model, precision)
-    if options.adapter:
-        models.check_adapter(base, options.adapter)
+    for folder in options.adapter:
+        models.check_adapter(base, folder)
 
     described, scores, differences = base.describe(), {}, {}
     for method in methods:
         scores[method] = _score(Embedder(base, method), tasks, options)
-    if options.adapter:
-        adapted = models.add_adapter(base, options.adapter)
-        described = adapted.describe()
+    for folder, label in _labels(options.adapter).items():
+        adapted = models.add_adapter(base, folder)
+        described[label] = adapted.adapter  # its fingerprint
         for method in methods:
-            found = scores[f"{method} + adapter"] = _score(Embedder(adapted, method), tasks, options)
-            differences[method] = {task: _paired(task, found[task], scores[method][task], options) for task in tasks}
+            name = f"{method} + {label}"
+            found = scores[name] = _score(Embedder(adapted, method), tasks, options)
+            differences[name] = {task: _paired(task, found[task], scores[method][task], options) for task in tasks}
+        base = models.remove_adapter(adapted)
 
     print(f"Spearman ρ × 100, {options.split}{f', {options.limit} pairs a task' if options.limit else ''}")
-    print("".join(f"{name:>24}" if not i else f"{name:>9}" for i, name in enumerate(["", *tasks, "mean"])))
+    print("".join(f"{name:>28}" if not i else f"{name:>9}" for i, name in enumerate(["", *tasks, "mean"])))
     for name, found in scores.items():
         cells = [found[task]["spearman"] for task in tasks] + [sts.mean_score(found)]
-        print(f"{name:>24}" + "".join(f"{cell:9.2f}" for cell in cells))
-    for method, by_task in differences.items():
+        print(f"{name:>28}" + "".join(f"{cell:9.2f}" for cell in cells))
+    for name, by_task in differences.items():
         for task, found in by_task.items():
-            print(f"{task}, adapter − base, {method}: {found['difference']:+.2f}, "
+            print(f"{task}, {name}, less the base: {found['difference']:+.2f}, "
                   f"95 % interval {found['low']:+.2f} to {found['high']:+.2f}")  # fmt: skip
     if options.record:
         data = [result["data"] for result in next(iter(scores.values())).values()]
@@ -343,10 +347,20 @@ def evaluate(options) -> None:
             | {"mean": sts.mean_score(found)}
             for name, found in scores.items()
         }
-        figures |= {"adapter − base": differences} if differences else {}
+        figures |= {"less the base": differences} if differences else {}
         headline = "; ".join(f"{name} {sts.mean_score(found):.2f}" for name, found in scores.items())
         results.save_run(options.record, figures, f"mean ρ × 100: {headline}", described, data,
                          {"split": options.split, "limit": options.limit}, options.seed, folder="results")  # fmt: skip
+
+
+def _labels(folders: list[str]) -> dict[str, str]:
+    """Return a name for each adapter: "adapter" for a single one, else the objective or folder it came from."""
+    if len(folders) == 1:
+        return {folders[0]: "adapter"}
+    labels = {folder: Path(folder).resolve().parent.name for folder in folders}
+    if len(set(labels.values())) < len(labels):
+        raise InputError(f"The adapters' parent folders have the same name: {', '.join(folders)}. Rename one.")
+    return labels
 
 
 def _paired(task: str, found: dict, base: dict, options) -> dict:
@@ -365,15 +379,13 @@ def report(options) -> None:
 
     folder = results.committed_folder()
     training, scored = (results.load_run(folder / f"{name}.json") for name in results.PICTURE_RECORDS)
+    figures = scored["figures"]
     ours = {
-        "mean pooling": scored["figures"]["mean"]["STS-B"]["spearman"],
-        "PromptEOL": scored["figures"]["prompteol"]["STS-B"]["spearman"],
-        "SemPA": scored["figures"]["prompteol + adapter"]["STS-B"]["spearman"],
+        "PromptEOL": figures["prompteol"]["STS-B"]["spearman"],
+        "SemPA": figures["prompteol + pairwise"]["STS-B"]["spearman"],
+        "one word (ours)": figures["prompteol + one_word"]["STS-B"]["spearman"],
     }
-    published = {
-        ours_name: results.published_sts("LLaMA2-7B", theirs)["STS-B"]
-        for ours_name, theirs in zip(ours, ("Mean Pooling", "PromptEOL", "SemPA"))
-    }
+    published = {name: results.published_sts("LLaMA2-7B", name)["STS-B"] for name in ("PromptEOL", "SemPA")}
     settings = training["settings"]
     batch = settings["micro_batch"] * settings["accumulation"]
     figure = scores.first_result(training["figures"]["curve"], batch, ours, published)

@@ -26,7 +26,7 @@ PUBLISHED = {
     "table8_seeds": "Table 8: three seeds",
     "figure3_data_size": "Figure 3, read off the paper's figure",
 }
-PICTURE_RECORDS = ("train_pairwise_512", "sts_b_pairwise_512")  # of results/, behind the README's picture
+PICTURE_RECORDS = ("train_pairwise_512", "sts_b_test_512")  # of results/, behind the README's picture
 VERSIONED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "numpy", "scipy")
 
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 from accelerate import PartialState
 
-from sempa_utils import __version__, models, profiles
+from sempa_utils import __version__, memory, models, profiles
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, require_space, write_whole
 from sempa_utils.corpora import Corpus, load_ranked_nli, load_triplets
 from sempa_utils.objectives import OBJECTIVES
@@ -145,7 +145,7 @@ def train(
         return finished
 
     checkpoint = last_whole_checkpoint(folder)
-    plan = {"recipe": asdict(recipe), "candidates": _candidates(recipe)}
+    plan = {"recipe": asdict(recipe), "candidates": _candidates(recipe, len(corpus))}
     show = watch and (lambda points: watch(plan | {"curve": points}))
     trainer = make_trainer(language_model, corpus, recipe, folder, show_progress_bar, show)
     started = time.perf_counter()
@@ -182,10 +182,10 @@ def train(
                 draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf8")
         processes.wait_for_everyone()
     except torch.OutOfMemoryError as error:
-        from sempa_utils import memory
-
         capacity = torch.cuda.mem_get_info(language_model.device)[1]
-        advice = memory.advice(language_model.model.config, language_model.precision, recipe, capacity)
+        compute = models.compute_dtype(language_model.device.type)
+        setting = (language_model.model.config, language_model.precision, recipe, capacity)
+        advice = memory.advice(*setting, shared_prefix=recipe.shared_prefix, compute_dtype=compute)
         raise InputError(f"The GPU's memory is full. {advice}") from error
     finally:
         _give_back(replace(language_model, model=trainer.model))
@@ -286,11 +286,12 @@ def _bytes_needed(trainer) -> int:
     return 3 * trainable * (checkpoints + 1)
 
 
-def _candidates(recipe: Recipe) -> int:
+def _candidates(recipe: Recipe, rows: int) -> int:
     """Return how many candidates an anchor has in a full batch."""
-    others = {"listwise": 3, "best_of_n": recipe.candidates}
+    together = min(recipe.micro_batch, rows)
+    others = {"listwise": 3, "best_of_n": min(recipe.candidates, together + 1)}
     in_batch = OBJECTIVES[recipe.objective].reads == "slots"
-    return 2 * recipe.micro_batch if in_batch else others.get(recipe.objective, 2)
+    return 2 * together if in_batch else others.get(recipe.objective, 2)
 
 
 def _mean(points: list[dict], names) -> dict[str, float]:

@@ -29,11 +29,11 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
 
 def test_help_names_every_command_and_variable():
     shown = subprocess.run([sys.executable, "-m", "sempa_utils", "--help"], capture_output=True, text=True, check=True)
-    for word in ("doctor", "fetch", "train", "encode", "evaluate", "SEMPA_DATA_DIR", "SEMPA_CACHE_DIR"):
+    for word in ("doctor", "fetch", "train", "plan", "encode", "evaluate", "SEMPA_DATA_DIR", "SEMPA_CACHE_DIR"):
         assert word in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["doctor", "fetch", "train", "encode", "evaluate"])
+@pytest.mark.parametrize("command", ["doctor", "fetch", "train", "plan", "encode", "evaluate"])
 def test_every_command_explains_every_option(command, capsys):
     with pytest.raises(SystemExit) as done:
         command_line.main([command, "--help"])
@@ -92,6 +92,36 @@ def test_train_then_encode_and_evaluate_with_the_adapter(capsys, no_data, direct
     assert "mini-STS" in out and "40 pairs a task" in out
 
 
+def test_every_objective_trains_and_several_adapters_stand_in_one_table(capsys, no_data, directory, tmp_path):
+    model = ("--model", directory, "--profile", "smoke", "--precision", "float32")
+    size = ("--triplets", 16, "--ranked", "--micro-batch", 8)
+    for objective in ("listwise", "best_of_n", "one_word", "contrastive"):
+        code, out, _ = call(capsys, "train", *model, *size, "--objective", objective, "--output", tmp_path / objective)
+        assert code == 0 and f"{objective}, 16 rows" in out and "ranked NLI rows" in out
+        recipe = json.loads((tmp_path / objective / "training.json").read_text(encoding="utf8"))["recipe"]
+        assert recipe["objective"] == objective
+    adapters = [part for name in ("listwise", "one_word") for part in ("--adapter", tmp_path / name / "adapter")]
+    code, out, _ = call(capsys, "evaluate", *model, *adapters, "--limit", 40, "--methods", "prompteol")
+    assert code == 0
+    for name in ("prompteol + listwise", "prompteol + one_word", "prompteol + one_word, less the base"):
+        assert name in out
+    twice = ("--adapter", tmp_path / "listwise" / "adapter") * 2
+    code, _, err = call(capsys, "evaluate", *model, *twice[:2], "--adapter", tmp_path / "x/../listwise/adapter")
+    assert code == 1 and "adapter" in err
+
+
+def test_a_plan_names_every_part_and_what_fits(capsys, tmp_path):
+    arguments = ("plan", "--model", "packaged", "--profile", "paper", "--precision", "float32")
+    code, out, _ = call(capsys, *arguments, "--capacity", 1.5, "--figure", tmp_path / "plan.png")
+    assert code == 0
+    found = {line.split()[0]: float(line.split()[1]) for line in out.splitlines()[1:8]}
+    parts = ("weights", "adapter", "optimiser", "gradients", "activations", "logits")
+    assert found["total"] == pytest.approx(sum(found[part] for part in parts), abs=0.04)
+    assert found["weights"] == pytest.approx(134.5e6 * 4 / 2**30, abs=0.02)
+    assert "the card has 1.50 GiB" in out
+    assert (tmp_path / "plan.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, _ = call(capsys, "evaluate", "--model", directory, "--methods", "mean", "--limit", 30, "--record", "trial")
@@ -108,6 +138,10 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
         (["train", "--output", "x", "--profile", "cpuu"], "'cpu'"),
         (["train", "--output", "x", "--template", "keep_meaning", "--profile", "smoke"], "keep_main_meaning"),
         (["train", "--output", "x", "--beta", "0"], "beta must be greater than 0"),
+        (["train", "--output", "x", "--objective", "pairs"], "'pairwise'"),
+        (["train", "--output", "x", "--objective", "best_of_n", "--candidates", "20"], "20 candidates"),
+        (["plan", "--model", "./nowhere"], "no such directory"),
+        (["plan", "--precision", "int8"], "precision 'int8'"),
         (["train", "--output", "x", "--data", "no/such/place"], "no such data directory"),
         (["encode", "--output", "vectors.csv"], ".npy or .jsonl"),
         (["encode", "--output", "v.npy", "--method", "promptol"], "'prompteol'"),

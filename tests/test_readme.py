@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sempa_utils.objectives import OBJECTIVES
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf8")
 
@@ -76,10 +78,20 @@ def test_the_picture_was_drawn_from_the_committed_records():
         assert picture.text["Description"] == results.records_fingerprint(), "draw it again: make report"
 
 
-def test_the_scored_adapter_is_the_trained_one():
-    trained, scored = (
-        json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf8"))
-        for name in ("train_pairwise_512", "sts_b_pairwise_512")
-    )
-    assert scored["model"]["adapter"] == trained["figures"]["adapter_fingerprint"]
-    assert scored["model"]["fingerprint"] == trained["model"]["fingerprint"]
+def test_the_scored_adapters_are_the_trained_ones():
+    def record(name: str) -> dict:
+        return json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf8"))
+
+    trained = {name: record(f"train_{name}_512") for name in OBJECTIVES}
+    assert len({one["data"]["fingerprint"] for one in trained.values()}) == 1, "the same rows"
+    for scored, names in (("sts_b_dev_512", OBJECTIVES), ("sts_b_test_512", ("pairwise", "one_word"))):
+        model = record(scored)["model"]
+        for name in names:
+            assert model[name] == trained[name]["figures"]["adapter_fingerprint"]
+            assert model["fingerprint"] == trained[name]["model"]["fingerprint"]
+
+
+def test_one_word_gains_what_was_aimed_at():
+    for name, gain in (("sts_b_dev_512", 3), ("sts_b_test_512", 6)):
+        found = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf8"))["figures"]
+        assert found["less the base"]["prompteol + one_word"]["STS-B"]["difference"] > gain

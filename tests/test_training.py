@@ -383,3 +383,16 @@ def test_a_watcher_sees_the_curve_grow(corpus, tmp_path, monkeypatch):
     record = run(corpus, tmp_path / "run", watch=seen.append)
     assert [len(part["curve"]) for part in seen] == list(range(1, 9))
     assert seen[-1]["curve"] == record["curve"] and seen[0]["candidates"] == 2
+
+
+def test_a_full_gpu_gets_advice_by_numbers(corpus, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    base = fresh()
+    monkeypatch.setattr("transformers.Trainer.train", full)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 2_200_000))
+    recipe = replace(RECIPE, micro_batch=8)
+    with pytest.raises(InputError, match=r"memory is full.*8 in float32 need [\d.]+ GiB.*micro_batch=[124]\b"):
+        training.train(base, corpus, recipe, tmp_path / "run", show_progress_bar=False)
+    assert not any("lora_" in name for name, _ in base.model.named_parameters())

@@ -45,7 +45,8 @@ def agreement(similarities: dict[str, np.ndarray], scores) -> Figure:
 def first_result(curve: list[dict], batch: int, ours: dict[str, float], published: dict[str, float]) -> Figure:
     """Draw the README's picture: the training loss, and one STS figure before and after, beside the paper's.
 
-    `ours` and `published` map the same methods to ρ × 100 of the same test, on different models.
+    `ours` and `published` map methods to ρ × 100 of the same test, on different models; what the paper
+    does not have stands in `ours` alone.
     """
     with page_style():
         figure, (left, right) = panels(columns=2, height=3.5)
@@ -63,9 +64,11 @@ def first_result(curve: list[dict], batch: int, ours: dict[str, float], publishe
         left.legend(loc="lower left", fontsize=9)
         places = np.arange(2)
         for index, method in enumerate(ours):
-            bars = right.bar(places + (index - 1) * 0.27, [ours[method], published[method]], 0.25, label=method,
+            heights = [table[method] for table in (ours, published) if method in table]
+            bars = right.bar(places[: len(heights)] + (index - 1) * 0.27, heights, 0.25, label=method,
                              color=CYCLE[index], edgecolor="white")  # fmt: skip
-            bars[1].set(hatch="//", alpha=0.75)
+            for bar in bars[1:]:
+                bar.set(hatch="//", alpha=0.75)
             right.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
         right.set_xticks(places, ["this kit\nSmolLM2-135M\n512 triplets", "published\nLLaMA2-7B\n40–80K triplets"])
         right.set(title="STS-B test", ylabel="Spearman ρ × 100", ylim=(0, 100))
