@@ -111,7 +111,7 @@ def test_every_objective_trains_and_several_adapters_stand_in_one_table(capsys, 
 
 
 def test_a_plan_names_every_part_and_what_fits(capsys, tmp_path):
-    arguments = ("plan", "--model", "packaged", "--profile", "paper", "--precision", "float32")
+    arguments = ("plan", "--model", "packaged", "--precision", "float32", "--micro-batch", 1)
     code, out, _ = call(capsys, *arguments, "--capacity", 1.5, "--figure", tmp_path / "plan.png")
     assert code == 0
     found = {line.split()[0]: float(line.split()[1]) for line in out.splitlines()[1:8]}
