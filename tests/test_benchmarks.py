@@ -1,0 +1,45 @@
+"""The benchmarks' own arithmetic: the bound they compare with, and the random models they time."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from sempa_utils import corpora, models, prefix_tree, training
+from sempa_utils.preferences import answers_dataset
+
+PATH = Path(__file__).parent.parent / "benchmarks" / "training.py"
+SPECIFICATION = importlib.util.spec_from_file_location("benchmarks_training", PATH)
+bench = importlib.util.module_from_spec(SPECIFICATION)
+SPECIFICATION.loader.exec_module(bench)
+
+
+def test_the_bound_counts_each_distinct_token_three_times(no_data, tiny):
+    rows = corpora.load_triplets(limit=8, seed=1)
+    recipe = training.Recipe(micro_batch=8, max_length=512)
+    bound = bench.arithmetic_bound(tiny, rows, recipe)
+    data = answers_dataset(tiny.tokenizer, rows.rows, recipe.template, 512, ranked=False)
+    tree = prefix_tree.build(data["prompt"], data["answers"])
+    tokens, answers = tree.input_ids.shape[1], len(tree.targets)
+    linear = [m for m in tiny.model.modules() if isinstance(m, torch.nn.Linear) and m.out_features != 600]
+    # Policy forward, its gradient by the states, reference forward: three products with each frozen weight.
+    by_hand = 3 * 2 * (tokens * sum(m.weight.numel() for m in linear) + answers * 600 * 32)
+    # Above that stand attention and the adapter, which weigh more in a model this small.
+    assert 1.0 < 8 * bound["operations_per_triplet"] / by_hand < 4
+    assert bound["triplets_per_second"] == pytest.approx(
+        bound["operations_per_second"] / bound["operations_per_triplet"]
+    )
+    assert not any("lora_" in name for name, _ in tiny.model.named_parameters())
+
+
+def test_random_weights_go_through_the_real_loading_path(no_data, tmp_path):
+    tiny_model(width=64).save_pretrained(tmp_path / "shape")
+    rows = corpora.load_triplets(limit=30, seed=1)
+    with bench.random_weights(str(tmp_path / "shape"), rows) as folder:
+        loaded = models.load(folder, "nf4")
+    assert loaded.model.config.hidden_size == 64 and loaded.precision == "nf4"
+    record = training.train(loaded, rows.sample(8, 1), training.Recipe(micro_batch=4), tmp_path / "run",
+                            show_progress_bar=False)  # fmt: skip
+    assert record["steps"] == 2
