@@ -197,11 +197,9 @@ def fetch(options) -> None:
 
 def train(options) -> None:
     """Train an adapter and print what came of it."""
-    from accelerate import PartialState
+    from sempa_utils import corpora, models, objectives, results, trainer, training
 
-    from sempa_utils import corpora, models, objectives, results, training
-
-    processes = PartialState()  # each process takes its own GPU before a model is loaded
+    processes = trainer.processes()  # each process takes its own GPU before a model is loaded
     recipe, profile = _recipe(options), profiles.get(options.profile)
     ranked = options.ranked or objectives.OBJECTIVES[recipe.objective].ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None

@@ -30,6 +30,11 @@ WHOLE = "whole"  # the file that a checkpoint gets last, when all its others are
 WATCH_SECONDS = 5  # between two looks at a running curve
 
 
+def processes() -> PartialState:
+    """Return accelerate's view of the processes that share this run; without a GPU they talk by gloo."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
 def make_trainer(
     language_model: models.LanguageModel,
     corpus: Corpus,
@@ -57,7 +62,7 @@ def make_trainer(
         max_grad_norm=recipe.max_gradient_norm,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.micro_batch,
-        gradient_accumulation_steps=recipe.accumulation // PartialState().num_processes,
+        gradient_accumulation_steps=recipe.accumulation // processes().num_processes,
         gradient_checkpointing=recipe.gradient_checkpointing,
         max_length=recipe.max_length,
         **mixed_precision(language_model),
@@ -82,7 +87,7 @@ def make_trainer(
             train_dataset=_dataset(language_model.tokenizer, corpus, recipe),
             processing_class=language_model.tokenizer,
             peft_config=lora_config(recipe),
-            callbacks=[Bookkeeper(show_progress_bar and PartialState().is_main_process, watch)],
+            callbacks=[Bookkeeper(show_progress_bar and processes().is_main_process, watch)],
         )
     trainer.remove_callback(PrinterCallback)
     # TRL casts the adapter on a 4-bit base to bfloat16. Float32 keeps small updates, and works on
@@ -95,7 +100,7 @@ def make_trainer(
 
 def check(language_model: models.LanguageModel, corpus: Corpus, recipe) -> None:
     """Raise an `InputError` for rows that the objective cannot read, or options that do not fit the machine."""
-    device, processes = language_model.device.type, PartialState().num_processes
+    device, together = language_model.device.type, processes().num_processes
     if OBJECTIVES[recipe.objective].ranked and len(corpus.rows[0]) < 4:
         raise InputError(
             f"{corpus.name}: {recipe.objective} needs an entailed, a neutral and a contradicted sentence per premise. "
@@ -103,10 +108,10 @@ def check(language_model: models.LanguageModel, corpus: Corpus, recipe) -> None:
         )
     if recipe.objective == "one_word":
         objectives.check_head(language_model.model.config)
-    if recipe.accumulation % processes:
+    if recipe.accumulation % together:
         raise InputError(
-            f"{recipe.accumulation} micro-batches a step cannot be shared by {processes} processes. "
-            f"Set --accumulation to a multiple of {processes}."
+            f"{recipe.accumulation} micro-batches a step cannot be shared by {together} processes. "
+            f"Set --accumulation to a multiple of {together}."
         )
     if recipe.optimizer.startswith("paged") and device != "cuda":
         raise InputError(f"{recipe.optimizer} needs a CUDA device, and this is {device!r}. Use adamw_torch.")
@@ -257,7 +262,7 @@ def reference_table(trainer: SemanticTrainer, language_model, corpus: Corpus, re
     base = (language_model.fingerprint, language_model.precision, language_model.device.type)
     reads = (objective.reads, objective.ranked, template, recipe.max_length)
     path = build_folder() / "references" / f"{fingerprint(__version__, *base, corpus.fingerprint, *reads)}.safetensors"
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         if not path.is_file():
             found = {}
             data, size = trainer.train_dataset, recipe.micro_batch
@@ -323,7 +328,7 @@ class Bookkeeper(TrainerCallback):
             self.watched = time.monotonic()
 
     def on_save(self, args, state, control, **_):
-        PartialState().wait_for_everyone()  # each process writes a file of its own
+        processes().wait_for_everyone()  # each process writes a file of its own
         if state.is_world_process_zero:
             # Written last: a checkpoint without this file was interrupted and is not resumed from.
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()

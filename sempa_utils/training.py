@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import torch
-from accelerate import PartialState
 
 from sempa_utils import __version__, memory, models, profiles
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, require_space, write_whole
@@ -23,7 +22,7 @@ from sempa_utils.corpora import Corpus, load_ranked_nli, load_triplets
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
 from sempa_utils.templates import EXTRACTION_TEMPLATES, PARAPHRASE_TEMPLATES
-from sempa_utils.trainer import WHOLE, check, make_trainer, points, reference_table
+from sempa_utils.trainer import WHOLE, check, make_trainer, points, processes, reference_table
 
 RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of the run
 OPTIMISERS = ("adamw_torch", "paged_adamw_8bit")
@@ -133,11 +132,11 @@ def train(
     folder of another run, a full disk, a loss that is no number, or a GPU that is too small (then
     with what would fit).
     """
-    folder, processes = Path(folder), PartialState()
+    folder, together = Path(folder), processes()
     check(language_model, corpus, recipe)
-    if not resume and processes.is_main_process:
+    if not resume and together.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
-    processes.wait_for_everyone()
+    together.wait_for_everyone()
     identity = run_fingerprint(language_model, corpus, recipe)
     _refuse_another_run(folder, identity)
     finished = read_record(folder)
@@ -175,12 +174,12 @@ def train(
         }
         if not checkpoint:  # else the clock saw a part of the run alone
             record["triplets_per_second"] = round(len(corpus) * recipe.epochs / outcome.metrics["train_runtime"], 3)
-        if processes.is_main_process:
+        if together.is_main_process:
             models.save_adapter(trained, folder / "adapter")
             record["adapter_fingerprint"] = models.adapter_fingerprint(folder / "adapter")
             with write_whole(folder / RECORD) as draft:
                 draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf8")
-        processes.wait_for_everyone()
+        together.wait_for_everyone()
     except torch.OutOfMemoryError as error:
         capacity = torch.cuda.mem_get_info(language_model.device)[1]
         compute = models.compute_dtype(language_model.device.type)

@@ -264,7 +264,7 @@ def test_a_profile_that_wants_more_rows_than_there_are_still_holds_some_out(no_d
     monkeypatch.setattr(training, "train", lambda _, corpus, *__, **___: {"rows": len(corpus)})
     for name in ("cpu", "t4", "24gb", "paper"):
         record, rows, held_out = training.train_profile(profile=profiles.get(name), folder=tmp_path)
-        assert len(held_out) >= 100 and len(rows) >= 250 and record["rows"] == len(rows)
+        assert len(held_out) >= 100 and len(rows) >= 160 and record["rows"] == len(rows)
         assert not {row.anchor for row in rows.rows} & {row.anchor for row in held_out.rows}
 
 
@@ -332,17 +332,16 @@ def test_nf4_training_of_the_packaged_model(tmp_path):
 
 
 def test_two_processes_train_the_curve_of_one(corpus, tmp_path):
-    """`accelerate launch` with two gloo processes on the CPU, at the same effective batch."""
+    """Two gloo processes on the CPU, at the same effective batch; torchrun starts them as accelerate would on GPUs."""
     script = tmp_path / "launch.py"
     script.write_text(
         """
 import sys
 sys.path[:0] = ["tests", "."]
 from dataclasses import replace
-from accelerate import PartialState
 from test_training import RECIPE, fresh
-from sempa_utils import corpora, training
-assert PartialState().num_processes == int(sys.argv[1].rsplit("/")[-1])
+from sempa_utils import corpora, trainer, training
+assert trainer.processes().num_processes == int(sys.argv[1].rsplit("/")[-1])
 rows = corpora.load_ranked_nli(limit=32, seed=1)
 for objective in ("pairwise", "one_word"):
     recipe = replace(RECIPE, objective=objective, accumulation=2, chunk=3, epochs=2)
@@ -352,10 +351,9 @@ for objective in ("pairwise", "one_word"):
     )
     surroundings = {name: value for name, value in os.environ.items() if name != "SEMPA_DATA_DIR"}
     surroundings |= {"SEMPA_CACHE_DIR": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision",
-              "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     for processes in ("1", "2"):
-        command = [*launch, "--num_processes", processes, str(script), str(tmp_path / processes)]
+        command = [*launch, processes, str(script), str(tmp_path / processes)]
         done = subprocess.run(command, env=surroundings, cwd=Path(__file__).parent.parent, capture_output=True,
                               text=True, timeout=300)  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
@@ -372,7 +370,7 @@ for objective in ("pairwise", "one_word"):
 def test_processes_that_cannot_share_a_batch_are_refused(corpus, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr(trainer, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(trainer, "processes", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(InputError, match="multiple of 2"):
         trainer.check(fresh(), corpus, RECIPE)
 

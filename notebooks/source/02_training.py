@@ -459,7 +459,7 @@ display(training_plots.objectives_compared(effects))
 
 # %%
 del base, adapted
-requests = [row.anchor for row in held_out.rows[:3]]
+requests = [row.anchor for row in held_out.rows[:2]]
 said = {sentence: {} for sentence in requests}
 
 
