@@ -23,8 +23,8 @@ def no_figure_stays_open():
 
 
 def saved(figure, tmp_path):
-    """Return the figure when it can be laid out and saved without an empty label."""
-    assert isinstance(figure, Figure)
+    """Return the figure when it has the page's width and can be laid out and saved."""
+    assert isinstance(figure, Figure) and figure.get_figwidth() == style.PAGE_WIDTH
     path = tmp_path / "figure.png"
     figure.savefig(path)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 2000

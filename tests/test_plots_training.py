@@ -9,36 +9,12 @@ matplotlib.use("Agg")
 import numpy as np
 import pytest
 import torch
-from matplotlib import colors, pyplot
-from matplotlib.figure import Figure
+from matplotlib import colors
+from test_plots import lines_of, no_figure_stays_open, saved, ticks, title  # noqa: F401 (a fixture for every test)
 
 from sempa_utils.plots import style, training
 
 GIB = 2**30
-
-
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    pyplot.close("all")
-    yield
-    assert not pyplot.get_fignums(), "an open figure would be shown twice in a notebook"
-
-
-def saved(figure, tmp_path):
-    """Return the figure when it has the page's width and can be laid out and saved."""
-    assert isinstance(figure, Figure) and figure.get_figwidth() == style.PAGE_WIDTH
-    path = tmp_path / "figure.png"
-    figure.savefig(path)
-    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 2000
-    return figure
-
-
-def title(axes):
-    return axes.get_title("left") or axes.get_title()
-
-
-def ticks(axis):
-    return [label.get_text() for label in axis.get_ticklabels()]
 
 
 def texts(holder):
@@ -52,10 +28,6 @@ def legend(holder):
 def segments(axes) -> dict:
     """{label: [(start, length) per bar]} of horizontal bars."""
     return {bars.get_label(): [(bar.get_x(), bar.get_width()) for bar in bars] for bars in axes.containers}
-
-
-def lines_of(axes) -> dict:
-    return {line.get_label(): line for line in axes.lines}
 
 
 # --- data ----------------------------------------------------------------------------------------
