@@ -242,12 +242,24 @@ assert abs(ours - math.log(2)) < 1e-3 and abs(ours - package) < 1e-6
 # %%
 from sempa_utils import prefix_tree
 
-pairs = [
-    [answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer) for answer in t[1:]]
-    for t in few
-]
+
+def tokenised(rows):
+    """Per row its chosen and its rejected answer: (tokens of the request, tokens of the answer)."""
+    return [
+        [answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer) for answer in t[1:]]
+        for t in rows
+    ]
+
+
+def tree_of(pairs):
+    return prefix_tree.build(
+        [pair[0][0] for pair in pairs], [[answer for _, answer in pair] for pair in pairs]
+    )
+
+
+pairs = tokenised(few)
 prompts = [pair[0][0] for pair in pairs]
-tree = prefix_tree.build(prompts, [[answer for _, answer in pair] for pair in pairs])
+tree = tree_of(pairs)
 
 # Which part of the batch each token of the tree belongs to: the instruction is what all prompts share,
 # an answer's tokens are those that its own prediction reads.
@@ -354,16 +366,24 @@ print(
 base = models.load(MODEL, profile.precision)
 trained = models.add_adapter(base, record["adapter"])
 print(held_out.describe())
-anchors, positives, negatives = (list(column) for column in zip(*held_out.rows))
-after = torch.stack(
-    [answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)]
-)
+
+
+@torch.no_grad()
+def scores(language_model, rows, batch: int = 8):
+    """Log-probabilities of chosen and rejected answers, shape (rows, 2), by prefix trees."""
+    found = []
+    for start in range(0, len(rows), batch):
+        tree = tree_of(tokenised(rows[start : start + batch]))
+        tree = prefix_tree.PrefixTree(*(part.to(base.device) for part in tree))
+        found.append(prefix_tree.log_probs(language_model.model, tree).view(-1, 2))
+    return torch.cat(found)
+
+
+after = scores(trained, held_out.rows)
 with trained.model.disable_adapter():
-    before = torch.stack(
-        [answer_log_probs(trained, anchors, answers) for answers in (positives, negatives)]
-    )
+    before = scores(trained, held_out.rows)
 rewards = recipe.beta * (after - before)
-held_out_accuracy = (rewards[0] > rewards[1]).float().mean().item()
+held_out_accuracy = (rewards[:, 0] > rewards[:, 1]).float().mean().item()
 error = math.sqrt(held_out_accuracy * (1 - held_out_accuracy) / len(held_out))
 print(
     f"held-out preference accuracy {100 * held_out_accuracy:.0f} % (± {100 * error:.0f}, one standard error)"
