@@ -25,7 +25,6 @@ from sempa_utils import models, prefix_tree
 from sempa_utils.checks import InputError, pick
 
 GIB = 2**30
-PRECISIONS = ("float32", "bfloat16", "nf4")
 FIELDS = ("lora_rank", "lora_alpha", "micro_batch", "gradient_checkpointing", "max_length")  # of a recipe
 MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # bytes per trained weight, both moments together
 SPARE = 0.1  # the share of a card that advice leaves to the CUDA context and to gaps between arrays
@@ -96,7 +95,7 @@ def plan(
     TRL's own batches, the head in one piece (TRL cuts it into tiles, so a little more than it needs). Raises
     `InputError` for an unknown precision or optimiser, or a size below one.
     """
-    pick(precision, PRECISIONS, "precision")
+    pick(precision, models.PRECISIONS, "precision")
     moments = pick(getattr(recipe, "optimizer", "adamw_torch"), MOMENTS, "optimizer")
     tokens = TokenCounts(*(tokens or ()))
     sizes = {name: getattr(recipe, name) for name in ("lora_rank", "micro_batch", "max_length")} | tokens._asdict()

@@ -25,7 +25,6 @@ from sempa_utils.templates import EXTRACTION_TEMPLATES, PARAPHRASE_TEMPLATES
 from sempa_utils.trainer import WHOLE, check, make_trainer, points, processes, reference_table
 
 RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of the run
-OPTIMISERS = ("adamw_torch", "paged_adamw_8bit")
 IN_BATCH = 16  # rows that are each other's candidates, at least
 
 
@@ -62,7 +61,7 @@ class Recipe:
         pick(self.objective, OBJECTIVES, "objective")
         pick(self.template, PARAPHRASE_TEMPLATES, "paraphrase template")
         pick(self.extraction_template, EXTRACTION_TEMPLATES, "extraction template")
-        pick(self.optimizer, OPTIMISERS, "optimiser")
+        pick(self.optimizer, memory.MOMENTS, "optimiser")
         positive = ("beta", "temperature", "learning_rate", "lora_rank", "epochs", "micro_batch", "accumulation",
                     "chunk", "save_every")  # fmt: skip
         for name in positive:

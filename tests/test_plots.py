@@ -94,7 +94,7 @@ def test_the_length_histogram(tmp_path, parts):
         assert sum(bars.values()) == len(values), "the longest is inside the last bar"
         assert all(sum(low <= v < high for v in values) == height for (low, high), height in bars.items() if height)
     assert "mean 15.2" in figure.axes[0].get_xlabel()
-    assert figure.axes[0].get_ylabel() == "triplets"
+    assert figure.axes[0].get_ylabel() == "rows"
 
 
 # --- space -------------------------------------------------------------------------------------

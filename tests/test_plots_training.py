@@ -383,3 +383,8 @@ def test_the_style_ends_with_the_figure():
     training.objectives_compared(ROWS)
     training.memory_bars(PLANS)
     assert dict(matplotlib.rcParams) == before
+
+
+def test_the_length_histogram_names_its_unit(tmp_path):
+    figure = saved(training.length_histogram({"premise": [3, 5], "neutral": [2]}, unit="words"), tmp_path)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["words (mean 4.0)", "words (mean 2.0)"]

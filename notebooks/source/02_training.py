@@ -93,10 +93,10 @@ from sempa_utils.plots import training as training_plots
 ranked = corpora.load_ranked_nli()
 labels = ("premise", "entailment", "neutral", "contradiction")
 words = {
-    f"{label}, words": [len(sentence.split()) for sentence in column]
+    label: [len(sentence.split()) for sentence in column]
     for label, column in zip(labels, zip(*ranked.rows))
 }
-display(training_plots.length_histogram(words))
+display(training_plots.length_histogram(words, unit="words"))
 print(ranked.describe())
 
 # %% [markdown]

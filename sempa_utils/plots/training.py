@@ -20,18 +20,18 @@ PARTS = {"instruction": "blue", "anchor": "sky", "chosen": "green", "rejected": 
 # --- data ----------------------------------------------------------------------------------------
 
 
-def length_histogram(lengths: dict[str, list[int]]) -> Figure:
-    """Draw how long the parts of the training sequences are: {part: token counts}, one panel a part."""
+def length_histogram(lengths: dict[str, list[int]], unit: str = "tokens") -> Figure:
+    """Draw how long the parts of the training rows are: {part: counts of `unit`}, one panel a part."""
     if not lengths or not all(len(values) for values in lengths.values()):
-        raise ValueError("each part needs at least one token count")
+        raise ValueError("each part needs at least one count")
     with page_style():
         figure, axes = panels(columns=len(lengths), height=2.6, squeeze=False, sharey=True)
         top = max(max(values) for values in lengths.values())
         for one, (part, values), colour in zip(axes[0], lengths.items(), _part_colours(lengths)):
             one.hist(values, bins=range(0, top + 3, 2), color=colour)
-            one.set(title=part, xlabel=f"tokens (mean {np.mean(values):.1f})")
+            one.set(title=part, xlabel=f"{unit} (mean {np.mean(values):.1f})")
             one.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
-        axes[0][0].set_ylabel("triplets")
+        axes[0][0].set_ylabel("rows")
     return figure
 
 
