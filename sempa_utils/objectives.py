@@ -110,6 +110,6 @@ def check_head(config) -> None:
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, name, None) not in (None, 1, 1.0):
             raise InputError(
-                f"one_word reads the head's weights, and this model changes its logits afterwards ({name}). "
-                "Choose another objective or base model."
+                f"Prefix trees read the head's weights, and this model changes its logits afterwards ({name}). "
+                "Choose pairwise with TRL's own batches (--stock-batches), contrastive, or another base model."
             )

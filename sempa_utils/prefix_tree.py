@@ -18,6 +18,9 @@ the instruction and to whatever answers have in common.
 from typing import NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
+
+CHUNK = 256  # states whose logits exist at the same time
 
 
 class PrefixTree(NamedTuple):
@@ -89,39 +92,75 @@ def log_probs(model, tree: PrefixTree) -> torch.Tensor:
     `model` is a causal language model of transformers, with or without an adapter; only the states
     that predict an answer token go through its head.
     """
-    # The target's logit less the normaliser: no second array of the vocabulary's size is kept.
-    logits = _forward(model, tree).float()
-    found = logits.gather(-1, tree.targets[:, None])[:, 0] - logits.logsumexp(dim=-1)
+
+    def read(states, weight, bias):
+        if not weight.requires_grad:
+            return _TokenLogProbs.apply(tree.targets, states, weight, bias)
+        logits = torch.nn.functional.linear(states, weight, bias).float()
+        return logits.gather(-1, tree.targets[:, None])[:, 0] - logits.logsumexp(dim=-1)
+
+    found = _forward(model, tree, read)
     total = torch.zeros(int(tree.owners[-1]) + 1, device=found.device)
     return total.index_add(0, tree.owners, found)
 
 
 def states(model, tree: PrefixTree) -> torch.Tensor:
-    """Return the states that are read, after the model's final norm: (R, width), in the model's type.
+    """Return the states that are read, after the model's final norm: (R, width), in the model's type."""
+    return _forward(model, tree, lambda states, weight, bias: states)
 
-    They are caught where they enter the head, so that `model` may be wrapped (an adapter, data
-    parallelism): its own forward runs, and gradients are gathered as its wrapper does it.
+
+def _forward(model, tree: PrefixTree, read) -> torch.Tensor:
+    """Run the model with `read(states (R, width), weight, bias)` in the place of its head; return what that gives.
+
+    The model's own forward runs, so that it may be wrapped (an adapter, data parallelism) and gradients
+    are gathered as the wrapper does it.
     """
-    caught = []
-    head = getattr(model, "module", model).get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
-    try:
-        _forward(model, tree)
-    finally:
-        handle.remove()
-    return caught[0][0]
-
-
-def _forward(model, tree: PrefixTree) -> torch.Tensor:
-    """Return the logits (R, vocabulary) at the places that are read."""
     dtype = next(model.parameters()).dtype
     dtype = dtype if dtype.is_floating_point else torch.float32
     mask = torch.zeros(tree.may_attend.shape, dtype=dtype, device=tree.may_attend.device)
     mask.masked_fill_(~tree.may_attend, torch.finfo(dtype).min)
-    return model(
-        input_ids=tree.input_ids,
-        attention_mask=mask[None, None],
-        position_ids=tree.position_ids,
-        logits_to_keep=tree.read_at,
-        use_cache=False,
-    ).logits[0]
+    head = getattr(model, "module", model).get_output_embeddings()
+    own = head.__dict__.get("forward")  # accelerate may have put one there
+    head.forward = lambda states: read(states[0], head.weight, head.bias)[None]
+    try:
+        return model(
+            input_ids=tree.input_ids,
+            attention_mask=mask[None, None],
+            position_ids=tree.position_ids,
+            logits_to_keep=tree.read_at,
+            use_cache=False,
+        ).logits[0]
+    finally:
+        if own:
+            head.forward = own
+        else:
+            del head.forward
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """Log-probabilities (R,) of `targets` (R,) after states (R, width), float32, through a head that is not trained.
+
+    Some states at a time: the gradient W_target − Σ_w p(w) W_w is made while a part's logits are there, so no
+    array of the vocabulary's width outlives its part, and there is no more to multiply than in the plain way.
+    """
+
+    @staticmethod
+    def forward(ctx, targets, states, weight, bias):
+        found, slopes = [], []
+        for part, target in zip(states.split(CHUNK), targets.split(CHUNK)):
+            logits = torch.nn.functional.linear(part.to(weight.dtype), weight, bias).float()
+            normaliser = logits.logsumexp(dim=-1, keepdim=True)
+            found.append((logits.gather(-1, target[:, None]) - normaliser)[:, 0])
+            if ctx.needs_input_grad[1]:
+                probabilities = logits.sub_(normaliser).exp_().to(weight.dtype)
+                slopes.append(weight[target].float() - (probabilities @ weight).float())
+        if slopes:
+            ctx.save_for_backward(torch.cat(slopes))
+            ctx.dtype = states.dtype
+        return torch.cat(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (slopes,) = ctx.saved_tensors
+        return None, (gradient[:, None] * slopes).to(ctx.dtype), None, None

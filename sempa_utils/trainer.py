@@ -106,7 +106,7 @@ def check(language_model: models.LanguageModel, corpus: Corpus, recipe) -> None:
             f"{corpus.name}: {recipe.objective} needs an entailed, a neutral and a contradicted sentence per premise. "
             "Load the rows with corpora.load_ranked_nli (--ranked)."
         )
-    if recipe.objective == "one_word":
+    if recipe.shared_prefix and recipe.objective != "contrastive":
         objectives.check_head(language_model.model.config)
     if recipe.accumulation % together:
         raise InputError(

@@ -143,7 +143,7 @@ def test_stock_batches_and_longer_sentences_need_more():
     assert total(plan(config(), "float32", Sizes(), shared_prefix=False)) > total(tree)
     assert total(plan(config(), "float32", Sizes(), TokenCounts(22, 40, 16))) > total(tree)
     cut = plan(config(), "float32", Sizes(max_length=56))  # leaves four tokens to an answer
-    assert cut["logits"] < tree["logits"]
+    assert cut["activations"] < tree["activations"]
 
 
 def test_advice_names_the_need_the_card_and_what_fits():

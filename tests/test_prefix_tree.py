@@ -56,7 +56,9 @@ def test_equal_prompts_and_prompts_inside_prompts():
         torch.testing.assert_close(by_tree, literal_log_probs(MODEL, prompts, answers), rtol=1e-4, atol=1e-4)
 
 
-def test_tree_gives_the_gradients_of_separate_sequences():
+@pytest.mark.parametrize("trained_head", [False, True])
+def test_tree_gives_the_gradients_of_separate_sequences(trained_head, monkeypatch):
+    monkeypatch.setattr(prefix_tree, "CHUNK", 2)
     prompts = [[5, 6, 7, 20], [5, 6, 30, 31], [5, 6, 9]]
     answers = [[[8, 9], [10]], [[7, 10, 11], [12, 13]], [[14], [15, 16]]]
     weights = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0, 0.25])
@@ -64,9 +66,10 @@ def test_tree_gives_the_gradients_of_separate_sequences():
     def gradients(scores):
         model.zero_grad()
         (scores() * weights).sum().backward()
-        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad])
 
     model = tiny_model(seed=1)
+    model.get_output_embeddings().requires_grad_(trained_head)
     by_tree = gradients(lambda: prefix_tree.log_probs(model, prefix_tree.build(prompts, answers)))
     plain = gradients(lambda: literal_log_probs(model, prompts, answers))
     assert (by_tree - plain).norm() < 1e-4 * plain.norm()
@@ -108,7 +111,13 @@ def test_slots_give_the_last_states_of_separate_sequences(sequences):
         by_tree = prefix_tree.states(MODEL, prefix_tree.build_slots(sequences))
         plain = [MODEL.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1] for ids in sequences]
     torch.testing.assert_close(by_tree, torch.stack(plain), rtol=1e-4, atol=1e-4)
-    assert not MODEL.get_output_embeddings()._forward_pre_hooks
+
+
+def test_the_head_is_itself_again_after_an_error():
+    head, tree = MODEL.get_output_embeddings(), prefix_tree.build_slots([[3, 4]])
+    with pytest.raises(IndexError):
+        prefix_tree.states(MODEL, tree._replace(input_ids=torch.tensor([[3, 10_000]])))
+    assert "forward" not in vars(head)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.3), (torch.float16, 0.05)])
