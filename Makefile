@@ -27,6 +27,7 @@ docs: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/training.py
+	@$(BIN)/python benchmarks/embedding.py
 
 report: $(INSTALLED)
 	@$(BIN)/python -m sempa_utils report
@@ -44,7 +45,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@echo "== installing into .venv (some minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 …')"
-	@start=$$(date +%s); $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test]' \
+	@start=$$(date +%s); $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test,evaluation]' \
 		&& echo "== installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 

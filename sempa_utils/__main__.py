@@ -1,6 +1,7 @@
 """The command line: the notebooks' runs without a notebook. `python -m sempa_utils --help`."""
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ examples
   python -m sempa_utils train --profile cpu --output build/adapters/mine
   python -m sempa_utils encode --adapter build/adapters/mine/adapter --input lines.txt --output vectors.npy
   python -m sempa_utils evaluate --methods mean,prompteol --tasks STS-B --data DIRECTORY
+  python -m sempa_utils export --adapter build/adapters/mine/adapter --output build/exported
 
 environment
   SEMPA_DATA_DIR   a directory with nli/ and senteval/, looked into first
@@ -112,24 +114,59 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--output", required=True, metavar="FILE", help=".npy: float32 (n, width); .jsonl: an object a line"
     )
-    command.add_argument("--method", default="prompteol", help="mean, prompteol or pretended_cot (default: prompteol)")
+    command.add_argument("--method", default="prompteol", help="as in evaluate (default: prompteol)")
+    command.add_argument("--layer", type=int, help="an index of hidden_states (default: the method's own)")
     command.add_argument("--adapter", metavar="FOLDER", help="a trained adapter")
-    command.add_argument("--batch-size", type=int, default=32)
+    command.add_argument("--batch-size", type=int, help="sentences per batch, at most (default: by tokens)")
     command.add_argument("--normalise", action="store_true", help="vectors of length 1")
     command.set_defaults(run=encode)
 
-    command = commands.add_parser("evaluate", parents=[model, data], help="score methods on STS tasks")
-    command.add_argument("--methods", default="mean,prompteol", help="comma-separated (default: mean,prompteol)")
+    command = commands.add_parser(
+        "evaluate", parents=[data], help="score methods, models and adapters on STS tasks; goes on where it stopped"
+    )
+    command.add_argument("--methods", default="mean,prompteol", help="comma-separated: mean, echo, prompteol, "
+                         "pretended_cot, knowledge_enhancement, contrastive_prompting, token_prepending "
+                         "(default: mean,prompteol)")  # fmt: skip
     command.add_argument(
         "--tasks", help="comma-separated: STS12 … STS16, STS-B, SICK-R, mini-STS (default: all that is here)"
     )
     command.add_argument("--split", default="test", help="test, or dev for STS-B and mini-STS (default: test)")
+    command.add_argument("--model", action="append", metavar="MODEL",
+                         help="packaged, a hub id, or a directory; may be repeated (default: packaged)")  # fmt: skip
+    command.add_argument("--precision", help="float32, bfloat16 or nf4 (default: the profile's for evaluation)")
+    command.add_argument("--profile", default=os.environ.get("SEMPA_PROFILE", "cpu"),
+                         help=f"precision: {', '.join(profiles.PROFILES)} (default: cpu)")  # fmt: skip
     command.add_argument("--adapter", metavar="FOLDER", action="append", default=[],
-                         help="score this adapter beside the base; may be given several times")  # fmt: skip
+                         help="score this adapter beside its base; may be repeated")  # fmt: skip
+    command.add_argument("--baseline", metavar="MODEL", action="append", default=[],
+                         help="a sentence-transformers model as a row, for comparison; may be repeated")  # fmt: skip
+    command.add_argument("--layer", help="read this layer (an index of hidden_states), or 'dev': for each row the best "
+                         "one on STS-B dev (default: each method's own)")  # fmt: skip
+    command.add_argument("--against", metavar="ROW",
+                         help="the row to compare the others with (default: prompteol, or the first)")  # fmt: skip
     command.add_argument("--limit", type=int, help="pairs per task; then the figures are not the published measure")
-    command.add_argument("--batch-size", type=int, default=32)
+    command.add_argument("--batch-size", type=int, help="sentences per batch, at most (default: by tokens)")
     command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     command.set_defaults(run=evaluate)
+
+    command = commands.add_parser("analyse", parents=[model, data], help="the paper's Table 4, Figure 3 or Table 8 on "
+                                  "one's own model, in a profile's sizes; goes on where it stopped")  # fmt: skip
+    command.add_argument("what", choices=["templates", "data-size", "seeds"],
+                         help="training and extraction templates; checkpoints of one run; several seeds")  # fmt: skip
+    command.add_argument("--objective", default="pairwise", help="as in train (default: pairwise)")
+    command.add_argument("--folder", help="data-size: a finished run's (default: the profile's own run)")
+    command.add_argument("--tasks", help="comma-separated (default: all that is here)")
+    command.add_argument("--figure", metavar="FILE", help="also draw it (.png)")
+    command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    command.set_defaults(run=analyse)
+
+    command = commands.add_parser("export", parents=[model], help="write a folder that sentence-transformers loads")
+    command.add_argument("--adapter", metavar="FOLDER", help="a trained adapter")
+    command.add_argument("--method", default="prompteol", help="prompteol or pretended_cot (default: prompteol)")
+    command.add_argument("--beside", action="store_true", help="keep the adapter beside the weights, not merged")
+    command.add_argument("--output", required=True, metavar="FOLDER", help="what SentenceTransformer(FOLDER) loads")
+    command.set_defaults(run=export)
+
     command = commands.add_parser("report", help="draw the README's picture from the records in results/")
     command.set_defaults(run=report)
     return parser
@@ -287,7 +324,7 @@ def encode(options) -> None:
         where = f", row {blank[0]}: a blank line" if blank else ": an empty file"
         raise InputError(f"{options.input}{where}. Each line must hold a sentence, so that rows and vectors agree.")
     precision = options.precision or profiles.get(options.profile).evaluation_precision
-    embedder = Embedder(models.load(options.model, precision, options.adapter), options.method)
+    embedder = Embedder(models.load(options.model, precision, options.adapter), options.method, layer=options.layer)
     vectors = embedder.encode(sentences, options.batch_size, True, normalize_embeddings=options.normalise)
     with write_whole(output) as draft:
         if output.suffix == ".npy":
@@ -302,53 +339,110 @@ def encode(options) -> None:
 
 
 def evaluate(options) -> None:
-    """Score methods on STS tasks and print a table."""
-    from sempa_utils import corpora, models, results, sts
-    from sempa_utils.embedding import METHODS, Embedder
+    """Score rows (method × model × adapter, and baselines) on STS tasks and print a table."""
+    from tqdm.auto import tqdm
+
+    from sempa_utils import corpora, results, sts
+    from sempa_utils.embedding import METHODS
 
     methods = options.methods.split(",")
     for method in methods:
         pick(method, METHODS, "method")
-    tasks = options.tasks.split(",") if options.tasks else corpora.sts_tasks(options.data)
-    for task in tasks:  # broken or missing data are found before a model is loaded
-        corpora.load_sts(task, options.data, options.split)
-    precision = options.precision or profiles.get(options.profile).evaluation_precision
-    base = models.load(options.model, precision)
-    for folder in options.adapter:
-        models.check_adapter(base, folder)
+    if options.layer not in (None, "dev") and not options.layer.lstrip("-").isdigit():
+        raise InputError(f"--layer {options.layer}: neither a number nor 'dev'.")
+    names = options.tasks.split(",") if options.tasks else corpora.sts_tasks(options.data)
+    # Broken or missing data are found before a model is loaded.
+    tasks = {task: corpora.load_sts(task, options.data, options.split).sample(options.limit, options.seed)
+             for task in names}  # fmt: skip
+    adapters = _adapters(options)
+    count = len(methods) * (len(options.model or [1]) + sum(map(len, adapters.values()))) + len(options.baseline)
+    scores, described, layers = {}, {}, {}
+    total = count * sum(map(len, tasks.values()))
+    with tqdm(total=total, unit="pair", desc="evaluate", smoothing=0.05) as bar:
+        for row, embedder, about in _rows(options, methods, adapters):
+            bar.set_description(row)
+            if options.layer == "dev" and hasattr(embedder, "at_layer"):
+                layers[row], _ = sts.best_layer(embedder, options.data, seed=options.seed)
+                embedder = embedder.at_layer(layers[row])
+            scores[row] = sts.evaluate(embedder, names, options.data, options.split, options.limit, options.seed,
+                                       options.batch_size, show_progress_bar=True, watch=bar.update)  # fmt: skip
+            described |= about
 
-    described, scores, differences = base.describe(), {}, {}
-    for method in methods:
-        scores[method] = _score(Embedder(base, method), tasks, options)
-    for folder, label in _labels(options.adapter).items():
-        adapted = models.add_adapter(base, folder)
-        described[label] = adapted.adapter  # its fingerprint
-        for method in methods:
-            name = f"{method} + {label}"
-            found = scores[name] = _score(Embedder(adapted, method), tasks, options)
-            differences[name] = {task: _paired(task, found[task], scores[method][task], options) for task in tasks}
-        base = models.remove_adapter(adapted)
-
-    print(f"Spearman ρ × 100, {options.split}{f', {options.limit} pairs a task' if options.limit else ''}")
-    print("".join(f"{name:>28}" if not i else f"{name:>9}" for i, name in enumerate(["", *tasks, "mean"])))
-    for name, found in scores.items():
-        cells = [found[task]["spearman"] for task in tasks] + [sts.mean_score(found)]
-        print(f"{name:>28}" + "".join(f"{cell:9.2f}" for cell in cells))
-    for name, by_task in differences.items():
-        for task, found in by_task.items():
-            print(f"{task}, {name}, less the base: {found['difference']:+.2f}, "
-                  f"95 % interval {found['low']:+.2f} to {found['high']:+.2f}")  # fmt: skip
+    against = options.against or ("prompteol" if "prompteol" in scores else next(iter(scores)))
+    figures = sts.summary(scores, tasks, against, options.seed)
+    _print_table(figures, names, layers, against, options)
     if options.record:
-        data = [result["data"] for result in next(iter(scores.values())).values()]
-        figures = {
-            name: {task: {k: result[k] for k in ("spearman", "pairs", "subsets")} for task, result in found.items()}
-            | {"mean": sts.mean_score(found)}
-            for name, found in scores.items()
-        }
-        figures |= {"less the base": differences} if differences else {}
-        headline = "; ".join(f"{name} {sts.mean_score(found):.2f}" for name, found in scores.items())
-        results.save_run(options.record, figures, f"mean ρ × 100: {headline}", described, data,
-                         {"split": options.split, "limit": options.limit}, options.seed, folder="results")  # fmt: skip
+        means = "; ".join(f"{row} {found['mean']['spearman']:.2f}" for row, found in figures.items())
+        settings = {"split": options.split, "limit": options.limit, "against": against, "layers from dev": layers}
+        data = [task.record() for task in tasks.values()]
+        headline = f"mean ρ × 100: {means}"
+        results.save_run(options.record, figures, headline, described, data, settings, options.seed, folder="results")
+
+
+def _adapters(options) -> dict[str, dict[str, str]]:
+    """Return {model: {adapter's folder: its label}}; with several models, by the base that an adapter names."""
+    from sempa_utils import models
+
+    chosen = options.model or ["packaged"]
+    for model in chosen:
+        models.fetch(model)  # a folder without weights is found before anything runs
+    found = {model: {} for model in chosen}
+    for folder, label in _labels(options.adapter).items():
+        base = models.base_of_adapter(folder)
+        fitting = [model for model in chosen if models.plain_name(model) == base]
+        if len(chosen) > 1 and not fitting:
+            raise InputError(f"{folder}: an adapter for {base}, which is none of the models {', '.join(chosen)}.")
+        for model in fitting or chosen:
+            found[model][folder] = label
+    return found
+
+
+def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]]):
+    """Yield (row's name, embedder, what a record keeps of the model), one model in memory at a time."""
+    from sempa_utils import models
+    from sempa_utils.embedding import Embedder
+
+    layer = int(options.layer) if options.layer not in (None, "dev") else None
+    precision = options.precision or profiles.get(options.profile).evaluation_precision
+    for name in adapters:
+        base = models.load(name, precision)
+        for folder in adapters[name]:
+            models.check_adapter(base, folder)
+        prefix = f"{base.name.split('/')[-1]}: " if len(adapters) > 1 else ""
+        about = {prefix.rstrip(": "): base.describe()} if prefix else base.describe()
+        for method in methods:
+            yield f"{prefix}{method}", Embedder(base, method, layer=layer), about
+        for folder, label in adapters[name].items():
+            adapted = models.add_adapter(base, folder)
+            for method in methods:
+                row = f"{prefix}{method} + {label}"
+                yield row, Embedder(adapted, method, layer=layer), {f"{prefix}{label}": adapted.adapter}
+            base = models.remove_adapter(adapted)
+        del base
+    for address in options.baseline:
+        from sempa_utils.export import load_baseline
+
+        baseline = load_baseline(address)
+        about = baseline.describe()
+        yield about["name"], baseline, {about["name"]: about}
+
+
+def _print_table(figures: dict, tasks: list[str], layers: dict[str, int], against: str, options) -> None:
+    width = max(map(len, figures)) + 2
+    limit = f", {options.limit} pairs a task: not the published measure" if options.limit else ""
+    print(f"Spearman ρ × 100 with its 95 % bootstrap interval, {options.split}{limit}")
+    print(" " * width + "".join(f"{name:>14}" for name in [*tasks, "mean"]))
+    for row, found in figures.items():
+        spans = [*(found["tasks"][task] for task in tasks), found["mean"]]
+        print(f"{row:<{width}}" + "".join(f"{span['spearman']:14.2f}" for span in spans))
+        between = (f"{span['low']:.1f} to {span['high']:.1f}" for span in spans)
+        print(" " * width + "".join(f"{text:>14}" for text in between))
+    for row, found in figures.items():
+        for name, less in found.get("difference", {}).items():
+            print(f"{name}, {row}, less {against}: {less['difference']:+.2f}, 95 % interval {less['low']:+.2f} to "
+                  f"{less['high']:+.2f}, p = {less['p_value']:.4f}")  # fmt: skip
+    for row, layer in layers.items():
+        print(f"{row}: layer {layer}, chosen on dev")
 
 
 def _labels(folders: list[str]) -> dict[str, str]:
@@ -361,13 +455,45 @@ def _labels(folders: list[str]) -> dict[str, str]:
     return labels
 
 
-def _paired(task: str, found: dict, base: dict, options) -> dict:
-    from sempa_utils import corpora, sts
+def analyse(options) -> None:
+    """Run one of the paper's analyses and print what came of it."""
+    from sempa_utils import analyses, results
+    from sempa_utils.plots import analyses as pictures
 
-    pairs = corpora.load_sts(task, options.data, options.split).sample(options.limit, options.seed).rows
-    similarities = (found["similarities"], base["similarities"])
-    difference, low, high = sts.paired_difference(*similarities, [pair.score for pair in pairs], seed=options.seed)
-    return {"difference": difference, "low": low, "high": high}
+    runs = {
+        "templates": (analyses.template_grid, pictures.template_map),
+        "data-size": (analyses.data_size_curve, pictures.data_size),
+        "seeds": (analyses.seed_spread, pictures.seeds),
+    }
+    run, draw = runs[options.what]
+    if options.folder and options.what != "data-size":
+        raise InputError(f"--folder names the one run of data-size; {options.what} trains several. Leave it out.")
+    changes = {"folder": options.folder} if options.folder else {}
+    profile = profiles.get(options.profile)
+    if options.precision:
+        profile = dataclasses.replace(profile, precision=options.precision, evaluation_precision=options.precision)
+    tasks = options.tasks.split(",") if options.tasks else None
+    found = run(options.model, profile, seed=options.seed, directory=options.data, objective=options.objective,
+                tasks=tasks, **changes)  # fmt: skip
+    print(json.dumps(results.plain(found["figures"]), indent=1, ensure_ascii=False))
+    print(found["headline"])
+    if options.figure:
+        with write_whole(options.figure) as draft:
+            figure = draw(found["figures"], found["model"]["name"])
+            figure.savefig(draft, format=Path(options.figure).suffix[1:] or "png")
+    if options.record:
+        results.save_run(options.record, **found, folder="results")
+
+
+def export(options) -> None:
+    """Write a SentenceTransformer folder and say how to load it."""
+    from sempa_utils import models
+    from sempa_utils.export import export as write
+
+    precision = options.precision or profiles.get(options.profile).evaluation_precision
+    language_model = models.load(options.model, precision, options.adapter)
+    folder = write(language_model, options.output, options.method, merge=not options.beside)
+    print(f'{folder}: load it with sentence_transformers.SentenceTransformer("{folder}")')
 
 
 def report(options) -> None:
@@ -392,13 +518,6 @@ def report(options) -> None:
         # The picture carries the names of its records, so that a test can tell a stale one.
         figure.savefig(draft, format="png", metadata={"Description": results.records_fingerprint()})
     print(path.relative_to(folder.parent))
-
-
-def _score(embedder, tasks, options) -> dict:
-    from sempa_utils import sts
-
-    return sts.evaluate(embedder, tasks, options.data, options.split, options.limit, options.seed,
-                        options.batch_size, show_progress_bar=True)  # fmt: skip
 
 
 def _raise(message: str):

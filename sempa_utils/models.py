@@ -52,7 +52,7 @@ class LanguageModel:
     @property
     def decoder(self) -> torch.nn.Module:
         """The transformer without its language-model head, adapters included."""
-        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return base.get_decoder()
 
     def describe(self) -> dict:
@@ -104,13 +104,17 @@ def load(
     else:
         model = model.to(device)
     model.eval()
-    if name == PACKAGED:
-        name = PACKAGED_ID
-    elif Path(source).is_dir():
-        name = Path(source).name  # records and adapters name no path of somebody's machine
+    name = plain_name(name)
     rows = _first_rows_of_files(weight_files(source))
     language_model = replace(wrap(model, tokenizer, name, precision), fingerprint=weights_fingerprint(rows))
     return add_adapter(language_model, adapter) if adapter else language_model
+
+
+def plain_name(name: str) -> str:
+    """Return how records and adapters name a model: its hub id, or a directory's own name, never a path."""
+    if name == PACKAGED:
+        return PACKAGED_ID
+    return Path(name).expanduser().name if Path(name).expanduser().is_dir() else name
 
 
 def wrap(model, tokenizer, name: str, precision: str = "float32") -> LanguageModel:
@@ -365,6 +369,16 @@ def remove_adapter(language_model: LanguageModel) -> LanguageModel:
     return replace(language_model, model=base, adapter=None)
 
 
+def base_of_adapter(folder: Path | str) -> str | None:
+    """Return the name of the base that an adapter was made for, as it was saved."""
+    path = Path(folder) / "adapter_config.json"
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file. Name a folder that PEFT's save_pretrained or this kit's training wrote."
+        )
+    return json.loads(path.read_text(encoding="utf8")).get("base_model_name_or_path")
+
+
 def check_adapter(language_model: LanguageModel, folder: Path | str) -> None:
     """Raise an `InputError` unless `folder` holds a safetensors adapter made for this base model."""
     folder = Path(folder)
@@ -375,7 +389,7 @@ def check_adapter(language_model: LanguageModel, folder: Path | str) -> None:
                 f"{needed}: no such file. Name a folder that PEFT's save_pretrained (or this kit's "
                 "training) wrote, with adapter_config.json and adapter_model.safetensors."
             )
-    other = json.loads((folder / "adapter_config.json").read_text(encoding="utf8")).get("base_model_name_or_path")
+    other = base_of_adapter(folder)
     refusal = (
         f"{folder}: an adapter for another base model ({other}), not for {language_model.name}. "
         "Load it with its own base, or train one for this base."

@@ -1,7 +1,7 @@
 """The words: paraphrase and extraction templates by id, and how a sentence is prepared for them.
 
 Source: SemPA (2026.findings-acl.1858), section 4 and Table 4; PromptEOL (Jiang et al. 2024);
-Pretended CoT (Zhang et al. 2024).
+Pretended CoT and Knowledge Enhancement (Zhang et al. 2024).
 """
 
 from sempa_utils.checks import pick
@@ -23,6 +23,10 @@ PARAPHRASE_TEMPLATES = {
 EXTRACTION_TEMPLATES = {
     "prompteol": 'This sentence : "{x}" means in one word:"',
     "pretended_cot": 'After thinking step by step , this sentence : "{x}" means in one word:"',
+    "knowledge_enhancement": (
+        "The essence of a sentence is often captured by its main subjects and actions, while descriptive terms provide "
+        'additional but less central details. With this in mind , this sentence : "{x}" means in one word:"'
+    ),
 }
 
 # For base models whose tokenizer brings no chat template of its own (LLaMA-2, LLaMA-3).

@@ -5,6 +5,7 @@ chance: ln 2 for two candidates. A run can be interrupted and resumed; what it l
 in PEFT's format and a record.
 """
 
+import gc
 import json
 import math
 import shutil
@@ -213,6 +214,8 @@ def train_profile(
     language_model = models.load(name, profile.precision)
     folder = folder or build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
     record = train(language_model, corpus, recipe, folder, not again, show_progress_bar, watch)
+    del language_model
+    gc.collect()  # a trainer refers to itself and to the model
     return record, corpus, held_out
 
 

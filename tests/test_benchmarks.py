@@ -1,19 +1,27 @@
-"""The benchmarks' own arithmetic: the bound they compare with, and the random models they time."""
+"""The benchmarks' own arithmetic: the bound they compare with, the random models and the other ways they time."""
 
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
 
 from sempa_utils import corpora, models, prefix_tree, training
+from sempa_utils.embedding import Embedder
 from sempa_utils.preferences import answers_dataset
 
-PATH = Path(__file__).parent.parent / "benchmarks" / "training.py"
-SPECIFICATION = importlib.util.spec_from_file_location("benchmarks_training", PATH)
-bench = importlib.util.module_from_spec(SPECIFICATION)
-SPECIFICATION.loader.exec_module(bench)
+
+def load_benchmark(name: str):
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    specification = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+bench = load_benchmark("training")
 
 
 def test_the_bound_counts_each_distinct_token_three_times(no_data, tiny):
@@ -43,3 +51,13 @@ def test_random_weights_go_through_the_real_loading_path(no_data, tmp_path):
     record = training.train(loaded, rows.sample(8, 1), training.Recipe(micro_batch=4), tmp_path / "run",
                             show_progress_bar=False)  # fmt: skip
     assert record["steps"] == 2
+
+
+def test_the_authors_way_gives_the_same_vectors(no_data, tiny):
+    embedding = load_benchmark("embedding")
+    texts = [pair.first for pair in corpora.load_sts("mini-STS").rows[:40]]
+    ours, theirs = Embedder(tiny).encode(texts), embedding.authors_way(tiny, texts)
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+    assert embedding.lowest_cosine(ours, theirs) > 0.9999
+    theirs[7] = -theirs[7]
+    assert embedding.lowest_cosine(ours, theirs) < -0.999

@@ -29,11 +29,22 @@ def call(capsys, *arguments) -> tuple[int, str, str]:
 
 def test_help_names_every_command_and_variable():
     shown = subprocess.run([sys.executable, "-m", "sempa_utils", "--help"], capture_output=True, text=True, check=True)
-    for word in ("doctor", "fetch", "train", "plan", "encode", "evaluate", "SEMPA_DATA_DIR", "SEMPA_CACHE_DIR"):
+    for word in (
+        "doctor",
+        "fetch",
+        "train",
+        "plan",
+        "encode",
+        "evaluate",
+        "analyse",
+        "export",
+        "SEMPA_DATA_DIR",
+        "SEMPA_CACHE_DIR",
+    ):
         assert word in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["doctor", "fetch", "train", "plan", "encode", "evaluate"])
+@pytest.mark.parametrize("command", ["doctor", "fetch", "train", "plan", "encode", "evaluate", "analyse", "export"])
 def test_every_command_explains_every_option(command, capsys):
     with pytest.raises(SystemExit) as done:
         command_line.main([command, "--help"])
@@ -86,8 +97,8 @@ def test_train_then_encode_and_evaluate_with_the_adapter(capsys, no_data, direct
 
     code, out, _ = call(capsys, "evaluate", *model, "--adapter", adapter, "--limit", 40, "--methods", "mean,prompteol")
     assert code == 0
-    table = [line.split() for line in out.splitlines()]
-    names = [" ".join(row[:-2]) for row in table if row and row[0] in ("mean", "prompteol")]
+    table = [line.split() for line in out.splitlines() if not line.startswith(("mean,", "mini-STS,"))]
+    names = [" ".join(row[:-2]) for row in table if row and row[0] in ("mean", "prompteol") and len(row) > 2]
     assert names == ["mean", "prompteol", "mean + adapter", "prompteol + adapter"]
     assert "mini-STS" in out and "40 pairs a task" in out
 
@@ -103,11 +114,34 @@ def test_every_objective_trains_and_several_adapters_stand_in_one_table(capsys, 
     adapters = [part for name in ("listwise", "one_word") for part in ("--adapter", tmp_path / name / "adapter")]
     code, out, _ = call(capsys, "evaluate", *model, *adapters, "--limit", 40, "--methods", "prompteol")
     assert code == 0
-    for name in ("prompteol + listwise", "prompteol + one_word", "prompteol + one_word, less the base"):
+    for name in ("prompteol + listwise", "prompteol + one_word", "mini-STS, prompteol + one_word, less prompteol:"):
         assert name in out
     twice = ("--adapter", tmp_path / "listwise" / "adapter") * 2
     code, _, err = call(capsys, "evaluate", *model, *twice[:2], "--adapter", tmp_path / "x/../listwise/adapter")
     assert code == 1 and "adapter" in err
+
+
+def test_several_models_layers_from_dev_and_the_row_to_compare_with(capsys, no_data, directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
+    other = tmp_path / "other"
+    tiny_model(layers=4, seed=3).save_pretrained(other)
+    tiny_tokenizer().save_pretrained(other)
+    run = tmp_path / "run"
+    call(capsys, "train", "--model", other, "--profile", "smoke", "--precision", "float32", "--output", run)
+    both = ("evaluate", "--model", directory, "--model", other, "--limit", 30, "--adapter", run / "adapter")
+    code, out, _ = call(
+        capsys, *both, "--methods", "token_prepending,mean", "--layer", "dev", "--against", "tiny: mean"
+    )
+    assert code == 0
+    rows = [line.split("  ")[0] for line in out.splitlines() if line.startswith(("tiny: ", "other: "))]
+    expected = [f"{model}: {method}" for model in ("tiny", "other") for method in ("token_prepending", "mean")]
+    expected += [f"other: {method} + adapter" for method in ("token_prepending", "mean")]
+    assert rows[:6] == expected
+    assert out.count("chosen on dev") == 6 and "less tiny: mean" in out
+    code, _, err = call(capsys, *both[:5], "--model", tmp_path / "run", "--adapter", run / "adapter", "--limit", 30)
+    assert code == 1 and "without config.json" in err
+    code, _, err = call(capsys, *both[:3], "--model", "packaged", "--adapter", run / "adapter")
+    assert code == 1 and "an adapter for other" in err
 
 
 def test_a_plan_names_every_part_and_what_fits(capsys, tmp_path):
@@ -128,7 +162,7 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
     text = (tmp_path / "results" / "trial.json").read_text(encoding="utf8")
     record = json.loads(text)
     assert code == 0 and str(tmp_path) not in text
-    assert record["figures"]["mean"]["mini-STS"]["pairs"] == 30
+    assert record["figures"]["mean"]["tasks"]["mini-STS"]["pairs"] == 30
     assert record["versions"]["torch"] and record["data"][0]["fingerprint"]
 
 
@@ -147,6 +181,8 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
         (["encode", "--output", "v.npy", "--method", "promptol"], "'prompteol'"),
         (["encode", "--output", "v.npy", "--input", "no-such.txt"], "no such file"),
         (["evaluate", "--methods", "mean,prompt"], "method 'prompt'"),
+        (["evaluate", "--layer", "best"], "neither a number nor 'dev'"),
+        (["evaluate", "--adapter", "./nowhere"], "adapter_config.json: no such file"),
         (["evaluate", "--tasks", "STS17"], "'STS1"),
         (["evaluate", "--tasks", "STS12"], "mini-STS"),
         (["evaluate", "--tasks", "mini-STS", "--split", "train"], "split of mini-STS"),

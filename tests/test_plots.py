@@ -193,6 +193,40 @@ def test_sts_bars_without_published_figures_are_one_panel(tmp_path):
     assert len(figure.axes) == 1
 
 
+SUMMARY = {
+    "PromptEOL": {"mean": {"spearman": 60.0, "low": 55.0, "high": 65.0}},
+    "SemPA": {
+        "mean": {"spearman": 70.0, "low": 66.0, "high": 74.0},
+        "difference": {"mean": {"difference": 10.0, "low": 6.0, "high": 14.0, "p_value": 0.001}},
+    },
+    "mean pooling": {
+        "mean": {"spearman": 59.0, "low": 54.0, "high": 64.0},
+        "difference": {"mean": {"difference": -1.0, "low": -4.0, "high": 2.0, "p_value": 0.52}},
+    },
+}
+
+
+def test_methods_compared(tmp_path):
+    published = {"LLaMA2-7B": {"PromptEOL": 70.03, "SemPA": 77.69}}
+    figure = saved(scores.methods_compared(SUMMARY, "PromptEOL", "mean of seven tasks", published), tmp_path)
+    ours, less, theirs = figure.axes
+    assert ticks(ours.yaxis) == list(SUMMARY)
+    values = [line for line in ours.lines if line.get_label() == "_value"]
+    spans = [line for line in ours.lines if line.get_label() == "_interval"]
+    assert [line.get_xydata().tolist() for line in values] == [[[60, 0]], [[70, 1]], [[59, 2]]]
+    assert [list(line.get_xdata()) for line in spans] == [[55, 65], [66, 74], [54, 64]]
+    shown = [(line.get_xydata().tolist(), line.get_color()) for line in less.lines if line.get_label() == "_value"]
+    assert shown == [([[10, 1]], style.COLOURS["green"]), ([[-1, 2]], style.COLOURS["grey"])], "none of PromptEOL"
+    assert {text.get_text() for text in less.texts} == {"p ≤ 0.001", "p = 0.520", "+10.0", "−1.0"}
+    assert title(less) == "Less PromptEOL, paired" and "mean of seven tasks" in ours.get_xlabel()
+    assert theirs.lines[0].get_xydata().tolist() == [[70.03, 0], [77.69, 1]], "each in its own method's line"
+    assert theirs.lines[0].get_markerfacecolor() == "white" and "Published" in title(theirs)
+
+
+def test_methods_compared_without_published_figures(tmp_path):
+    assert len(saved(scores.methods_compared(SUMMARY, "PromptEOL", "mini-STS"), tmp_path).axes) == 2
+
+
 def test_agreement(tmp_path):
     human = np.array([0.0, 2.5, 5.0])
     cosines = {"mean pooling": np.array([0.9, 0.91, 0.92]), "SemPA": np.array([0.1, 0.5, 0.9])}

@@ -290,19 +290,20 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
     noise = np.random.default_rng(1).standard_normal((2, 200))
     worse = scores + noise[0]
     better = scores + 0.9 * noise[0] + 0.05 * noise[1]  # nearly the same judgement, a little better
-    difference, low, high = sts.paired_difference(better, worse, scores, resamples=400)
+    difference, low, high, p_value = sts.paired_difference(better, worse, scores, resamples=400)
     assert difference == pytest.approx(sts.spearman(better, scores) - sts.spearman(worse, scores))
     assert 0 < low < difference < high
+    assert p_value == pytest.approx(2 / 401), "no draw on the other side"
     alone = sts.spearman_interval(worse, scores, resamples=400)
     assert high - low < (alone[1] - alone[0]) / 2
 
 
 def test_a_method_does_not_differ_from_itself_and_order_only_changes_the_sign():
     scores, other = np.random.default_rng(2).standard_normal((2, 60))
-    assert sts.paired_difference(other, other, scores, resamples=50) == (0, 0, 0)
+    assert sts.paired_difference(other, other, scores, resamples=50) == (0, 0, 0, 1)
     one = sts.paired_difference(other, scores, scores, resamples=50)
     two = sts.paired_difference(scores, other, scores, resamples=50)
-    np.testing.assert_allclose(one, [-two[0], -two[2], -two[1]], atol=1e-9)
+    np.testing.assert_allclose(one, [-two[0], -two[2], -two[1], two[3]], atol=1e-9)
     with pytest.raises(InputError, match="too few"):
         sts.paired_difference(range(10), range(10), range(10))
 
@@ -319,3 +320,129 @@ def test_a_method_does_not_differ_from_itself_and_order_only_changes_the_sign():
 def test_an_interval_of_nothing_is_refused(similarities, scores, says):
     with pytest.raises(InputError, match=says):
         sts.spearman_interval(list(similarities), list(scores), resamples=10)
+
+
+def test_the_bootstrap_is_scipys_rho_on_each_draw():
+    similarities, scores = np.random.default_rng(5).integers(0, 6, (2, 30)).astype(float)
+    found = sts.bootstrap(similarities, scores, resamples=70, seed=9)
+    generator = np.random.default_rng(9)
+    draws = [*generator.integers(30, size=(50, 30)), *generator.integers(30, size=(20, 30))]
+    expected = [100 * stats.spearmanr(similarities[draw], scores[draw]).statistic for draw in draws]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_p_values_are_small_as_often_as_they_say_where_nothing_differs():
+    p_values = []
+    for seed in range(40):
+        scores, one, other = np.random.default_rng(seed).standard_normal((3, 80))
+        values = sts.paired_difference(scores + one, scores + other, scores, resamples=200)
+        p_values.append(values.p_value)
+        assert (values.low > 0 or values.high < 0) == (values.p_value < 0.05) or 0.03 < values.p_value < 0.07
+    assert sum(p < 0.1 for p in p_values) <= 12, "4 of 40 are expected"
+    assert max(p_values) > 0.5
+
+
+# --- cached cosines, the layer from dev, the summary -------------------------------------------
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
+    return tmp_path / "build"
+
+
+def counted(embedder, monkeypatch) -> list:
+    calls, encode = [], embedder.encode
+    monkeypatch.setattr(embedder, "encode", lambda *given, **named: calls.append(1) or encode(*given, **named))
+    return calls
+
+
+def test_cosines_are_kept_by_all_they_depend_on(no_data, build, tiny, monkeypatch):
+    embedder = Embedder(tiny)
+    calls, watched = counted(embedder, monkeypatch), []
+    first = sts.evaluate(embedder, limit=40, watch=watched.append)["mini-STS"]
+    again = sts.evaluate(embedder, limit=40, watch=watched.append)["mini-STS"]
+    assert len(calls) == 1 and watched == [40, 40]
+    np.testing.assert_array_equal(first.pop("similarities"), again.pop("similarities"))
+    assert first == again
+    assert len(list((build / "sts").iterdir())) == 1
+    # Other pairs, another layer, another method: nothing kept is taken for them.
+    sts.evaluate(embedder, limit=41)
+    others = [Embedder(tiny, layer=1), Embedder(tiny, "pretended_cot"), Embedder(tiny, "echo", frame="{x} / {x}")]
+    changed = sts.evaluate(others[0], limit=40)["mini-STS"]["spearman"]
+    assert changed != first["spearman"] and len(calls) == 2
+    for other in others[1:]:
+        sts.evaluate(other, limit=40)
+    assert len(list((build / "sts").iterdir())) == 5
+
+
+def test_other_weights_under_the_same_name_are_another_model(no_data, build, tiny):
+    from conftest import tiny_model, tiny_tokenizer
+
+    from sempa_utils import models
+
+    one = sts.evaluate(Embedder(tiny), limit=40)["mini-STS"]["spearman"]
+    other = models.wrap(tiny_model(seed=5), tiny_tokenizer(), "tiny")
+    assert sts.evaluate(Embedder(other), limit=40)["mini-STS"]["spearman"] != one
+
+
+def test_an_interrupted_evaluation_goes_on_at_the_task_it_was_in(data_directory, build, tiny, monkeypatch):
+    embedder = Embedder(tiny)
+    encode, calls = embedder.encode, []
+
+    def breaks(*given, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(*given, **named)
+
+    monkeypatch.setattr(embedder, "encode", breaks)
+    tasks = ["STS-B", "STS16", "SICK-R"]
+    with pytest.raises(KeyboardInterrupt):
+        sts.evaluate(embedder, tasks, data_directory, limit=30)
+    assert list(sts.evaluate(embedder, tasks, data_directory, limit=30)) == tasks
+    assert len(calls) == 4, "the first task was not scored again"
+
+
+def test_the_layer_is_chosen_on_dev_alone(no_data, tiny):
+    layer, found = sts.best_layer(Embedder(tiny, "mean"), limit=60)
+    dev = corpora.load_sts("mini-STS", split="dev").sample(60, 42)
+    expected = {k: sts.score_task(Embedder(tiny, "mean", layer=k).encode, dev)["spearman"] for k in range(3)}
+    assert found == pytest.approx(expected, abs=0.05)
+    assert layer == max(expected, key=expected.get)
+    # Under a template all sentences have the same last token, so the embedding table has no figure.
+    assert set(sts.best_layer(Embedder(tiny), limit=60)[1]) == {1, 2}
+
+
+def test_the_summary_compares_on_the_same_pairs(no_data, build, tiny):
+    rows = {method: sts.evaluate(Embedder(tiny, method), limit=50) for method in ("prompteol", "mean")}
+    task = corpora.load_sts("mini-STS").sample(50, 42)
+    found = sts.summary(rows, {"mini-STS": task}, "prompteol", seed=3)
+    scores = [pair.score for pair in task.rows]
+    one, other = (rows[method]["mini-STS"]["similarities"] for method in ("mean", "prompteol"))
+    expected = sts.paired_difference(one, other, scores, seed=3)._asdict()
+    assert found["mean"]["difference"]["mini-STS"] == pytest.approx(expected)
+    # Of one task the mean is the task itself.
+    assert found["mean"]["difference"]["mean"] == pytest.approx(expected)
+    span = found["mean"]["tasks"]["mini-STS"]
+    assert (span["low"], span["high"]) == pytest.approx(sts.spearman_interval(one, scores, seed=3))
+    assert span["spearman"] == found["mean"]["mean"]["spearman"] == pytest.approx(sts.spearman(one, scores))
+    assert "difference" not in found["prompteol"]
+    with pytest.raises(InputError, match="row to compare with"):
+        sts.summary(rows, {"mini-STS": task}, "promptol")
+
+
+def test_the_interval_of_a_mean_is_narrower_than_its_tasks():
+    columns = [correlated(100, 0.5, seed) for seed in range(4)]
+    pairs = {
+        f"task {n}": corpus_of(*(pair_at(0.5, score) for score in scores)) for n, (_, scores) in enumerate(columns)
+    }
+    results = {
+        name: {"spearman": sts.spearman(*values), "pairs": 100, "subsets": {}, "similarities": values[0]}
+        for name, values in zip(pairs, columns)
+    }
+    found = sts.summary({"one": results}, pairs, "one")["one"]
+    mean = found["mean"]["high"] - found["mean"]["low"]
+    widths = [span["high"] - span["low"] for span in found["tasks"].values()]
+    assert mean < 0.75 * min(widths)
+    assert found["mean"]["spearman"] == pytest.approx(np.mean([r["spearman"] for r in results.values()]))

@@ -26,7 +26,10 @@ EXTRACTION = {
 
 def test_the_templates_are_the_papers():
     assert templates.PARAPHRASE_TEMPLATES == PARAPHRASE
-    assert templates.EXTRACTION_TEMPLATES == EXTRACTION
+    assert EXTRACTION.items() <= templates.EXTRACTION_TEMPLATES.items()
+    [(name, words)] = templates.EXTRACTION_TEMPLATES.items() - EXTRACTION.items()
+    assert name == "knowledge_enhancement"  # a remark, then PromptEOL's words
+    assert "main subjects and actions" in words and words.endswith(EXTRACTION["prompteol"].replace("T", " t", 1))
     assert templates.SYSTEM_PROMPT == "You are a helpful assistant."
 
 

@@ -1,7 +1,8 @@
 """`Embedder`: `encode` and `similarity` in the manner of sentence-transformers, for any method."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import copy
+import inspect
+import sys
 
 import numpy as np
 import torch
@@ -9,30 +10,32 @@ from tqdm.auto import tqdm
 
 from sempa_utils import models
 from sempa_utils.checks import InputError, pick
-from sempa_utils.embedding import last_token, mean_pooling
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
-
-
-class Method(NamedTuple):
-    """What is put around a sentence, and how the last layer's states become one vector."""
-
-    template: str
-    pool: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
+from sempa_utils.embedding import contrastive_prompting, echo, last_token, mean_pooling, token_prepending
+from sempa_utils.embedding.method import PLACEHOLDER
+from sempa_utils.embedding.reading import Reader, Row
+from sempa_utils.templates import prepare_sentence
 
 METHODS = {
-    "mean": Method(mean_pooling.TEMPLATE, mean_pooling.pool),
-    "prompteol": Method(EXTRACTION_TEMPLATES["prompteol"], last_token.pool),
-    "pretended_cot": Method(EXTRACTION_TEMPLATES["pretended_cot"], last_token.pool),
+    "mean": mean_pooling.mean,
+    "echo": echo.echo,
+    "prompteol": last_token.prompteol,
+    "pretended_cot": last_token.pretended_cot,
+    "knowledge_enhancement": last_token.knowledge_enhancement,
+    "contrastive_prompting": contrastive_prompting.contrastive_prompting,
+    "token_prepending": token_prepending.token_prepending,
 }
+PLACEHOLDER_TOKEN = "\ue000PST\ue000"  # between private-use characters, so that no sentence holds it
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # tokens of a batch, padding included
 
 
 class Embedder:
     """Turn sentences into vectors with a language model.
 
-    `model` is a `LanguageModel`, or a name that `models.load` takes, loaded in `precision`; `method` a
-    key of `METHODS`; `adapter` the folder of a LoRA adapter. A text longer than `max_length` tokens is cut inside the
-    template, so that the template's end stays; `truncated` counts the sentences this happened to.
+    `model` is a `LanguageModel`, or a name that `models.load` takes, loaded in `precision`; `method` a key of
+    `METHODS`, `settings` what that method's function takes beside the configuration; `layer` an index of
+    transformers' `hidden_states`, by default the method's own; `adapter` the folder of a LoRA adapter. A text longer
+    than `max_length` tokens is cut inside the template, so that the template's end stays; `truncated` counts the
+    sentences this happened to.
     """
 
     def __init__(
@@ -42,99 +45,183 @@ class Embedder:
         adapter=None,
         max_length: int = 512,
         precision: str = "float32",
+        layer: int | None = None,
+        **settings,
     ):
-        self.method = pick(method, METHODS, "method")
-        self.method_name = method
+        make = pick(method, METHODS, "method")
+        for name in settings:
+            pick(name, list(inspect.signature(make).parameters)[1:], f"setting of {method}")
         self.language_model = models.load(model, precision) if isinstance(model, str) else model
         if adapter is not None:
             self.language_model = models.add_adapter(self.language_model, adapter)
-        context = getattr(self.language_model.model.config, "max_position_embeddings", max_length)
-        self.max_length = min(max_length, context)
+        config = self.language_model.model.config
+        self.method, self.method_name, self.settings = make(config, **settings), method, settings
+        self.layer = _from_zero(self.method.layer if layer is None else layer, config.num_hidden_layers)
+        self.max_length = min(max_length, getattr(config, "max_position_embeddings", max_length))
         self.truncated = 0
-        frame = len(self._token_ids(fill(self.method.template, "")))
-        if frame + 1 > self.max_length:
-            raise InputError(f"max_length {self.max_length} leaves no room: the template alone has {frame} tokens.")
+        self.tokenizer = self.language_model.tokenizer
+        if PLACEHOLDER in self.method.template:
+            self.tokenizer = copy.deepcopy(self.tokenizer)  # the model's own stays as it is
+            self.tokenizer.add_tokens(PLACEHOLDER_TOKEN, special_tokens=True)
+        given = (self.method.template, self.method.auxiliary)
+        self.templates = [template.replace(PLACEHOLDER, PLACEHOLDER_TOKEN) for template in given if template]
+        frame = max(len(row.tokens) for template in self.templates for row in self._fill(template, ["."]))
+        if frame > self.max_length:
+            raise InputError(f"max_length {self.max_length} leaves no room: the template alone has {frame - 1} tokens.")
 
     @property
     def dimension(self) -> int:
         """Width of a vector."""
         return self.language_model.model.config.hidden_size
 
+    def describe(self) -> dict:
+        """Return all that a vector depends on beside its sentence: model, adapter, method and its settings, layer."""
+        how = {"method": self.method_name, "layer": self.layer, "max_length": self.max_length}
+        return self.language_model.describe() | {"device": self.language_model.device.type} | how | self.settings
+
+    def at_layer(self, layer: int) -> "Embedder":
+        """Return the same embedder reading another layer, an index of transformers' `hidden_states`."""
+        other = copy.copy(self)
+        other.layer = _from_zero(layer, self.language_model.model.config.num_hidden_layers)
+        return other
+
     def encode(
         self,
         sentences: str | list[str],
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool = False,
         normalize_embeddings: bool = False,
         convert_to_tensor: bool = False,
     ) -> np.ndarray | torch.Tensor:
         """Return one float32 vector per sentence: (n, width), or (width,) for a single string.
 
-        Equal sentences are encoded once; batches hold sentences of like length. A sentence's vector
-        depends neither on its batch nor on padding. The state read is `hidden_states[-1]`, after the
-        final norm. Raises `InputError` for anything but strings.
+        Equal sentences are encoded once; batches hold sentences of like length and by default as many as
+        `BATCH_TOKENS` allows, with `batch_size` no more than that. A sentence's vector depends neither on its batch
+        nor on padding. A blank sentence has the vector of a lone full stop. Raises `InputError` for anything
+        but strings, and for vectors that are no numbers.
         """
         single = isinstance(sentences, str)
-        listed = [sentences] if single else list(sentences)
+        vectors = self.encode_layers([sentences] if single else sentences, [self.layer], batch_size, show_progress_bar)
+        vectors = vectors[0, 0] if single else vectors[0]
+        if normalize_embeddings:
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        return vectors if convert_to_tensor else vectors.numpy()
+
+    @torch.no_grad()
+    def encode_layers(
+        self,
+        sentences: list[str],
+        layers: list[int] | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> torch.Tensor:
+        """Return each sentence's vector at each of `layers`, by default all, in one pass: (layers, n, width), float32.
+
+        Index 0 is the embedding table, the highest the last layer after the final norm. Else as `encode`.
+        """
+        count = self.language_model.model.config.num_hidden_layers
+        layers = list(range(count + 1)) if layers is None else [_from_zero(layer, count) for layer in layers]
+        listed = list(sentences)
         for index, sentence in enumerate(listed):
             if not isinstance(sentence, str):
                 raise InputError(f"sentences[{index}] is {type(sentence).__name__}, not a string. Convert it first.")
         prepared = [prepare_sentence(sentence) for sentence in listed]
-        distinct = {text: None for text in prepared}
-        token_ids = {text: self._fit(text) for text in distinct}
-        longest_first = sorted(distinct, key=lambda text: len(token_ids[text]), reverse=True)
-        rows = {text: row for row, text in enumerate(longest_first)}
-        vectors = torch.empty(len(rows), self.dimension)
-        with tqdm(total=len(rows), desc=self.method_name, unit="sentence", disable=not show_progress_bar) as bar:
-            for start in range(0, len(longest_first), batch_size):
-                batch = longest_first[start : start + batch_size]
-                vectors[start : start + len(batch)] = self._encode_batch([token_ids[text] for text in batch])
+        distinct = list(dict.fromkeys(prepared))
+        rows = dict(zip(distinct, self._rows(distinct)))
+        longest_first = sorted(distinct, key=lambda text: len(rows[text][0].tokens), reverse=True)
+        places = {text: place for place, text in enumerate(longest_first)}
+        found = torch.empty(len(layers), len(distinct), self.dimension)
+        reader, shared = Reader(self.language_model), self._shared()
+        done = 0
+        with tqdm(
+            total=len(distinct), desc=self.method_name, unit="sentence", leave=False, disable=not show_progress_bar
+        ) as bar:
+            while done < len(distinct):
+                size = self._batch_size(len(rows[longest_first[done]][0].tokens) - shared[0], batch_size)
+                batch = [rows[text] for text in longest_first[done : done + size]]
+                found[:, done : done + len(batch)] = self._encode_batch(reader, batch, shared, layers)
+                done += len(batch)
                 bar.update(len(batch))
-        vectors = vectors[[rows[text] for text in prepared]]
-        if normalize_embeddings:
-            vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        vectors = vectors[0] if single else vectors
-        return vectors if convert_to_tensor else vectors.numpy()
+        broken = ~found.isfinite().all(dim=2).all(dim=0)
+        if broken.any():
+            first = next(index for index, text in enumerate(prepared) if broken[places[text]])
+            raise InputError(
+                f"sentences[{first}], and {int(broken.sum()) - 1} more: the vector is no number. Half precision "
+                "overflowed: take --precision float32 or bfloat16."
+            )
+        return found[:, [places[text] for text in prepared]]
 
     def similarity(self, first, second) -> torch.Tensor:
         """Return the cosine of each vector of `first` (n, width) with each of `second` (m, width): (n, m)."""
         return similarity(first, second)
 
-    @torch.no_grad()
-    def _encode_batch(self, token_ids: list[list[int]]) -> torch.Tensor:
-        tokenizer, device = self.language_model.tokenizer, self.language_model.device
-        width = max(map(len, token_ids))
-        ids = torch.full((len(token_ids), width), tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(token_ids):
-            ids[row, width - len(tokens) :] = torch.tensor(tokens)
-            mask[row, width - len(tokens) :] = 1
-        # Positions count from a sentence's own first token, whatever padding stands before it.
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        states = self.language_model.decoder(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            use_cache=False,
-        ).last_hidden_state.float()
-        return self.method.pool(states, mask.to(device)).cpu()
+    def _encode_batch(self, reader: Reader, rows: list[list[Row]], shared: list[int], layers: list[int]):
+        main, *auxiliary = (reader.batch(list(part), count) for part, count in zip(zip(*rows), shared))
+        if not self.method.steer:
+            return reader.vectors(main, layers)
+        with self.method.steer(reader.layers, main, lambda: reader.run(auxiliary[0])):
+            return reader.vectors(main, layers)
 
-    def _token_ids(self, text: str) -> list[int]:
-        return self.language_model.tokenizer(text)["input_ids"]
+    def _batch_size(self, longest: int, at_most: int | None) -> int:
+        by_tokens = max(1, BATCH_TOKENS.get(self.language_model.device.type, 1024) // max(1, longest))
+        return min(by_tokens, at_most or sys.maxsize)
 
-    def _fit(self, text: str) -> list[int]:
-        ids = self._token_ids(fill(self.method.template, text))
-        if len(ids) <= self.max_length:
-            return ids
+    def _shared(self) -> list[int]:
+        """Return how many tokens each template begins with whatever the sentence is."""
+        counts = []
+        for template in self.templates:
+            filled = [self.tokenizer(template.replace("{x}", text))["input_ids"] for text in ("A", "7", "(", "é")]
+            counts.append(next((n for n, column in enumerate(zip(*filled)) if len(set(column)) > 1), 0))
+        return counts
+
+    def _rows(self, texts: list[str]) -> list[list[Row]]:
+        """Return each text in each of the templates, cut where it is too long."""
+        if not texts:
+            return []
+        columns = [self._fill(template, texts) for template in self.templates]
+        rows = [list(row) for row in zip(*columns)]
+        for index, row in enumerate(rows):
+            if max(len(one.tokens) for one in row) > self.max_length:
+                rows[index] = self._cut(texts[index])
+        return rows
+
+    def _fill(self, template: str, texts: list[str]) -> list[Row]:
+        filled = self.tokenizer([template.replace("{x}", text) for text in texts], return_offsets_mapping=True)
+        rows = []
+        for text, tokens, offsets in zip(texts, filled["input_ids"], filled["offset_mapping"]):
+            placeholder = None
+            if PLACEHOLDER_TOKEN in template:
+                number = self.tokenizer.convert_tokens_to_ids(PLACEHOLDER_TOKEN)
+                placeholder = tokens.index(number)
+                # The number is in no model's embedding table; what stands there is filled in later.
+                tokens = [self.tokenizer.pad_token_id if token == number else token for token in tokens]
+            rows.append(Row(tokens, self._chosen(template, text, offsets), placeholder))
+        return rows
+
+    def _chosen(self, template: str, text: str, offsets: list[tuple[int, int]]) -> list[int]:
+        if self.method.reads == "all":
+            return list(range(len(offsets)))
+        if self.method.reads == "last":
+            return [len(offsets) - 1]
+        before, between, _ = template.split("{x}")
+        start = len(before) + len(text) + len(between)
+        return [n for n, (low, high) in enumerate(offsets) if high > start and low < start + len(text)]
+
+    def _cut(self, text: str) -> list[Row]:
         self.truncated += 1
         # Cut the sentence's characters, then tokenise anew: tokens at the seam may merge differently.
-        while len(ids) > self.max_length:
-            too_many = len(ids) - self.max_length
-            offsets = self.language_model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        while True:
+            row = [self._fill(template, [text])[0] for template in self.templates]
+            too_many = max(len(one.tokens) for one in row) - self.max_length
+            if too_many <= 0:
+                return row
+            too_many = -(-too_many // self.method.template.count("{x}"))
+            offsets = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
             ends = [end for _, end in offsets if end]
-            text = text[: ends[-1 - too_many]] if too_many < len(ends) else ""
-            ids = self._token_ids(fill(self.method.template, text))
-        return ids
+            kept = len(ends) - too_many - 1  # one more goes for the full stop that closes it again
+            # A character of several tokens goes as a whole.
+            cut = max((end for end in ends[: max(kept, 0)] if end < ends[kept]), default=0)
+            text = prepare_sentence(text[:cut])
 
 
 def similarity(first, second) -> torch.Tensor:
@@ -142,3 +229,9 @@ def similarity(first, second) -> torch.Tensor:
     first, second = (torch.atleast_2d(torch.as_tensor(vectors).float()) for vectors in (first, second))
     normalise = torch.nn.functional.normalize
     return normalise(first, dim=-1) @ normalise(second, dim=-1).T
+
+
+def _from_zero(layer: int, layers: int) -> int:
+    if not -layers - 1 <= layer <= layers:
+        raise InputError(f"This model has the layers 0 to {layers} (or −1 to −{layers + 1}), not {layer}.")
+    return layer % (layers + 1)

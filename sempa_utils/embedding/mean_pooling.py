@@ -1,11 +1,11 @@
-"""Mean pooling: the sentence as it is; the vector is the mean over its tokens' last states."""
+"""Mean pooling: the sentence as it is; the vector is the mean over its tokens' states.
 
-import torch
+The tokenizer's own begin token counts as one of them where there is one; padding never does.
+"""
 
-TEMPLATE = "{x}"
+from sempa_utils.embedding.method import Method
 
 
-def pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Average states (batch, tokens, width) over the tokens that are not padding; (batch, width)."""
-    weights = attention_mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+def mean(config) -> Method:
+    """Return mean pooling over all tokens of the bare sentence."""
+    return Method("{x}", reads="all")

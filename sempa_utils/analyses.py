@@ -1,0 +1,224 @@
+"""The paper's analyses on one's own model: training templates, amount of data, seeds.
+
+Each trains what is not trained yet, scores it, and returns the arguments of `results.save_run`; their
+`figures` are what `plots.analyses` draws. Interrupted and started again, it goes on: a run is found by
+its fingerprint. One model is in memory at a time, first for all training, then for all scoring.
+"""
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from sempa_utils import corpora, models, profiles, sts, training
+from sempa_utils.checks import InputError, build_folder, pick
+from sempa_utils.embedding import Embedder
+from sempa_utils.objectives import OBJECTIVES
+from sempa_utils.profiles import Profile
+from sempa_utils.templates import PARAPHRASE_TEMPLATES
+from sempa_utils.trainer import WHOLE
+
+EXTRACTIONS = ("prompteol", "pretended_cot")  # of the template grid, as in the paper's Table 4
+BASE = "base"  # the row of the model without an adapter
+SEEDS = (42, 43, 44)  # the first is the seed of every run unless another is named
+
+
+def template_grid(
+    name: str = models.PACKAGED,
+    profile: Profile | None = None,
+    seed: int = 42,
+    directory: str | Path | None = None,
+    objective: str = "pairwise",
+    tasks: list[str] | None = None,
+    show_progress_bar: bool = True,
+) -> dict:
+    """Train an adapter for each paraphrase template and score each with PromptEOL and Pretended CoT.
+
+    All see the same rows by the same recipe; the untrained base stands first. `figures` is
+    {template or "base": {extraction template: {"mean": ρ × 100, "tasks": {task: ρ × 100}}}}. Raises
+    `InputError` for an objective that asks for no paraphrase. Source: SemPA, Table 4.
+    """
+    if pick(objective, OBJECTIVES, "objective").reads != "answers":
+        asking = ", ".join(one for one, objective in OBJECTIVES.items() if objective.reads == "answers")
+        raise InputError(f"{objective} asks for no paraphrase: all templates would be one run. Choose from: {asking}.")
+    profile = profile or profiles.get()
+    tasks = tasks or corpora.sts_tasks(directory)
+    data = _sts_data(tasks, directory, profile, seed)
+    changes = [{"template": template, "seed": seed} for template in PARAPHRASE_TEMPLATES]
+    runs = _train(name, profile, directory, objective, changes, show_progress_bar)
+    base = models.load(name, profile.evaluation_precision)
+    adapters = {BASE: None} | {run["recipe"]["template"]: run["adapter"] for run in runs}
+    figures = {
+        label: {method: _score(one, method, tasks, directory, profile, seed) for method in EXTRACTIONS}
+        for label, one in _with_each(base, adapters, show_progress_bar)
+    }
+    means = {(label, method): score["mean"] for label, row in figures.items() for method, score in row.items()}
+    best = max(means, key=means.get)
+    headline = (
+        f"mean ρ × 100: {means[best]:.2f} at best ({best[0]}, read with {best[1]}); "
+        f"the base {' and '.join(f'{means[BASE, method]:.2f} ({method})' for method in EXTRACTIONS)}"
+    )
+    return _findings(figures, headline, base, profile, runs, data, seed)
+
+
+def data_size_curve(
+    name: str = models.PACKAGED,
+    profile: Profile | None = None,
+    seed: int = 42,
+    directory: str | Path | None = None,
+    folder: str | Path | None = None,
+    objective: str = "pairwise",
+    tasks: list[str] | None = None,
+    show_progress_bar: bool = True,
+) -> dict:
+    """Score the base, each whole checkpoint and the final adapter of one finished run: ρ × 100 by triplets seen.
+
+    `folder` is the run's, by default that of the profile's run, trained if it is not there. `figures` is
+    {"dev_task", "curve": [{"triplets", "dev", "test", "tasks"}]}: the dev split of STS-B (of mini-STS where the
+    seven are not to be had), the mean of the test tasks and each of them. Raises `InputError` for a folder without a
+    finished run, or with one of another base.
+
+    A checkpoint stands in the midst of the run's cosine schedule: a run of that many triplets alone would have come
+    to its end. The paper does not say which of the two its points are. Source: SemPA, Figure 3.
+    """
+    profile = profile or profiles.get()
+    tasks = tasks or corpora.sts_tasks(directory)
+    dev = [corpora.MINI_STS if corpora.MINI_STS in tasks else "STS-B"]
+    data = _sts_data(tasks, directory, profile, seed) + _sts_data(dev, directory, profile, seed, "dev")
+    if folder is None:
+        [run] = _train(name, profile, directory, objective, [{"seed": seed}], show_progress_bar)
+    else:
+        run = training.read_record(folder)
+    if run is None:
+        raise InputError(
+            f"{folder}: no finished run ({training.RECORD} is not there). Name the folder that `train` was given as "
+            "--output, or give the same command again to finish it."
+        )
+    base = models.load(name, profile.evaluation_precision)
+    models.check_adapter(base, run["adapter"])  # it alone has a note of its base
+    method = run["recipe"]["extraction_template"]
+    curve = []
+    for triplets, one in _with_each(base, {0: None} | _adapters_by_triplets(run), show_progress_bar):
+        found = _score(one, method, tasks, directory, profile, seed)
+        of_dev = _score(one, method, dev, directory, profile, seed, "dev")
+        curve.append({"triplets": triplets, "dev": of_dev["mean"], "test": found["mean"], "tasks": found["tasks"]})
+    best = max(curve, key=lambda point: point["dev"])
+    headline = (
+        f"{dev[0]} dev ρ × 100: {curve[0]['dev']:.2f} on the base, {curve[-1]['dev']:.2f} after "
+        f"{curve[-1]['triplets']:,} triplets; best {best['dev']:.2f} after {best['triplets']:,}, "
+        f"where the test mean is {best['test']:.2f}"
+    )
+    return _findings({"dev_task": dev[0], "curve": curve}, headline, base, profile, [run], data, seed)
+
+
+def seed_spread(
+    name: str = models.PACKAGED,
+    profile: Profile | None = None,
+    seeds=SEEDS,
+    seed: int = 42,
+    directory: str | Path | None = None,
+    objective: str = "pairwise",
+    tasks: list[str] | None = None,
+    show_progress_bar: bool = True,
+) -> dict:
+    """Train the same run with several seeds; return each one's mean ρ × 100, their mean and standard deviation.
+
+    A run's seed moves the adapter's first weights, which rows are drawn, and their order; `seed` draws the pairs,
+    the same for all. `figures` is {"runs": [{"seed", "mean", "tasks"}], "mean", "sd"}; sd is the sample's (ddof 1),
+    as in the paper: three seeds, 78.10 and 0.36. Raises `InputError` unless there are two different seeds or more.
+    Source: SemPA, Table 8.
+    """
+    seeds = list(seeds)
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise InputError(f"A standard deviation needs at least two seeds, all different, not {seeds}.")
+    profile = profile or profiles.get()
+    tasks = tasks or corpora.sts_tasks(directory)
+    data = _sts_data(tasks, directory, profile, seed)
+    runs = _train(name, profile, directory, objective, [{"seed": one} for one in seeds], show_progress_bar)
+    base = models.load(name, profile.evaluation_precision)
+    method = runs[0]["recipe"]["extraction_template"]
+    adapters = {run["recipe"]["seed"]: run["adapter"] for run in runs}
+    scored = [
+        {"seed": label} | _score(one, method, tasks, directory, profile, seed)
+        for label, one in _with_each(base, adapters, show_progress_bar)
+    ]
+    means = [row["mean"] for row in scored]
+    figures = {"runs": scored, "mean": float(np.mean(means)), "sd": float(np.std(means, ddof=1))}
+    headline = f"{len(seeds)} seeds: mean ρ × 100 {figures['mean']:.2f}, standard deviation {figures['sd']:.2f}"
+    return _findings(figures, headline, base, profile, runs, data, seed)
+
+
+def _sts_data(tasks: list[str], directory, profile: Profile, seed: int, split: str = "test") -> list[dict]:
+    """Return the records of the pairs to be scored: missing or broken ones are found before anything is trained."""
+    return [corpora.load_sts(task, directory, split).sample(profile.sts_pairs, seed).record() for task in tasks]
+
+
+def _train(name: str, profile: Profile, directory, objective: str, changes: list[dict], show: bool) -> list[dict]:
+    """Train a run for each change of the profile's recipe, or find it trained; return their records.
+
+    Rows and folders are those of `training.train_profile`, so what it trained is found here and the other way round.
+    """
+    load = corpora.load_ranked_nli if pick(objective, OBJECTIVES, "objective").ranked else corpora.load_triplets
+    rows, base = load(directory), models.load(name, profile.precision)
+    runs = []
+    for change in tqdm(changes, desc="training", unit="run", disable=not show):
+        recipe = training.Recipe.of_profile(profile, objective, **change)
+        corpus, _ = rows.split(profile.triplets, profile.picture_triplets, recipe.seed)
+        folder = build_folder() / "adapters" / training.run_fingerprint(base, corpus, recipe)
+        runs.append(training.train(base, corpus, recipe, folder, show_progress_bar=show))
+    del base
+    gc.collect()  # a trainer refers to itself, and would keep the base in memory beside the next
+    return runs
+
+
+def _adapters_by_triplets(run: dict) -> dict[int, Path]:
+    """Return {triplets seen: folder} of a run's whole checkpoints and its final adapter, in order."""
+    adapter, recipe = Path(run["adapter"]), run["recipe"]
+    whole = [mark.parent for mark in adapter.parent.glob(f"checkpoints/checkpoint-*/{WHOLE}")]
+    steps = {int(path.name.split("-")[1]): path for path in whole}
+    steps[run["steps"]] = adapter  # a checkpoint at the last step is the same weights again
+    rows, batch = run["data"]["rows"] - run["rows_too_long"], recipe["micro_batch"] * recipe["accumulation"]
+
+    def seen(step: int) -> int:
+        epochs, rest = divmod(step, run["steps"] // recipe["epochs"])
+        return epochs * rows + rest * batch  # an epoch's last batch may be smaller
+
+    return {seen(step): steps[step] for step in sorted(steps)}
+
+
+def _with_each(base: models.LanguageModel, adapters: dict, show: bool) -> Iterator[tuple]:
+    """Yield (label, the base with that adapter on it) for {label: folder, or None for the bare base}."""
+    for label, folder in tqdm(adapters.items(), desc="scoring", unit="adapter", disable=not show):
+        if folder is None:
+            yield label, base
+            continue
+        adapted = models.add_adapter(base, folder)
+        try:
+            yield label, adapted
+        finally:
+            models.remove_adapter(adapted)
+
+
+def _score(language_model, method, tasks, directory, profile: Profile, seed: int, split: str = "test") -> dict:
+    found = sts.evaluate(Embedder(language_model, method), tasks, directory, split, profile.sts_pairs, seed)
+    return {"mean": sts.mean_score(found), "tasks": {task: result["spearman"] for task, result in found.items()}}
+
+
+def _findings(figures: dict, headline: str, base, profile: Profile, runs: list[dict], data: list, seed: int) -> dict:
+    """Return the arguments of `results.save_run`, but for the record's name."""
+    recipes = [run["recipe"] for run in runs]
+    settings = {key: value for key, value in recipes[0].items() if all(one[key] == value for one in recipes)}
+    settings |= {"training_precision": runs[0]["model"]["precision"], "pairs_per_task": profile.sts_pairs}
+    settings |= {"adapters": [run["adapter_fingerprint"] for run in runs]}
+    headline += f"; {profile.sts_pairs} pairs a task at most" if profile.sts_pairs else ""
+    trained_on = list({run["data"]["fingerprint"]: run["data"] for run in runs}.values())
+    return {
+        "figures": figures,
+        "headline": headline,
+        "model": base.describe(),
+        "data": trained_on + data,
+        "settings": settings,
+        "seed": seed,
+    }

@@ -1,0 +1,145 @@
+"""A batch through the decoder: the template's beginning computed once, padding on the left, any layer read."""
+
+import contextlib
+import os.path
+from typing import NamedTuple
+
+import torch
+from transformers import DynamicCache
+
+from sempa_utils.checks import InputError
+from sempa_utils.models import LanguageModel
+
+
+class Batch(NamedTuple):
+    """Rows of tokens behind a common prefix, padded on the left to T tokens."""
+
+    prefix: tuple[int, ...]
+    input_ids: torch.Tensor  # (rows, T)
+    mask: torch.Tensor  # (rows, T): 1 where a token is
+    chosen: torch.Tensor  # (rows, T): 1 where a state is averaged
+    placeholder: torch.Tensor  # (rows,): where the placeholder stands, or −1
+    embedding_spread: float = 0.0  # standard deviation of the model's embeddings, where a placeholder needs it
+
+
+class Row(NamedTuple):
+    """A filled template: its tokens, the places that are averaged, and the placeholder's place or None."""
+
+    tokens: list[int]
+    chosen: list[int]
+    placeholder: int | None = None
+
+
+class Reader:
+    """Runs batches through a language model's decoder as it is now; the states of common prefixes are kept."""
+
+    def __init__(self, language_model: LanguageModel):
+        self.decoder, self.device = language_model.decoder, language_model.device
+        self.config = language_model.model.config
+        self.pad = language_model.tokenizer.pad_token_id
+        self.prefixes = {}
+
+    def batch(self, rows: list[Row], shared: int) -> Batch:
+        """Return the batch of `rows`, whose first `shared` tokens at most are taken for common ones.
+
+        A prefix never reaches a token that is averaged or filled.
+        """
+        free = min(min((*row.chosen, len(row.tokens) if row.placeholder is None else row.placeholder)) for row in rows)
+        length = len(os.path.commonprefix([row.tokens[: min(shared, free)] for row in rows]))
+        width = max(len(row.tokens) for row in rows) - length
+        input_ids = torch.full((len(rows), width), self.pad)
+        mask, chosen = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
+        placeholder = torch.full((len(rows),), -1)
+        for index, row in enumerate(rows):
+            start = width - len(row.tokens)  # where the row's first token would stand, its prefix before it
+            tokens = torch.tensor(row.tokens[length:])
+            input_ids[index, start + length :] = tokens
+            mask[index, start + length :] = 1
+            chosen[index, [start + place for place in row.chosen]] = 1
+            if row.placeholder is not None:
+                placeholder[index] = start + row.placeholder
+        moved = (tensor.to(self.device) for tensor in (input_ids, mask, chosen, placeholder))
+        batch = Batch(tuple(rows[0].tokens[:length]), *moved)
+        self._keep(batch.prefix)  # before anything is steered
+        if (placeholder >= 0).any():
+            return batch._replace(embedding_spread=float(self.decoder.get_input_embeddings().weight.float().std()))
+        return batch
+
+    def run(self, batch: Batch) -> torch.Tensor:
+        """Return the decoder's states after the final norm for the batch's own tokens: (rows, T, width)."""
+        # Positions count from a sentence's own first token, whatever padding stands before it.
+        positions = (batch.mask.cumsum(dim=1) - 1).clamp(min=0) + len(batch.prefix)
+        mask, inputs = batch.mask, {"use_cache": False}
+        if batch.prefix:
+            rows, cache = len(batch.mask), DynamicCache(config=self.config)
+            for layer, (keys, values) in enumerate(self._keep(batch.prefix)):
+                cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+            mask = torch.cat([mask.new_ones(rows, len(batch.prefix)), mask], dim=1)
+            inputs = {"past_key_values": cache, "use_cache": True}
+        return self.decoder(
+            input_ids=batch.input_ids, attention_mask=mask, position_ids=positions, **inputs
+        ).last_hidden_state
+
+    def vectors(self, batch: Batch, layers: list[int]) -> torch.Tensor:
+        """Return the mean of the chosen tokens' states at each of `layers` (indices of `hidden_states`, from 0).
+
+        Shape (layers, rows, width), float32, on the CPU. Layers above the highest one are not computed.
+        """
+        weights = (batch.chosen / batch.chosen.sum(dim=1, keepdim=True))[..., None]
+
+        def pool(states: torch.Tensor) -> torch.Tensor:
+            return (states.float() * weights).sum(dim=1).cpu()
+
+        last, found = self.config.num_hidden_layers, {}
+        with contextlib.ExitStack() as stack:
+            blocks = self.layers if set(layers) != {last} else ()
+            for layer in set(layers) - {last}:
+
+                def keep(_, arguments, layer=layer):
+                    found[layer] = pool(arguments[0])
+
+                stack.callback(blocks[layer].register_forward_pre_hook(keep).remove)
+            if last in layers:
+                found[last] = pool(self.run(batch))
+            else:
+                input_of(blocks[max(layers)], lambda: self.run(batch))
+        return torch.stack([found[layer] for layer in layers])
+
+    @property
+    def layers(self):
+        """The decoder's blocks. Raises `InputError` where they are not to be found under their usual name."""
+        blocks = getattr(self.decoder, "layers", None)
+        if blocks is None or len(blocks) != self.config.num_hidden_layers:
+            raise InputError(
+                f"{type(self.decoder).__name__} does not keep its blocks as `layers`, so inner layers cannot be read "
+                "or steered. Choose a method that reads the last layer (mean, echo, prompteol, pretended_cot)."
+            )
+        return blocks
+
+    def _keep(self, prefix: tuple[int, ...]):
+        """Return the keys and values of each layer for a prefix, computed the first time."""
+        if prefix and prefix not in self.prefixes:
+            cache = DynamicCache(config=self.config)
+            self.decoder(input_ids=torch.tensor([prefix], device=self.device), past_key_values=cache, use_cache=True)
+            self.prefixes[prefix] = [(layer.keys, layer.values) for layer in cache.layers]
+        return self.prefixes.get(prefix, ())
+
+
+class _Found(Exception):
+    """Carries what was looked for out of a forward that need not go on."""
+
+
+def input_of(module: torch.nn.Module, run) -> torch.Tensor:
+    """Return the first input that `module` gets while `run()` runs, and run no further."""
+
+    def stop(_, arguments):
+        raise _Found(arguments[0])
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        run()
+    except _Found as found:
+        return found.args[0]
+    finally:
+        handle.remove()
+    raise RuntimeError("The module was never reached.")

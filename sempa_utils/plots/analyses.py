@@ -1,0 +1,152 @@
+"""Pictures of the analyses, drawn from the `figures` of `sempa_utils.analyses` or of their records.
+
+The paper's figures stand beside ours in panels of their own, marked as published and with their model's name.
+"""
+
+import textwrap
+
+import numpy as np
+import seaborn
+from matplotlib import ticker
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from sempa_utils import results
+from sempa_utils.plots.style import COLOURS, page_style, panels
+
+# Of Table 4, as `analyses.EXTRACTIONS`.
+EXTRACTIONS = {"prompteol": "PromptEOL", "pretended_cot": "Pretended\nCoT"}
+PAPERS = {"llama2": "LLaMA2-7B", "llama3": "LLaMA3-8B"}  # columns of the published tables
+SPLITS = {"dev": ("--", "o"), "test": ("-", "s")}  # line and marker tell the split apart, colour the model
+CHANGE = LinearSegmentedColormap.from_list("change", [COLOURS["orange"], "white", COLOURS["blue"]])
+
+
+def template_map(figures: dict, model: str) -> Figure:
+    """Draw ρ × 100 by training template (rows) and extraction template (columns), Table 4 beside.
+
+    `figures` are those of `analyses.template_grid`, `model` the name of ours. A cell's colour is its change against
+    the untrained base read with the same template, on one scale for all panels.
+    """
+    rows, tasks = list(figures), figures["base"]["prompteol"]["tasks"]
+    ours = np.array([[figures[row][column]["mean"] for column in EXTRACTIONS] for row in rows])
+    tables = {_ours(model): ours} | {_published(paper): _table4(column, rows) for column, paper in PAPERS.items()}
+    changes = {title: table - table[rows.index("base")] for title, table in tables.items()}
+    widest = max(np.abs(change).max() for change in changes.values())
+    with page_style():
+        figure, axes = panels(columns=3, height=1.6 + 0.45 * len(rows), sharey=True)
+        for one, (title, table) in zip(axes, tables.items()):
+            texts = [[_cell(*pair) for pair in zip(*row)] for row in zip(table, changes[title])]
+            grid = {"linewidths": 1, "linecolor": "#D5D5D5", "annot_kws": {"fontsize": 9}, "cbar": False}
+            seaborn.heatmap(
+                changes[title], annot=np.array(texts), fmt="", cmap=CHANGE, vmin=-widest, vmax=widest, ax=one, **grid
+            )
+            one.set_xticks(np.arange(len(EXTRACTIONS)) + 0.5, EXTRACTIONS.values(), rotation=0, fontsize=9)
+            one.set_title(title, fontsize=11)
+            one.set_xlabel(f"read with ({_tasks(tasks) if title == _ours(model) else 'mean of 7 tasks'})", fontsize=9)
+            one.tick_params(length=0)
+            one.grid(False)
+        names = ["no training" if row == "base" else row for row in rows]
+        axes[0].set_yticks(np.arange(len(rows)) + 0.5, names, rotation=0, fontsize=9)
+        axes[0].set_ylabel("trained with", fontsize=9)
+        bar = figure.colorbar(axes[0].collections[0], ax=axes, shrink=0.8)
+        bar.set_label("change of ρ × 100 against no training", fontsize=9)
+    return figure
+
+
+def data_size(figures: dict, model: str) -> Figure:
+    """Draw ρ × 100 on the dev split and over the test tasks against the triplets seen, Figure 3 beside.
+
+    `figures` are those of `analyses.data_size_curve`, `model` the name of ours.
+    """
+    curve = figures["curve"]
+    seen = [point["triplets"] for point in curve]
+    theirs = results.published("figure3_data_size")
+    with page_style():
+        figure, (left, right) = panels(columns=2, height=3.8)
+        for split in SPLITS:
+            name = f"{figures['dev_task']} dev" if split == "dev" else _tasks(curve[0]["tasks"])
+            _line(left, seen, [point[split] for point in curve], split, "blue", name)
+            for (column, paper), colour in zip(PAPERS.items(), ("green", "orange")):
+                values = [point[f"{column}_{split}"] for point in theirs]
+                thousands = [10 * point["triplets_10k"] for point in theirs]
+                name = "STS-B dev" if split == "dev" else "mean of 7 tasks"
+                _line(right, thousands, values, split, colour, f"{paper}, {name}")
+        left.set(title=_ours(model), xlabel="triplets seen (checkpoints of one run)", ylabel="Spearman ρ × 100")
+        left.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+        left.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        right.set(title="Published: LLaMA2-7B, LLaMA3-8B\nread off the paper's figure", xlabel="triplets (thousands)")
+        for axes in (left, right):
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=9)
+    return figure
+
+
+def seeds(figures: dict, model: str) -> Figure:
+    """Draw each seed's mean ρ × 100, their mean and a band of one standard deviation, Table 8 beside.
+
+    `figures` are those of `analyses.seed_spread`, `model` the name of ours. The two axes differ in where they
+    lie and not in their length, so that the spreads can be compared.
+    """
+    theirs = [{"seed": int(row["seed"]), "mean": row["Avg"]} for row in results.published("table8_seeds")]
+    values = [row["mean"] for row in theirs]
+    published = {"runs": theirs, "mean": np.mean(values), "sd": np.std(values, ddof=1)}
+    groups = {
+        _ours(model): (figures, "blue", _tasks(figures["runs"][0]["tasks"])),
+        _published("LLaMA3-8B"): (published, "orange", "mean of 7 tasks"),
+    }
+    with page_style():
+        figure, both = panels(columns=2, height=3.6)
+        for axes, (title, (group, colour, what)) in zip(both, groups.items()):
+            _spread(axes, group, colour)
+            axes.set(title=title, xlabel="seed", ylabel=f"{what}, ρ × 100")
+        length = max(np.ptp(axes.get_ylim()) for axes in both)
+        for axes in both:
+            middle = np.mean(axes.get_ylim())
+            axes.set_ylim(middle - length / 2, middle + length / 2)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=9)
+    return figure
+
+
+def _ours(model: str) -> str:
+    return f"This run:\n{textwrap.fill(model.rsplit('/', 1)[-1], 22)}"
+
+
+def _published(model: str) -> str:
+    return f"Published:\n{model}"
+
+
+def _tasks(tasks) -> str:
+    return f"{next(iter(tasks))} test" if len(tasks) == 1 else f"mean of {len(tasks)} tasks"
+
+
+def _table4(paper: str, rows: list[str]) -> np.ndarray:
+    """Return the published figures of one model in the order of `rows`: (rows, extraction templates)."""
+    table = {row["paraphrase_template_id"]: row for row in results.published("table4_templates")}
+    table["base"] = table["no_training_baseline"]
+    columns = [f"{'promptEOL' if name == 'prompteol' else name}_{paper}" for name in EXTRACTIONS]
+    return np.array([[table[row][column] for column in columns] for row in rows])
+
+
+def _cell(score: float, change: float) -> str:
+    signed = f"{change:+.1f}".replace("-", "−")
+    return f"{score:.1f}\n{signed}" if change else f"{score:.1f}"
+
+
+def _line(axes, places, values, split: str, colour: str, label: str) -> None:
+    style, marker = SPLITS[split]
+    axes.plot(places, values, style, marker=marker, markersize=5, color=COLOURS[colour], label=label)
+
+
+def _spread(axes, group: dict, colour: str) -> None:
+    """Draw a dot a seed with its figure, a line at the mean, a band of one standard deviation to each side."""
+    runs, mean, sd = group["runs"], group["mean"], group["sd"]
+    axes.axhspan(mean - sd, mean + sd, color=COLOURS[colour], alpha=0.18, linewidth=0, label=f"± sd {sd:.2f}")
+    axes.axhline(mean, color=COLOURS["black"], linestyle="--", linewidth=1.2, label=f"mean {mean:.2f}")
+    axes.plot(range(len(runs)), [run["mean"] for run in runs], "o", color=COLOURS[colour], markersize=9)
+    for place, run in enumerate(runs):
+        text = axes.annotate(f"{run['mean']:.2f}", (place, run["mean"]), xytext=(0, 10), textcoords="offset points",
+                             ha="center", fontsize=10)  # fmt: skip
+        text.set_bbox({"color": "white", "alpha": 0.8, "pad": 1})  # readable where the mean's line passes
+    axes.set_xticks(range(len(runs)), [str(run["seed"]) for run in runs])
+    axes.set_xlim(-0.5, len(runs) - 0.5)
+    axes.margins(y=0.25)
+    axes.grid(axis="x", visible=False)
