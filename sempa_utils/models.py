@@ -55,6 +55,13 @@ class LanguageModel:
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         return base.get_decoder()
 
+    @property
+    def active_adapter(self) -> str | None:
+        """Fingerprint of the adapter that takes part just now: None where it is switched off, "unsaved" without one."""
+        layers = [module for module in self.model.modules() if hasattr(module, "lora_A")]
+        active = any(not layer.disable_adapters for layer in layers)
+        return (self.adapter or "unsaved") if active else None
+
     def describe(self) -> dict:
         """Return what a record keeps of the model."""
         return {

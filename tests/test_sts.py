@@ -376,6 +376,28 @@ def test_cosines_are_kept_by_all_they_depend_on(no_data, build, tiny, monkeypatc
     assert len(list((build / "sts").iterdir())) == 5
 
 
+def test_a_switched_off_adapter_is_not_taken_for_a_switched_on_one(no_data, build, tiny, tmp_path):
+    from dataclasses import replace
+
+    from peft import LoraConfig, get_peft_model
+
+    from sempa_utils import models
+
+    before = sts.evaluate(Embedder(tiny), limit=40)["mini-STS"]["spearman"]
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    trained = replace(tiny, model=get_peft_model(tiny.model, lora).eval())
+    unsaved = sts.evaluate(Embedder(trained), limit=40)["mini-STS"]["spearman"]
+    folder = models.save_adapter(trained, tmp_path / "adapter")
+    base = models.remove_adapter(trained)
+    adapted = models.add_adapter(base, folder)
+    with adapted.model.disable_adapter():
+        assert sts.evaluate(Embedder(adapted), limit=40)["mini-STS"]["spearman"] == before
+    found = sts.evaluate(Embedder(adapted), limit=40)["mini-STS"]["spearman"]
+    assert found == pytest.approx(unsaved, abs=1e-3) != before
+    # The base's own name, while the adapter is still on its weights.
+    assert sts.evaluate(Embedder(base), limit=40)["mini-STS"]["spearman"] == pytest.approx(found, abs=1e-3)
+
+
 def test_other_weights_under_the_same_name_are_another_model(no_data, build, tiny):
     from conftest import tiny_model, tiny_tokenizer
 

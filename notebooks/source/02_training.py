@@ -457,7 +457,7 @@ for name, one in (("pairwise", record), ("one word", words_record)):
     adapted = models.add_adapter(base, one["adapter"])
     after = sts.pair_similarities(Embedder(adapted).encode, pairs.rows)
     base = models.remove_adapter(adapted)
-    difference, low, high = sts.paired_difference(after, before, human, seed=SEED)
+    difference, low, high, _ = sts.paired_difference(after, before, human, seed=SEED)
     rho = sts.spearman(before, human)
     effects.append(
         {"name": name, "before": rho, "after": rho + difference, "low": low, "high": high}

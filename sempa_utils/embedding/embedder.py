@@ -76,8 +76,10 @@ class Embedder:
 
     def describe(self) -> dict:
         """Return all that a vector depends on beside its sentence: model, adapter, method and its settings, layer."""
+        model = self.language_model
         how = {"method": self.method_name, "layer": self.layer, "max_length": self.max_length}
-        return self.language_model.describe() | {"device": self.language_model.device.type} | how | self.settings
+        now = {"adapter": model.active_adapter, "device": model.device.type}
+        return model.describe() | now | how | self.settings
 
     def at_layer(self, layer: int) -> "Embedder":
         """Return the same embedder reading another layer, an index of transformers' `hidden_states`."""

@@ -64,8 +64,10 @@ def methods_compared(
         if published:
             axes[2].set(title="Published, 7–8B", xlabel="mean of 7 tasks, ρ × 100")
             axes[2].legend(loc="lower left", fontsize=9, handletextpad=0.2)
+            axes[2].margins(x=0.12)
         for one in axes:
             one.grid(axis="y", color="#F0F0F0")
+            one.tick_params(axis="y", length=0)
     return figure
 
 
