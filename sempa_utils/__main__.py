@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--symmetric", action="store_true", default=None, help="one_word in both directions")
     command.add_argument("--epochs", type=int, help="passes over the rows (default: 1)")
     command.add_argument("--save-every", type=int, help="rows between checkpoints (default: the profile's)")
-    command.add_argument("--learning-rate", type=float, help="peak (default: 1e-4; one_word and contrastive: 2e-4)")
+    command.add_argument("--learning-rate", type=float, help="peak (default: 1e-4; one_word and contrastive: 5e-4)")
     command.add_argument(
         "--stock-batches", action="store_true", help="TRL's own batches instead of prefix trees (slower)"
     )

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from sempa_utils import corpora, models, profiles, sts, training
-from sempa_utils.checks import InputError, build_folder, pick
+from sempa_utils.checks import InputError, pick
 from sempa_utils.embedding import Embedder
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
@@ -160,13 +160,10 @@ def _train(name: str, profile: Profile, directory, objective: str, changes: list
 
     Rows and folders are those of `training.train_profile`, so what it trained is found here and the other way round.
     """
-    load = corpora.load_ranked_nli if pick(objective, OBJECTIVES, "objective").ranked else corpora.load_triplets
-    rows, base = load(directory), models.load(name, profile.precision)
-    runs = []
+    base, runs = models.load(name, profile.precision), []
     for change in tqdm(changes, desc="training", unit="run", disable=not show):
-        recipe = training.Recipe.of_profile(profile, objective, **change)
-        corpus, _ = rows.split(profile.triplets, profile.picture_triplets, recipe.seed)
-        folder = build_folder() / "adapters" / training.run_fingerprint(base, corpus, recipe)
+        recipe, corpus, _ = training.profile_run(profile, objective, directory, **change)
+        folder = training.run_folder(base, corpus, recipe)
         runs.append(training.train(base, corpus, recipe, folder, show_progress_bar=show))
     del base
     gc.collect()  # a trainer refers to itself, and would keep the base in memory beside the next

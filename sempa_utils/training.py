@@ -208,15 +208,28 @@ def train_profile(
     there; `watch` as in `train`. No model is left in memory.
     """
     profile = profile or profiles.get()
-    load = load_ranked_nli if OBJECTIVES[objective].ranked else load_triplets
-    corpus, held_out = load(directory).split(profile.triplets, profile.picture_triplets, seed)
-    recipe = Recipe.of_profile(profile, objective, seed=seed)
+    recipe, corpus, held_out = profile_run(profile, objective, directory, seed=seed)
     language_model = models.load(name, profile.precision)
-    folder = folder or build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
+    folder = folder or run_folder(language_model, corpus, recipe)
     record = train(language_model, corpus, recipe, folder, not again, show_progress_bar, watch)
     del language_model
     gc.collect()  # a trainer refers to itself and to the model
     return record, corpus, held_out
+
+
+def profile_run(
+    profile: Profile, objective: str, directory: str | Path | None, **changes
+) -> tuple[Recipe, Corpus, Corpus]:
+    """Return (recipe, training rows, held-out rows) of a profile's run, with `changes` of its recipe."""
+    recipe = Recipe.of_profile(profile, objective, **changes)
+    load = load_ranked_nli if OBJECTIVES[objective].ranked else load_triplets
+    corpus, held_out = load(directory).split(profile.triplets, profile.picture_triplets, recipe.seed)
+    return recipe, corpus, held_out
+
+
+def run_folder(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> Path:
+    """Return where a run lies if no other place is named: build/adapters/<run's fingerprint>."""
+    return build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
 
 
 def read_record(folder: str | Path) -> dict | None:

@@ -144,6 +144,21 @@ def test_several_models_layers_from_dev_and_the_row_to_compare_with(capsys, no_d
     assert code == 1 and "an adapter for other" in err
 
 
+def test_an_analysis_and_an_export_from_the_command_line(capsys, no_data, directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
+    model = ("--model", directory, "--profile", "smoke", "--precision", "float32")
+    figure = tmp_path / "curve.png"
+    code, out, _ = call(capsys, "analyse", "data-size", *model, "--figure", figure)
+    assert code == 0 and '"triplets": 8' in out and "mini-STS dev ρ × 100" in out
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    code, _, err = call(capsys, "analyse", "seeds", *model, "--folder", tmp_path)
+    assert code == 1 and "Leave it out" in err
+    adapter = next((tmp_path / "build" / "adapters").glob("*/adapter"))
+    code, out, _ = call(capsys, "export", *model, "--adapter", adapter, "--output", tmp_path / "exported")
+    assert code == 0 and "SentenceTransformer(" in out
+    assert (tmp_path / "exported" / "modules.json").is_file()
+
+
 def test_a_plan_names_every_part_and_what_fits(capsys, tmp_path):
     arguments = ("plan", "--model", "packaged", "--precision", "float32", "--micro-batch", 1)
     code, out, _ = call(capsys, *arguments, "--capacity", 1.5, "--figure", tmp_path / "plan.png")

@@ -1,6 +1,7 @@
 """A batch through the decoder: the template's beginning computed once, padding on the left, any layer read."""
 
 import contextlib
+import functools
 import os.path
 from typing import NamedTuple
 
@@ -62,8 +63,13 @@ class Reader:
         batch = Batch(tuple(rows[0].tokens[:length]), *moved)
         self._keep(batch.prefix)  # before anything is steered
         if (placeholder >= 0).any():
-            return batch._replace(embedding_spread=float(self.decoder.get_input_embeddings().weight.float().std()))
+            return batch._replace(embedding_spread=self.embedding_spread)
         return batch
+
+    @functools.cached_property
+    def embedding_spread(self) -> float:
+        """Standard deviation of the model's embeddings."""
+        return float(self.decoder.get_input_embeddings().weight.float().std())
 
     def run(self, batch: Batch) -> torch.Tensor:
         """Return the decoder's states after the final norm for the batch's own tokens: (rows, T, width)."""
