@@ -88,8 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--template", help="paraphrase template by id (default: keep_same_meaning)")
     command.add_argument("--beta", type=float, help="weight on the reference (default: 0.1; one_word: 2)")
     command.add_argument("--temperature", type=float, help="of contrastive (default: 0.05)")
+    command.add_argument("--kl-weight", type=float, help="of KL(base || model) of the next words in some anchors as "
+                         "plain text, which keeps the model speaking (default: 0)")  # fmt: skip
     command.add_argument("--candidates", type=int, help="of best_of_n (default: 5)")
     command.add_argument("--symmetric", action="store_true", default=None, help="one_word in both directions")
+    command.add_argument("--chunk", type=int, help="sentences per forward of one_word and contrastive (default: 32)")
+    command.add_argument("--gradient-caching", action=argparse.BooleanOptionalAction, default=None,
+                         help="of several chunks keep the states alone: less memory, a second forward (default: yes)")  # fmt: skip
     command.add_argument("--epochs", type=int, help="passes over the rows (default: 1)")
     command.add_argument("--save-every", type=int, help="rows between checkpoints (default: the profile's)")
     command.add_argument("--learning-rate", type=float, help="peak (default: 1e-4; one_word and contrastive: 5e-4)")
@@ -266,7 +271,8 @@ def _recipe(options):
     from sempa_utils.training import Recipe
 
     names = ("micro_batch", "accumulation", "max_length", "gradient_checkpointing", "optimizer", "template", "beta",
-             "temperature", "candidates", "symmetric", "epochs", "learning_rate", "save_every", "seed")  # fmt: skip
+             "temperature", "kl_weight", "chunk", "gradient_caching", "candidates", "symmetric", "epochs", "learning_rate", "save_every",
+             "seed")  # fmt: skip
     changes = {name: getattr(options, name, None) for name in names}
     changes = {name: value for name, value in changes.items() if value is not None}
     changes["shared_prefix"] = not getattr(options, "stock_batches", False)

@@ -30,6 +30,7 @@ PRECISIONS = ("float32", "bfloat16", "nf4")
 # Tokens that may serve as padding because ordinary text never contains them.
 PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
 
+FINISHED = Path(__file__).parent / "adapters"  # trained by this kit, a folder each, with a model card
 ADAPTER_NOTE = "sempa.json"  # what an adapter of this kit knows about its base
 
 
@@ -344,7 +345,7 @@ def save_adapter(language_model: LanguageModel, folder: Path | str) -> Path:
 
 
 def add_adapter(language_model: LanguageModel, folder: Path | str) -> LanguageModel:
-    """Return the model with the LoRA adapter of `folder` on it, never merged.
+    """Return the model with the LoRA adapter of `folder`, or of a finished adapter's name, on it, never merged.
 
     The weights are shared: the model handed over carries the adapter too, until `remove_adapter`;
     `.model.disable_adapter()` switches it off for a `with` block. Raises `InputError` if the folder
@@ -352,7 +353,7 @@ def add_adapter(language_model: LanguageModel, folder: Path | str) -> LanguageMo
     """
     from peft import PeftModel
 
-    folder = Path(folder)
+    folder = adapter_folder(folder)
     if any("lora_" in name for name, _ in language_model.model.named_parameters()):
         raise InputError(
             f"{folder}: there is an adapter on this model already. "
@@ -366,7 +367,22 @@ def add_adapter(language_model: LanguageModel, folder: Path | str) -> LanguageMo
 
 def adapter_fingerprint(folder: Path | str) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of an adapter's weights."""
-    return file_sha256(Path(folder) / "adapter_model.safetensors")[:16]
+    return file_sha256(adapter_folder(folder) / "adapter_model.safetensors")[:16]
+
+
+def finished_adapters(language_model: LanguageModel) -> dict[str, Path]:
+    """Return the adapters that come with the kit for this base: {name: folder}; a name serves wherever a folder does."""
+    found = {}
+    for note in sorted(FINISHED.glob(f"*/{ADAPTER_NOTE}")):
+        if json.loads(note.read_text(encoding="utf8"))["base_fingerprint"] == language_model.fingerprint:
+            found[note.parent.name] = note.parent
+    return found
+
+
+def adapter_folder(name: Path | str) -> Path:
+    """Return the folder that a finished adapter's name stands for, or `name` as a path."""
+    finished = FINISHED / str(name)
+    return finished if str(name) and finished.parent == FINISHED and finished.is_dir() else Path(name)
 
 
 def remove_adapter(language_model: LanguageModel) -> LanguageModel:
@@ -378,7 +394,7 @@ def remove_adapter(language_model: LanguageModel) -> LanguageModel:
 
 def base_of_adapter(folder: Path | str) -> str | None:
     """Return the name of the base that an adapter was made for, as it was saved."""
-    path = Path(folder) / "adapter_config.json"
+    path = adapter_folder(folder) / "adapter_config.json"
     if not path.is_file():
         raise InputError(
             f"{path}: no such file. Name a folder that PEFT's save_pretrained or this kit's training wrote."
@@ -388,7 +404,7 @@ def base_of_adapter(folder: Path | str) -> str | None:
 
 def check_adapter(language_model: LanguageModel, folder: Path | str) -> None:
     """Raise an `InputError` unless `folder` holds a safetensors adapter made for this base model."""
-    folder = Path(folder)
+    folder = adapter_folder(folder)
     weights = folder / "adapter_model.safetensors"
     for needed in (folder / "adapter_config.json", weights):
         if not needed.is_file():

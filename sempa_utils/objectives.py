@@ -9,13 +9,15 @@
 | `contrastive` | the same | cosine of the one-word states / τ: no reference, the paper's baseline |
 
 The first three read *answers* to a paraphrase request, the last two the state of the *slot* in "… means in one
-word:", which is the embedding itself.
+word:", which is the embedding itself. To any of them `divergence` may be added: how far the model's next
+words on plain text are from the base's, which keeps it speaking.
 """
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sempa_utils import plackett_luce
 from sempa_utils.checks import InputError
@@ -103,6 +105,21 @@ def cosine_scores(anchors: Tensor, candidates: Tensor, temperature: float) -> Te
     """Return cosine / temperature of each anchor (rows, width) with each candidate (N, width): (rows, N)."""
     normalise = torch.nn.functional.normalize
     return normalise(anchors, dim=-1) @ normalise(candidates, dim=-1).T / temperature
+
+
+def divergence(head: torch.nn.Module, policy: Tensor, reference: Tensor, chunk: int = 256) -> Tensor:
+    """Return the mean KL(π_ref ‖ π) of the next-token distributions at N states (N, width): a number, in nats.
+
+    Its gradient reaches `policy` alone. The logits of `chunk` states exist at a time, and once more for
+    the gradient.
+    """
+
+    def part(states: Tensor, frozen: Tensor) -> Tensor:
+        ours, theirs = (_logits(head, one).log_softmax(dim=-1) for one in (states, frozen))
+        return torch.nn.functional.kl_div(ours, theirs, reduction="sum", log_target=True)
+
+    chunks = zip(policy.split(chunk), reference.detach().split(chunk))
+    return sum(checkpoint(part, *pair, use_reentrant=False) for pair in chunks) / len(policy)
 
 
 def check_head(config) -> None:

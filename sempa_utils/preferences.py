@@ -33,11 +33,11 @@ def preference_dataset(triplets, template: str = "keep_same_meaning") -> Dataset
 
 
 def answers_dataset(tokenizer, rows, template: str, max_length: int, ranked: bool) -> Dataset:
-    """Return tokenised requests with their answers, best first: columns row, prompt, answers.
+    """Return tokenised requests with their answers, best first: columns row, plain, prompt, answers.
 
-    `row` is the index in `rows`. Two answers a request, the first and the last that its row holds,
-    or all three where `ranked`. An answer is cut to `max_length` tokens at its end, as TRL does; a
-    row whose request leaves no room for an answer is left out. Raises `InputError` if none is left.
+    `row` is the index in `rows`, `plain` the anchor by itself. Two answers a request, the first and the
+    last that its row holds, or all three where `ranked`. An answer is cut to `max_length` tokens at its
+    end, as TRL does; a row whose request leaves no room for an answer is left out. Raises `InputError` if none is left.
     """
     tokenised = []
     for index, row in enumerate(rows):
@@ -47,16 +47,18 @@ def answers_dataset(tokenizer, rows, template: str, max_length: int, ranked: boo
         prompt = pairs[0][0]
         if len(prompt) < max_length:
             room = max_length - len(prompt)
-            tokenised.append({"row": index, "prompt": prompt, "answers": [answer[:room] for _, answer in pairs]})
+            plain = tokenizer(row[0])["input_ids"]
+            answers = [answer[:room] for _, answer in pairs]
+            tokenised.append({"row": index, "plain": plain, "prompt": prompt, "answers": answers})
     return _some(tokenised, max_length)
 
 
 def slots_dataset(tokenizer, rows, template: str, max_length: int) -> Dataset:
-    """Return the tokenised sentences of each row, asked for in one word: columns row, sentences.
+    """Return the tokenised sentences of each row, asked for in one word: columns row, plain, sentences.
 
-    `row` is the index in `rows`; `sentences` are the anchor's, the entailed and the contradicted
-    sentence's tokens in the extraction `template`. A row with more than `max_length` tokens in one of
-    them is left out. Raises `InputError` if none is left.
+    `row` is the index in `rows`; `plain` the anchor by itself; `sentences` are the anchor's, the entailed and
+    the contradicted sentence's tokens in the extraction `template`. A row with more than `max_length` tokens
+    in one of them is left out. Raises `InputError` if none is left.
     """
     words = pick(template, EXTRACTION_TEMPLATES, "extraction template")
     tokenised = []
@@ -64,7 +66,8 @@ def slots_dataset(tokenizer, rows, template: str, max_length: int) -> Dataset:
         texts = [fill(words, prepare_sentence(sentence)) for sentence in (row[0], row[1], row[-1])]
         sentences = tokenizer(texts)["input_ids"]
         if max(map(len, sentences)) <= max_length:
-            tokenised.append({"row": index, "sentences": sentences})
+            plain = tokenizer(row[0])["input_ids"]
+            tokenised.append({"row": index, "plain": plain, "sentences": sentences})
     return _some(tokenised, max_length)
 
 

@@ -30,8 +30,8 @@ class PrefixTree(NamedTuple):
     position_ids: torch.Tensor  # (1, N): the depth in the tree
     may_attend: torch.Tensor  # (N, N), boolean: may_attend[t, s] if s is t or an ancestor of t
     read_at: torch.Tensor  # (R,): where the states stand that are read
-    targets: torch.Tensor  # (R,): the answer token that each of them predicts; empty for `build_slots`
-    owners: torch.Tensor  # (R,): prompt index × answers per prompt + answer index, or the sequence
+    targets: torch.Tensor  # (R,): the answer token that each of them predicts; empty where states are read
+    owners: torch.Tensor  # (R,): prompt index × answers per prompt + answer index, the sequence, or the state
 
 
 def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTree:
@@ -58,6 +58,14 @@ def build_slots(sequences: list[list[int]]) -> PrefixTree:
         raise ValueError("An empty sequence has no last state.")
     tokens, above, paths = _grow(sequences)
     return _tree(tokens, above, [path[-1] for path in paths], [], list(range(len(sequences))))
+
+
+def build_texts(sequences: list[list[int]]) -> PrefixTree:
+    """Build the tree of `sequences` (token ids) of which each distinct prefix's state is read, once."""
+    if not sequences or not all(sequences):
+        raise ValueError("An empty sequence has no state.")
+    tokens, above, paths = _grow(sequences)
+    return _tree(tokens, above, list(range(len(tokens))), [], list(range(len(tokens))))
 
 
 def _grow(sequences: list[list[int]]) -> tuple[list[int], list[int], list[list[int]]]:

@@ -106,7 +106,7 @@ def check(language_model: models.LanguageModel, corpus: Corpus, recipe) -> None:
             f"{corpus.name}: {recipe.objective} needs an entailed, a neutral and a contradicted sentence per premise. "
             "Load the rows with corpora.load_ranked_nli (--ranked)."
         )
-    if recipe.shared_prefix and recipe.objective != "contrastive":
+    if recipe.shared_prefix and (recipe.objective != "contrastive" or recipe.kl_weight):
         objectives.check_head(language_model.model.config)
     if recipe.accumulation % together:
         raise InputError(
@@ -147,15 +147,20 @@ class SemanticTrainer(DPOTrainer):
             if self.recipe.objective == "best_of_n":
                 answers = objectives.with_other_anchors(answers, self.recipe.candidates)
             tree = prefix_tree.build([example["prompt"] for example in examples], answers)
-            return {"rows": rows, "trees": [tree._asdict()]}
+            return {"rows": rows, "trees": [tree._asdict()], **self._plain(examples)}
         anchors, positives, negatives = zip(*(example["sentences"] for example in examples))
         moved = anchors if self.objective.reference else anchors + positives + negatives
         if self.recipe.symmetric:
             moved = anchors + positives
-        batch = {"rows": rows, "trees": self._slots(moved)}
+        batch = {"rows": rows, "trees": self._slots(moved), **self._plain(examples)}
         if self.objective.reference and self.reference is None:
             batch["reference_trees"] = self._slots(anchors + positives + negatives)
         return batch
+
+    def _plain(self, examples: list[dict]) -> dict:
+        """Return what the divergence from the base is computed on, if the recipe wants it."""
+        texts = [example["plain"] for example in examples[: self.recipe.kl_texts]]
+        return {"plain_tree": prefix_tree.build_texts(texts)._asdict()} if self.recipe.kl_weight else {}
 
     def _slots(self, sentences) -> list[dict]:
         size = self.recipe.chunk
@@ -169,6 +174,8 @@ class SemanticTrainer(DPOTrainer):
             # In bfloat16 or float16 the differences between states would be rounded away.
             with torch.autocast(inputs["rows"].device.type, enabled=False):
                 loss, scores = self._slot_loss(model, inputs)
+        if self.recipe.kl_weight:
+            loss = loss + self.recipe.kl_weight * self._divergence(model, inputs["plain_tree"])
         if not torch.isfinite(loss):
             # The number in the corpus, from 1: what a reader can look up.
             numbers = ", ".join(str(row + 1) for row in inputs["rows"].tolist())
@@ -206,6 +213,16 @@ class SemanticTrainer(DPOTrainer):
             loss = (loss + objectives.slot_loss(back)) / 2
         return loss, scores
 
+    def _divergence(self, model, tree: dict) -> torch.Tensor:
+        """Return the mean KL(base ‖ model) of the next words in the batch's anchors as plain text, in nats."""
+        unwrapped = self.accelerator.unwrap_model(model)
+        with torch.no_grad(), unwrapped.disable_adapter():
+            reference = self._states(model, [tree])
+        found = objectives.divergence(unwrapped.get_output_embeddings(), self._states(model, [tree]), reference)
+        gathered = self.accelerator.gather(found.detach()).mean().item()
+        self._metrics["train" if self.model.training else "eval"]["divergence"].append(gathered)
+        return found
+
     @torch.no_grad()
     def reference_of(self, model, inputs) -> torch.Tensor:
         """Return what the frozen base gives for a batch: log-probabilities (rows, N) or states (rows, 3, width)."""
@@ -219,10 +236,10 @@ class SemanticTrainer(DPOTrainer):
         return prefix_tree.log_probs(model, prefix_tree.PrefixTree(**inputs["trees"][0])).view(len(inputs["rows"]), -1)
 
     def _states(self, model, trees: list[dict]) -> torch.Tensor:
-        # Gradient caching: of several chunks only the states are kept, and each chunk is computed
+        # Gradient caching (Gao et al., 2021): of several chunks only the states are kept, and each chunk is computed
         # again when its gradient is wanted, so memory does not grow with the batch.
         with self.compute_loss_context_manager():
-            again = torch.is_grad_enabled() and len(trees) > 1
+            again = self.recipe.gradient_caching and torch.is_grad_enabled() and len(trees) > 1
             parts = []
             for tree in trees:
                 read = partial(prefix_tree.states, model, prefix_tree.PrefixTree(**tree))
@@ -352,6 +369,7 @@ def _point(entry: dict) -> dict:
         "rejected_reward": "rewards/rejected",
         "learning_rate": "learning_rate",
         "gradient_norm": "grad_norm",
+        "divergence": "divergence",
     }
     point = {ours: entry[theirs] for ours, theirs in names.items() if theirs in entry}
     if not math.isfinite(point.get("gradient_norm", 0.0)):

@@ -38,6 +38,8 @@ class Recipe:
     extraction_template: str = "prompteol"  # whose slot one_word and contrastive read
     beta: float = 0.1
     temperature: float = 0.05  # of contrastive
+    kl_weight: float = 0.0  # of KL(base ‖ model) of the next words in plain text
+    kl_texts: int = 4  # anchors of a micro-batch that are read as that plain text
     candidates: int = 5  # of best_of_n
     symmetric: bool = False  # one_word: each of anchor and positive is the other's anchor
     learning_rate: float = 1e-4
@@ -47,7 +49,8 @@ class Recipe:
     epochs: int = 1
     micro_batch: int = 8  # rows whose loss is computed together; candidates are shared among them
     accumulation: int = 1  # micro-batches per optimiser step, over all processes
-    chunk: int = 32  # sentences per forward where states are read; further ones cost a second forward
+    chunk: int = 32  # sentences per forward where states are read
+    gradient_caching: bool = True  # where there are several chunks: less memory, a second forward
     max_length: int = 256
     save_every: int = 20_000  # rows
     optimizer: str = "adamw_torch"
@@ -64,10 +67,14 @@ class Recipe:
         pick(self.extraction_template, EXTRACTION_TEMPLATES, "extraction template")
         pick(self.optimizer, memory.MOMENTS, "optimiser")
         positive = ("beta", "temperature", "learning_rate", "lora_rank", "epochs", "micro_batch", "accumulation",
-                    "chunk", "save_every")  # fmt: skip
+                    "chunk", "kl_texts", "save_every")  # fmt: skip
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InputError(f"Recipe: {name} must be greater than 0, not {getattr(self, name)}.")
+        if self.kl_weight < 0 or (self.kl_weight and not self.shared_prefix):
+            raise InputError(
+                f"Recipe: kl_weight {self.kl_weight} must be 0 or greater, and needs prefix trees. Leave it out."
+            )
         if self.objective == "best_of_n" and not 2 <= self.candidates <= self.micro_batch + 1:
             raise InputError(
                 f"Recipe: {self.candidates} candidates cannot be had from {self.micro_batch} rows. Choose candidates "

@@ -147,6 +147,68 @@ def test_gradient_caching_holds_the_memory(ranked, tmp_path):
     assert kept(4) < 0.2 * kept(1000)
 
 
+def test_without_gradient_caching_the_gradients_are_the_same(ranked, tmp_path):
+    recipe = replace(SLOT, objective="contrastive")
+    cached, kept = (
+        gradient(moved_trainer(ranked, replace(recipe, gradient_caching=caching), tmp_path)) for caching in (True, False)
+    )
+    assert (cached - kept).norm() < 1e-5 * kept.norm()
+
+
+def literal_divergence(made, anchors) -> float:
+    """KL(base ‖ model) after each distinct prefix of the anchors, one plain forward each, in float64."""
+    tokenizer, found = tiny_tokenizer(), {}
+    for anchor in anchors:
+        ids = tokenizer(anchor)["input_ids"]
+        with torch.no_grad():
+            ours = made.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+            with made.model.disable_adapter():
+                theirs = made.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        for place in range(len(ids)):
+            kl = (theirs[place].exp() * (theirs[place] - ours[place])).sum().item()
+            found[tuple(ids[: place + 1])] = kl
+    return sum(found.values()) / len(found)
+
+
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES)
+def test_the_divergence_is_the_literal_one_and_adds_to_any_loss(ranked, tmp_path, objective):
+    plain = moved_trainer(ranked, replace(SLOT, objective=objective), tmp_path)
+    held = moved_trainer(ranked, replace(SLOT, objective=objective, kl_weight=3.0, kl_texts=4), tmp_path)
+    anchors = [row[0] for row in ranked.rows[:4]]
+    expected = literal_divergence(plain, anchors)
+    assert expected > 1e-3
+    assert loss_of(held).item() - loss_of(plain).item() == pytest.approx(3 * expected, rel=1e-3)
+    assert held._metrics["train"]["divergence"] == [pytest.approx(expected, rel=1e-3)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 9), chunk=st.integers(1, 10), seed=st.integers(0, 999))
+def test_the_divergences_chunks_and_gradient_are_torchs(count, chunk, seed):
+    generator = torch.Generator().manual_seed(seed)
+    head = torch.nn.Linear(5, 11, bias=False)
+    head.weight.data.normal_(generator=generator)
+    head.requires_grad_(False)
+    policy = torch.randn(count, 5, generator=generator, requires_grad=True)
+    reference = torch.randn(count, 5, generator=generator)
+    objectives.divergence(head, policy, reference, chunk).backward()
+    again = policy.detach().clone().requires_grad_()
+    apart = torch.distributions.kl_divergence(
+        *(torch.distributions.Categorical(logits=head(states)) for states in (reference, again))
+    ).mean()
+    apart.backward()
+    assert objectives.divergence(head, policy, reference, chunk).item() == pytest.approx(apart.item(), abs=1e-5)
+    assert torch.allclose(policy.grad, again.grad, atol=1e-5)
+    assert objectives.divergence(head, reference, reference, chunk).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_held_run_stays_nearer_to_the_base(ranked, tmp_path):
+    recipe = replace(SLOT, objective="contrastive", epochs=4, learning_rate=5e-3)
+    far = run(ranked, tmp_path / "far", replace(recipe, kl_weight=1e-9))
+    near = run(ranked, tmp_path / "near", replace(recipe, kl_weight=10.0))
+    assert near["curve"][-1]["divergence"] < 0.5 * far["curve"][-1]["divergence"]
+    assert near["curve"][0]["divergence"] == pytest.approx(0.0, abs=1e-6)  # a fresh adapter is the base
+
+
 def literal_rewards(made, base, rows, answers_of) -> torch.Tensor:
     policy = replace(base, model=made.model)
     found = []
@@ -289,6 +351,8 @@ def test_rows_without_room_are_left_out_and_counted(ranked, tmp_path):
     ({"objective": "contrastive", "cache_reference": True}, "depends on a row alone"),
     ({"optimizer": "adam"}, "adamw_torch"),
     ({"chunk": 0}, "chunk must be greater"),
+    ({"kl_weight": -1.0}, "kl_weight -1.0 must be 0 or greater"),
+    ({"kl_weight": 1.0, "shared_prefix": False}, "needs prefix trees"),
 ])  # fmt: skip
 def test_recipes_that_cannot_be_are_refused(change, message):
     with pytest.raises(InputError, match=message):

@@ -37,7 +37,7 @@ def test_every_profile_is_sound(name):
     assert {profile.precision, profile.evaluation_precision} <= set(models.PRECISIONS)
     for field in ("micro_batch", "accumulation", "max_length", "save_every", "picture_triplets"):
         assert isinstance(getattr(profile, field), int) and getattr(profile, field) > 0, field
-    for field in ("triplets", "sts_pairs"):
+    for field in ("triplets", "sts_pairs", "generation_items"):
         assert getattr(profile, field) is None or getattr(profile, field) > 0, field
     batch = profile.micro_batch * profile.accumulation
     assert profile.save_every >= batch, "a checkpoint needs at least one step"
