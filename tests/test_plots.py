@@ -1,4 +1,4 @@
-"""Each figure of training, space and scores draws what it was given, says what it is, and can be saved."""
+"""Each figure of training and scores draws what it was given, says what it is, and can be saved."""
 
 import math
 
@@ -8,11 +8,10 @@ matplotlib.use("Agg")
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import colors, pyplot
 from matplotlib.figure import Figure
 
-from sempa_utils.plots import scores, space, style, training
+from sempa_utils.plots import scores, style, training
 
 
 @pytest.fixture(autouse=True)
@@ -97,74 +96,6 @@ def test_the_length_histogram(tmp_path, parts):
     assert figure.axes[0].get_ylabel() == "rows"
 
 
-# --- space -------------------------------------------------------------------------------------
-
-
-def test_projections(tmp_path):
-    random = np.random.default_rng(0)
-    spaces = {
-        name: {role: random.standard_normal((5, 2)) for role in space.ROLES} | {"explained": np.array([0.5, 0.25])}
-        for name in ("before", "after")
-    }
-    figure = saved(space.projections(spaces, links=2), tmp_path)
-    assert [title(axes) for axes in figure.axes] == ["before", "after"]
-    for axes, one in zip(figure.axes, spaces.values(), strict=True):
-        for points, (role, (name, _)) in zip(axes.collections, space.ROLES.items(), strict=True):
-            np.testing.assert_allclose(points.get_offsets(), one[role])
-            np.testing.assert_allclose(points.get_facecolors()[0][:3], colour(name)[:3])
-        # Two anchors, each joined to its own positive (solid) and negative (dotted).
-        assert [line.get_linestyle() for line in axes.lines] == ["-", ":", "-", ":"]
-        for index, line in enumerate(axes.lines):
-            role = ("positive", "negative")[index % 2]
-            np.testing.assert_allclose(line.get_xydata(), [one["anchor"][index // 2], one[role][index // 2]])
-        assert "50 % of variance" in axes.get_xlabel() and "25 %" in axes.get_ylabel()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["anchor", "positive", "negative"]
-
-
-def test_more_links_than_points_are_no_error(tmp_path):
-    one = {role: np.arange(6.0).reshape(3, 2) for role in space.ROLES} | {"explained": (0.9, 0.1)}
-    assert len(saved(space.projections({"a": one}, links=6), tmp_path).axes[0].lines) == 6
-
-
-def test_roles_differ_in_more_than_colour():
-    assert len({marker for _, marker in space.ROLES.values()}) == len(space.ROLES)
-    assert len({name for name, _ in space.ROLES.values()}) == len(space.ROLES)
-
-
-def test_cosine_distributions(tmp_path):
-    random = np.random.default_rng(0)
-    centres = {"entailed": 0.8, "neutral": 0.5, "contradicted": 0.2}
-    pairs = {label: random.normal(centre, 0.05, 200) for label, centre in centres.items()}
-    figure = saved(space.cosine_distributions({"before": pairs, "after": pairs}), tmp_path)
-    assert [title(axes) for axes in figure.axes] == ["before", "after"]
-    for axes in figure.axes:
-        filled = {shape.get_label(): shape for shape in axes.collections}
-        assert list(filled) == list(centres)
-        for label, centre in centres.items():
-            outline = filled[label].get_paths()[0].vertices
-            peak = outline[outline[:, 1].argmax(), 0]
-            assert peak == pytest.approx(centre, abs=0.05), "the curve lies where its cosines lie"
-        assert "cosine" in axes.get_xlabel()
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(centres)
-
-
-def test_the_similarity_heat_map_shows_each_pair_once(tmp_path):
-    matrix = np.array([[1.0, 0.11, 0.22], [0.11, 1.0, 0.33], [0.22, 0.33, 1.0]])
-    figure = saved(space.similarity_heat_map(torch.tensor(matrix), ["first", "second", "third"], "a map"), tmp_path)
-    axes = figure.axes[0]
-    assert sorted(text.get_text() for text in axes.texts) == ["0.11", "0.22", "0.33"]
-    # Row 2 by column 1 is the first cell; what a cell shows is what stands at its place in the matrix.
-    cells = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
-    assert len(cells) == 3
-    assert ticks(axes.yaxis) == ["2  second", "3  third"]
-    assert ticks(axes.xaxis) == ["1", "2"]
-    assert "1: first" in axes.get_xlabel() and title(axes) == "a map"
-    drawn = np.ma.asarray(axes.collections[0].get_array()).reshape(2, 2)
-    np.testing.assert_allclose(drawn[0, 0], 0.11)
-    np.testing.assert_allclose(drawn[1], [0.22, 0.33])
-    assert np.ma.getmaskarray(drawn)[0, 1]
-
-
 # --- scores ------------------------------------------------------------------------------------
 
 OURS = {"mean pooling": {"STS12": 40.0, "STS-B": 50.0}, "SemPA": {"STS12": 60.0, "STS-B": -5.0}}
@@ -239,22 +170,6 @@ def test_agreement(tmp_path):
         assert (np.abs(points[:, 0] - human) <= 0.12).all()
         assert axes.get_xlabel() == "human score"
     assert figure.axes[0].get_ylabel() == "cosine"
-
-
-def test_the_first_result(tmp_path):
-    curve = [{"step": step, "loss": 0.7 - 0.01 * step} for step in range(1, 21)]
-    ours = {"PromptEOL": 60.0, "SemPA": 65.0, "one word": 70.0}
-    published = {"PromptEOL": 71.7, "SemPA": 79.8}
-    figure = saved(scores.first_result(curve, 8, ours, published), tmp_path)
-    left, right = figure.axes
-    np.testing.assert_allclose(left.lines[0].get_xydata(), [[8 * p["step"], p["loss"]] for p in curve])
-    x, y = left.lines[1].get_xydata()[-1]
-    assert (x, y) == (160, pytest.approx(np.mean([p["loss"] for p in curve[-8:]])))
-    heights = [[bar.get_height() for bar in bars] for bars in right.containers]
-    assert heights == [[60.0, 71.7], [65.0, 79.8], [70.0]]
-    assert not any(bars[0].get_hatch() for bars in right.containers)
-    assert all(bars[1].get_hatch() for bars in right.containers[:2]), "published looks otherwise"
-    assert ["this kit" in ticks(right.xaxis)[0], "published" in ticks(right.xaxis)[1]] == [True, True]
 
 
 # --- style -------------------------------------------------------------------------------------

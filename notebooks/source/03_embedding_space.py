@@ -11,17 +11,20 @@
 # ---
 
 # %% [markdown]
-# # 03 · The embedding space in pictures
+# # 03 · The embedding space in pictures and numbers
 #
 # A language model writes one word at a time. Ask it for a sentence *in one word*, and the state from which
-# it would write that word is an embedding of the sentence. This notebook looks at that space: before
-# training, and after semantic preference alignment.
+# it would write that word is an embedding of the sentence. The paper argues that training makes this space
+# less of a narrow cone: its Figure 4, its Tables 5 and 7. Here you see what happens on the model in front of
+# you, and what each picture and number can and cannot say.
 #
 # **You will learn**
 # - where a sentence embedding sits in a language model, and how to read it off in two lines;
 # - to project anchors, positives and negatives on a plane, and how far to trust such a picture;
 # - what the cosines of entailed, neutral and contradicted pairs say that the picture does not;
-# - what *uniformity* measures, and the paper's figures beside this run's.
+# - what *uniformity* and *isotropy* measure, why in a cone they are one number told twice, and which of the
+#   paper's unstated choices its own table gives away;
+# - to hear which words an embedding stands next to, and what the share of them that the sentence holds means.
 
 # %% [markdown]
 # ## Set-up
@@ -68,177 +71,471 @@ display(Markdown(results.costs("03_embedding_space")))
 # after the final norm. Written out for one sentence:
 
 # %%
+import numpy as np
 import torch
-from sempa_utils import corpora, geometry, models, training
+from IPython.display import HTML
+from sempa_utils import checks, corpora, geometry, models, training
 from sempa_utils.embedding import Embedder
+from sempa_utils.plots import interactive
 from sempa_utils.plots import space as space_plots
-from sempa_utils.templates import EXTRACTION_TEMPLATES, prepare_sentence
+from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 
-# The adapter of notebook 02 is found, or trained now, before a model is loaded to look at.
-record, training_rows, held_out = training.train_profile(MODEL, profile, SEED)
+# The adapters of notebook 02 are found, or trained now, before a model is loaded to look at.
+record, training_rows, _ = training.train_profile(MODEL, profile, SEED)
+words_record, _, _ = training.train_profile(MODEL, profile, SEED, objective="one_word")
 base = models.load(MODEL, profile.evaluation_precision)
+exact = profile.evaluation_precision == "float32"
 sentence = "The match was called off because of the heavy rain."
 
-prompt = EXTRACTION_TEMPLATES["prompteol"].replace("{x}", prepare_sentence(sentence))
+prompt = fill(EXTRACTION_TEMPLATES["prompteol"], prepare_sentence(sentence))
 tokens = base.tokenizer(prompt, return_tensors="pt").to(base.device)
 with torch.no_grad():
     output = base.model(**tokens, output_hidden_states=True)
 by_hand = output.hidden_states[-1][0, -1].float().cpu()
 
-embedder = Embedder(base, "prompteol")
-by_package = embedder.encode(sentence, convert_to_tensor=True)
-print(
-    f"vector of {len(by_hand)} numbers; largest difference to the package {(by_hand - by_package).abs().max():.1e}"
-)
-assert torch.allclose(
-    by_hand, by_package, atol=1e-4 if profile.evaluation_precision == "float32" else 0.1
-)
+by_package = Embedder(base, "prompteol").encode(sentence, convert_to_tensor=True)
+worst = (by_hand - by_package).abs().max()
+print(f"vector of {len(by_hand)} numbers; largest difference to the package {worst:.1e}")
+assert torch.allclose(by_hand, by_package, atol=1e-4 if exact else 0.1)
 
 likely = output.logits[0, -1].topk(8).indices
 print(
-    "the words the model would say:",
-    ", ".join(repr(base.tokenizer.decode([i]).strip()) for i in likely),
+    "the words the model would say:", ", ".join(map(repr, geometry.decode(base.tokenizer, likely)))
 )
 
 # %% [markdown]
 # ## 2 · Before and after
 #
-# The adapter is that of notebook 02: found if it is there, trained otherwise. It stays beside the base
-# weights, so one model in memory gives both spaces. The sentences below were not trained on.
+# Four ways to a vector, at least. On the base: **mean pooling** and **PromptEOL**. Read as PromptEOL, through
+# an adapter: **SemPA**, the paper's objective over sentences (`pairwise`), and **one word**, this kit's
+# objective over words, both as notebook 02 trained them on the same few rows. Finished adapters, trained on
+# more, are further spaces where the kit has any for this model; what each was trained for stands in its card,
+# under `sempa_utils/adapters/`. The adapters lie beside the base weights, so one model in memory gives all
+# spaces. None of the sentences below was trained on by notebook 02; a finished adapter may have seen them if
+# they come from a data directory of yours.
 
 # %%
-adapted = models.add_adapter(base, record["adapter"])
+adapters = {"SemPA": record["adapter"], "one word": words_record["adapter"]}
+for name, folder in models.finished_adapters(base).items():
+    adapters[f"{name.replace('_', ' ')}, finished"] = folder
+
+
+def each_space():
+    """Yield (name, language model, method), one adapter on the base at a time."""
+    yield "mean pooling", base, "mean"
+    yield "PromptEOL", base, "prompteol"
+    for name, folder in adapters.items():
+        adapted = models.add_adapter(base, folder)
+        yield name, adapted, "prompteol"
+        models.remove_adapter(adapted)
+
+
+ranked = corpora.load_ranked_nli().without(training_rows).sample(profile.picture_triplets, SEED)
 print(training_rows.describe())
-print(held_out.describe())
+print(ranked.describe())
 
-# %%
-roles = {"anchor": 0, "positive": 1, "negative": 2}
-texts = {role: [row[place] for row in held_out.rows] for role, place in roles.items()}
-
-
-def embed(language_model, method: str) -> dict:
-    own = Embedder(language_model, method)
-    return {role: own.encode(sentences) for role, sentences in texts.items()}
-
-
-with adapted.model.disable_adapter():
-    vectors = {"mean pooling": embed(adapted, "mean"), "PromptEOL": embed(adapted, "prompteol")}
-vectors["SemPA"] = embed(adapted, "prompteol")
+roles = ("anchor", "positive", "neutral", "negative")  # premise, entailed, neutral, contradicted
+texts = dict(zip(roles, (list(column) for column in zip(*ranked.rows))))
+sentences = sum(texts.values(), [])
+vectors, inner, descriptions = {}, {}, {}
+for name, language_model, method in each_space():
+    # Index 0 is the embedding table, no layer yet; for the curves of section 7 some sentences are enough.
+    states = Embedder(language_model, method).encode_layers(sentences)[1:]
+    vectors[name] = dict(zip(roles, np.split(states[-1].numpy(), len(roles))))
+    inner[name] = states[:, :: max(1, len(sentences) // 400)].clone()
+    descriptions[name] = language_model.describe()
+everything = {name: np.concatenate(list(found.values())) for name, found in vectors.items()}
 
 # %% [markdown]
-# **Principal components.** Each panel has axes of its own, fitted on all its points. Lines join a few
-# anchors to their positive (solid) and their negative (dotted). Two components hold only the share of the
-# variance that the axes state, so points close here need not be close in the space.
+# **Principal components, the paper's Figure 4.** Each panel has axes of its own, fitted on all its points.
+# Lines join a few anchors to their positive (solid) and their negative (dotted).
 
 # %%
-import numpy as np
-
-spaces = {}
-for name, found in vectors.items():
-    mean, axes, explained = geometry.principal_components(np.concatenate(list(found.values())))
-    spaces[name] = {role: geometry.project(points, mean, axes) for role, points in found.items()}
-    spaces[name]["explained"] = explained
-display(space_plots.projections(spaces))
-
-# %% [markdown]
-# **One projection for both.** With the axes of the base used for both spaces, one sees what training
-# moved, and not merely that PCA chose other axes.
-
-# %%
-mean, axes, explained = geometry.principal_components(
-    np.concatenate(list(vectors["PromptEOL"].values()))
-)
-common = {
-    title: {role: geometry.project(points, mean, axes) for role, points in vectors[name].items()}
-    | {"explained": explained}
-    for title, name in (
-        ("PromptEOL (axes fitted here)", "PromptEOL"),
-        ("SemPA, on the same axes", "SemPA"),
-    )
+triplets = {
+    name: {role: found[role] for role in space_plots.ROLES} for name, found in vectors.items()
 }
-display(space_plots.projections(common))
-moved = np.linalg.norm(vectors["SemPA"]["anchor"] - vectors["PromptEOL"]["anchor"], axis=1)
-size = np.linalg.norm(vectors["PromptEOL"]["anchor"], axis=1)
-shift = float((moved / size).mean())
-print(f"training moved an anchor's vector by {100 * shift:.0f} % of its length on average")
+own_axes = geometry.projections(triplets)
+display(space_plots.projections(own_axes))
 
 # %% [markdown]
-# ## 3 · What a cosine tells apart
+# **How to read it.** Look at the lengths of solid and dotted lines: in a good space the solid ones are
+# short. **Where it misleads:** the axes hold only the share of the variance that they state, so points close
+# here need not be close in the space; each panel is stretched to fill its frame, so a tight cluster and a wide
+# one look alike; and two panels have different axes, so a point that seems to move may have stayed.
+#
+# **One projection for all.** With axes fitted on the base alone, and the same frame for every panel, one sees
+# what training moved. The other way to mislead: what moved at right angles to the base's axes is not seen.
+
+# %%
+read_alike = {name: found for name, found in triplets.items() if name != "mean pooling"}
+display(space_plots.projections(geometry.projections(read_alike, base="PromptEOL"), common=True))
+size = np.linalg.norm(everything["PromptEOL"], axis=1)
+shift = {
+    name: float((np.linalg.norm(everything[name] - everything["PromptEOL"], axis=1) / size).mean())
+    for name in adapters
+}
+for name, moved in shift.items():
+    print(f"{name}: a vector moved by {100 * moved:.1f} % of its length on average")
+
+# %% [markdown]
+# **Whose point is it?** In a live notebook, hover over a point and its sentence is shown. On a saved page some
+# points that lie far apart are told. What do neighbours have in common: the meaning, the topic, the first
+# word, the length?
+
+# %%
+SHOWN = list(adapters)[-1]  # any name of `vectors`
+interactive.scatter(
+    {role: own_axes[SHOWN][role] for role in space_plots.ROLES},
+    {role: texts[role] for role in space_plots.ROLES},
+)
+
+# %% [markdown]
+# ## 3 · The training film
+#
+# The same sentences at the checkpoints that each run left, on the base's axes and in one frame. Left to
+# right, triplets seen.
+
+# %%
+few = min(40, len(ranked))
+frames = {
+    name: {role: found[role][:few] for role in space_plots.ROLES}
+    for name, found in triplets.items()
+}
+
+
+def checkpoints(run: dict) -> dict[int, Path]:
+    """The run's whole checkpoints before its last step, by triplets seen."""
+    recipe = run["recipe"]
+    marks = Path(run["adapter"]).parent.glob("checkpoints/checkpoint-*/whole")
+    steps = {int(mark.parent.name.split("-")[1]): mark.parent for mark in marks}
+    batch = recipe["micro_batch"] * recipe["accumulation"]
+    return {step * batch: steps[step] for step in sorted(steps) if step < run["steps"]}
+
+
+on_the_way = {"SemPA": checkpoints(record), "one word": checkpoints(words_record)}
+shots = min(2, *(len(found) for found in on_the_way.values()))
+film = {}
+for name, found in on_the_way.items():
+    film[f"base, before {name}"] = frames["PromptEOL"]
+    for place in np.linspace(0, len(found) - 1, shots).round().astype(int):
+        seen, folder = list(found.items())[place]
+        embedder = Embedder(models.add_adapter(base, folder), "prompteol")
+        film[f"{name}, {seen:,} triplets"] = {
+            role: embedder.encode(texts[role][:few]) for role in space_plots.ROLES
+        }
+        models.remove_adapter(embedder.language_model)
+    film[f"{name}, {len(training_rows):,} triplets"] = frames[name]
+film = geometry.projections(film, base="base, before SemPA")
+display(space_plots.projections(film, links=4, columns=shots + 2, common=True, height=2.6))
+
+# %% [markdown]
+# **How to read it.** Follow one pair of lines from panel to panel. A row whose panels look alike is a run that
+# did not move the embedding, whatever its loss did. **Where it misleads:** a checkpoint is a point on one
+# run's way, at a learning rate that is still high; a run of that many triplets alone would have come to its end.
+
+# %% [markdown]
+# ## 4 · What a cosine tells apart
 #
 # A picture shows two directions of many. The cosine uses all of them. For premises with an entailed, a
-# neutral and a contradicted sentence: how do the three kinds of pairs separate?
+# neutral and a contradicted sentence: how do the three kinds of pairs separate? Two numbers say it.
+#
+# - **AUC**, the area under the ROC curve: take any entailed and any contradicted pair; how often has the
+#   entailed one the higher cosine? 1 is perfect, 0.5 is chance, below 0.5 the order is upside down.
+# - **Overlap**: put one threshold between the two kinds as well as you can; add up the shares that stay on the
+#   wrong side. 100 % cannot be told apart, 0 % do not touch.
 
 # %%
-ranked = corpora.load_ranked_nli().without(training_rows).sample(profile.picture_triplets, SEED)
-print(ranked.describe())
-kinds = {"entailed": 1, "neutral": 2, "contradicted": 3}
+kinds = {"entailed": "positive", "neutral": "neutral", "contradicted": "negative"}
 
 
-def pair_cosines(language_model, method: str) -> dict:
-    own = Embedder(language_model, method)
-    premises = own.encode([row.premise for row in ranked.rows], normalize_embeddings=True)
-    return {
-        kind: (
-            premises * own.encode([row[place] for row in ranked.rows], normalize_embeddings=True)
-        ).sum(axis=1)
-        for kind, place in kinds.items()
+def cosines_of_rows(first, second) -> np.ndarray:
+    return (
+        (first * second).sum(axis=1)
+        / np.linalg.norm(first, axis=1)
+        / np.linalg.norm(second, axis=1)
+    )
+
+
+cosines = {
+    name: {kind: cosines_of_rows(found["anchor"], found[role]) for kind, role in kinds.items()}
+    for name, found in vectors.items()
+}
+entailed, contradicted = (cosines["PromptEOL"][kind] for kind in ("entailed", "contradicted"))
+area = (entailed[:, None] > contradicted).mean()
+assert (
+    abs(area - geometry.area_under_curve(entailed, contradicted)) < 1e-3
+)  # equal cosines count half
+
+separation = {
+    name: {
+        "auc": geometry.area_under_curve(found["entailed"], found["contradicted"]),
+        "auc_neutral": geometry.area_under_curve(found["entailed"], found["neutral"]),
+        "overlap": geometry.overlap(found["entailed"], found["contradicted"]),
+        "rows": float((found["entailed"] > found["contradicted"]).mean()),
     }
-
-
-with adapted.model.disable_adapter():
-    cosines = {
-        "mean pooling": pair_cosines(adapted, "mean"),
-        "PromptEOL": pair_cosines(adapted, "prompteol"),
-    }
-cosines["SemPA"] = pair_cosines(adapted, "prompteol")
-display(space_plots.cosine_distributions(cosines))
+    for name, found in cosines.items()
+}
+notes = {
+    name: f"AUC {row['auc']:.2f}\noverlap {100 * row['overlap']:.0f} %"
+    for name, row in separation.items()
+}
+display(space_plots.cosine_distributions(cosines, notes))
 
 # %%
 lines = [
-    "| | entailed | neutral | contradicted | entailed above contradicted |",
-    "|---|---|---|---|---|",
+    "| mean cosine | entailed | neutral | contradicted | AUC | overlap | AUC over neutral | first, within a premise |",
+    "|---|---|---|---|---|---|---|---|",
 ]
-order = {}
 for name, found in cosines.items():
-    order[name] = 100 * float((found["entailed"] > found["contradicted"]).mean())
+    row = separation[name]
     means = " | ".join(f"{found[kind].mean():.3f}" for kind in kinds)
-    lines.append(f"| {name} | {means} | {order[name]:.0f} % of premises |")
+    cells = f"{row['auc']:.2f} | {100 * row['overlap']:.0f} % | {row['auc_neutral']:.2f}"
+    cells += f" | {100 * row['rows']:.0f} %"
+    lines.append(f"| {name} | {means} | {cells} |")
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# A high mean cosine everywhere is called a *narrow cone*: all sentences point almost the same way, and what
-# tells them apart is a small remainder. On the packaged sentences the contradicted pairs lie nearer than
-# the entailed ones for most premises: these contradictions repeat more of the premise's words, and a small
-# model's state follows the words. That is the gap which training is meant to close.
+# **How to read it.** A high mean cosine everywhere is called a *narrow cone*: all sentences point almost the
+# same way, and what tells them apart is a small remainder. A wider spread is no gain in itself: what counts is
+# whether the kinds move apart, so read the two numbers and not the width. **Where it misleads:** the last
+# column compares the entailed with the contradicted sentence of one premise, AUC those of all premises, and
+# some premises have higher cosines with anything. The packaged contradictions are hard on purpose: they repeat more of the premise's words than the
+# entailed sentences do, and a space that follows the words puts them nearer, with an AUC below 0.5.
 
 # %% [markdown]
-# ## 4 · Uniformity
+# ## 5 · Two numbers for a cone
 #
-# $\log \mathbb{E}\, e^{-2\lVert f(x) - f(y) \rVert^2}$ over all pairs of distinct sentences, on unit vectors
-# (Wang & Isola, 2020). It is 0 when all vectors are one and falls as they spread over the sphere. The
-# number has no zero point that means "good": a random space is very uniform and knows nothing.
+# **Uniformity** is $\log \mathbb{E}\, e^{-2\lVert f(x) - f(y) \rVert^2}$ over all pairs of distinct
+# sentences, on unit vectors (Wang & Isola, 2020): 0 when all vectors are one, lower as they spread. Its partner
+# **alignment**, $\mathbb{E}\, \lVert f(x) - f(x^+) \rVert^2$, is small when a sentence and what follows from
+# it lie close. **Isotropy** (Mu & Viswanath, 2018) is $\min_j Z(u_j) / \max_j Z(u_j)$ with
+# $Z(c) = \sum_s e^{c \cdot v_s}$ and $u_j$ the eigenvectors of $V^\top V$: 1 when no direction is favoured.
+#
+# The paper does not say whether the $v_s$ have unit length, nor which of an eigenvector's two directions is
+# meant, $u$ or $-u$. Written out with unit vectors and the direction in which the vectors point on the whole:
 
 # %%
-measured = {
-    name: geometry.uniformity(np.concatenate(list(found.values())))
-    for name, found in vectors.items()
+unit = everything["PromptEOL"] / np.linalg.norm(everything["PromptEOL"], axis=1, keepdims=True)
+unit = unit.astype(float)
+pairs = (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
+uniformity = np.log(np.exp(-2 * (2 - 2 * pairs)).mean())
+
+_, eigenvectors = np.linalg.eigh(unit.T @ unit)
+along = unit @ eigenvectors
+Z = np.exp(along * np.sign(along.sum(axis=0))).sum(axis=0)
+print(f"by hand     uniformity {uniformity:.4f}, isotropy {Z.min() / Z.max():.4f}")
+ours = geometry.uniformity(unit), geometry.isotropy(unit)
+print(f"in the package         {ours[0]:.4f},          {ours[1]:.4f}")
+assert np.allclose(ours, (uniformity, Z.min() / Z.max()), atol=1e-6)
+
+# %%
+table = {
+    name: {
+        "alignment": geometry.alignment(vectors[name]["anchor"], vectors[name]["positive"]),
+        "uniformity": geometry.uniformity(found),
+        "average_cosine": geometry.average_cosine(found),
+        "isotropy": geometry.isotropy(found),
+        "isotropy_both": geometry.isotropy(found, sign="both"),
+        "isotropy_raw": geometry.isotropy(found, normalise=False),
+        "isotropy_raw_both": geometry.isotropy(found, normalise=False, sign="both"),
+        "effective_rank": geometry.effective_rank(found),
+    }
+    for name, found in everything.items()
 }
-published = {
-    (row["model"], row["method"]): row["uniformity"] for row in results.published("table5_geometry")
-}
-lines = ["| | this run | LLaMA2-7B, *published* | LLaMA3-8B, *published* |", "|---|---|---|---|"]
-for ours, theirs in (
-    ("mean pooling", "Mean Pooling"),
-    ("PromptEOL", "PromptEOL"),
-    ("SemPA", "SemPA"),
-):
-    cells = " | ".join(f"{published[model, theirs]:.2f}" for model in ("LLaMA2-7B", "LLaMA3-8B"))
-    lines.append(f"| {ours} | {measured[ours]:.2f} | {cells} |")
+published = {}
+for row in results.published("table5_geometry"):
+    published.setdefault(row["model"], {})[row["method"]] = (row["uniformity"], row["isotropy"])
+lines = [
+    "| | uniformity | isotropy: unit, positive | unit, both | lengths kept, positive | kept, both "
+    "| average cosine | alignment |",
+    "|---|---|---|---|---|---|---|---|",
+]
+for name, row in table.items():
+    raw = " | ".join(f"{row[key]:.0e}" for key in ("isotropy_raw", "isotropy_raw_both"))
+    lines.append(
+        f"| {name} | {row['uniformity']:.3f} | {row['isotropy']:.3f} | {row['isotropy_both']:.3f} | {raw} "
+        f"| {row['average_cosine']:.3f} | {row['alignment']:.3f} |"
+    )
+for model, methods in published.items():
+    for method, (one, other) in methods.items():
+        lines.append(f"| {model}, {method}, *published* | {one:.3f} | {other:.3f} | | | | | |")
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# The published figures come from models fifty times as large and from other sentences: the order of the
-# rows can be compared, their values cannot.
+# **One number told twice.** Suppose the vectors fill a cone: every pair has the cosine $c$, and beside the
+# cone's axis no direction is favoured. Then uniformity is $4c - 4$. Along the axis each vector reaches
+# $\sqrt{c}$, across it about 0, so isotropy is about $e^{-\sqrt{c}}$, or $e^{-2\sqrt{c}}$ if both signs take
+# part. One number, $c$, gives both. The two curves below are this cone; the hollow marks are the paper's Table 5.
+
+# %%
+both_signs = {
+    sign: {name: (row["uniformity"], row[key]) for name, row in table.items()}
+    for sign, key in (("positive", "isotropy"), ("both", "isotropy_both"))
+}
+display(space_plots.uniformity_against_isotropy(both_signs, published))
+apart = [
+    isotropy - np.exp(-np.sqrt(1 + one / 4))
+    for methods in published.values()
+    for one, isotropy in methods.values()
+]
+print(
+    f"published isotropy less the cone's at the same uniformity: {min(apart):+.3f} to {max(apart):+.3f}"
+)
+
+# %% [markdown]
+# **How to read it.** The published points lie on the upper curve. So the paper's figures are those of unit
+# vectors and the positive sign, unless by accident, and its two columns are not two findings: each says that
+# the average cosine fell. **Where it misleads:** neither number has a point that means *good*. Random vectors
+# are very uniform and isotropic and know nothing; read them beside alignment and section 4. With the lengths
+# kept, isotropy is a power of $e$ whose exponent is a vector's length: it measures the norm's scale.
+#
+# The published figures come from models fifty times as large and from other sentences (the paper does not say
+# which). The order of the rows can be compared, their values cannot.
+
+# %% [markdown]
+# ## 6 · In how many directions?
+#
+# A cone's axis can be taken off by subtracting the mean. What is left is the covariance: its eigenvalues'
+# shares are the **spectrum**, and $e$ to the power of their entropy is the **effective rank** (Roy &
+# Vetterli, 2007), the number of directions that the vectors vary in, counted by how much.
+
+# %%
+shares = {name: geometry.spectrum(found) for name, found in everything.items()}
+entropy = -(shares["PromptEOL"] * np.log(np.maximum(shares["PromptEOL"], 1e-300))).sum()
+assert abs(np.exp(entropy) - table["PromptEOL"]["effective_rank"]) < 1e-6
+ranks = {name: row["effective_rank"] for name, row in table.items()}
+display(space_plots.spectra(shares, ranks))
+print(f"{len(sentences)} vectors of {base.model.config.hidden_size} numbers: at most "
+      f"{min(len(sentences) - 1, base.model.config.hidden_size)} directions")  # fmt: skip
+
+# %% [markdown]
+# **How to read it.** The flatter the curve, the more directions are in use. **Where it misleads:** the rank
+# grows with the number of sentences, so compare spaces on the same ones only. And a space may be narrow in the
+# sense of section 5 and of high rank here, or the reverse: the mean is in the one and not in the other.
+
+# %% [markdown]
+# ## 7 · Layer by layer
+#
+# The same measures at each layer's own state of the same token (for mean pooling, of the same tokens), base
+# and adapters. Beside them Table 5's *published* values, which are of the last layer.
+
+# %%
+MEASURES = {
+    "uniformity": geometry.uniformity,
+    "isotropy": geometry.isotropy,
+    "average cosine": geometry.average_cosine,
+    "effective rank": geometry.effective_rank,
+}
+curves = {
+    measure: {name: [function(layer) for layer in states] for name, states in inner.items()}
+    for measure, function in MEASURES.items()
+}
+layers = list(range(1, 1 + base.model.config.num_hidden_layers))
+beside = {
+    measure: {
+        model: {method: values[place] for method, values in methods.items()}
+        for model, methods in published.items()
+    }
+    for place, measure in enumerate(("uniformity", "isotropy"))
+}
+display(space_plots.layer_curves(curves, layers, beside))
+
+# %% [markdown]
+# **How to read it.** See where an adapter's curve leaves the base's: a change that appears in the last layers
+# alone is one of the way out, not of what is understood on the way. See also how much the last layer, which has
+# the final norm behind it, differs from the one before. **Where it misleads:** a few coordinates of huge size,
+# which inner states of many models have, look like a cone, and hide what the other coordinates do. A low
+# effective rank in the middle of the model may be no more than that.
+
+# %% [markdown]
+# ## 8 · The words that an embedding stands next to
+#
+# The head compares a state with every token of the vocabulary. The ten nearest are the sentence's *aligned
+# tokens* (Nie et al., 2025; the paper's Table 7). They are what the model would say next, so one line checks
+# the package against section 1. Put in your own sentences.
+
+# %%
+YOUR_SENTENCES = [
+    "The match was called off because of the heavy rain.",
+    "Nobody in the village believed that the bridge would be repaired before winter.",
+    "My sister plays the cello.",
+]
+assert (
+    geometry.aligned_tokens(base, by_hand[None], top_k=8)[0].tolist() == likely.tolist()
+    or not exact
+)
+
+nearest = {one: {} for one in YOUR_SENTENCES}
+for name, language_model, method in each_space():
+    own = Embedder(language_model, method).encode(YOUR_SENTENCES)
+    for one, row in zip(YOUR_SENTENCES, geometry.aligned_tokens(language_model, own)):
+        words = geometry.decode(base.tokenizer, row)
+        nearest[one][name] = [(word, geometry.match(word, one)) for word in words]
+display(HTML(space_plots.aligned_tokens(nearest)))
+
+# %% [markdown]
+# **How to read it.** A space that stands next to the sentence's own words keeps what the sentence is about; one
+# next to *the*, *a* or single letters keeps how an answer would begin. **Where it misleads:** a paraphrase in
+# other words counts as no match, a word such as *the* as a full one, and a token is often no word but its
+# beginning. The rule for *stem* knows no grammar (see `geometry.match`).
+
+# %% [markdown]
+# **GAR** makes it one number over many sentences: of all tokens $T_i$ that the sentences hold, the share that is
+# among the ten nearest $A_i$ of a sentence that holds it:
+#
+# $$\text{GAR} = \frac{\lvert \bigcup_i (A_i \cap T_i) \rvert}{\lvert \bigcup_i T_i \rvert}$$
+#
+# The formula compares token by token. But PromptEOL's answer follows a quotation mark, so it begins without a
+# space, and a sentence's words follow a space: for many tokenizers two different tokens. The lighter bars leave
+# space and case aside.
+
+# %%
+TEXT_FILE = Path(os.environ.get("SEMPA_DATA_DIR") or "nowhere") / "text" / "wikitext2_test.txt"
+
+
+def wikipedia_sentences(path: Path) -> corpora.Corpus:
+    """Whole sentences of 5 to 40 words from a file of WikiText."""
+    lines = [
+        line for line in path.read_text(encoding="utf8").split("\n") if not line.startswith(" =")
+    ]
+    rows = [
+        f"{part.strip()} ." for line in lines for part in line.split(" . ") if "<unk>" not in part
+    ]
+    rows = [row for row in rows if 5 <= len(row.split()) <= 40]
+    return corpora.Corpus("Wikipedia sentences", rows, TEXT_FILE.name, checks.fingerprint(*rows))
+
+
+if TEXT_FILE.is_file():
+    text = wikipedia_sentences(TEXT_FILE).sample(4 * profile.picture_triplets, SEED)
+    gar_sentences, gar_data = text.rows, text.describe()
+    gar_vectors = {
+        name: Embedder(language_model, method).encode(gar_sentences)
+        for name, language_model, method in each_space()
+    }
+else:
+    text, gar_sentences, gar_vectors = None, sentences, everything
+    gar_data = f"the {len(sentences)} sentences of the pictures"
+
+gar = {}
+for name, found in gar_vectors.items():
+    aligned = geometry.aligned_tokens(base, found)  # the head has no adapter: the base's serves all
+    others = aligned.roll(len(aligned) // 2, dims=0)
+    gar[name] = {
+        what: tuple(geometry.gar(base, gar_sentences, rows, fold) for rows in (aligned, others))
+        for what, fold in (("by number", False), ("folded", True))
+    }
+
+# SemPA, section 6: LLaMA2-7B, 10,000 Wikipedia sentences, K = 10.
+PUBLISHED_GAR = {"PromptEOL": 0.185, "SemPA": 0.324}
+print(gar_data)
+display(space_plots.gar_bars(gar, PUBLISHED_GAR, "LLaMA2-7B"))
+
+# %% [markdown]
+# **How to read it.** The tick on a bar is the control: each sentence with another sentence's nearest tokens.
+# What lies beyond it is about *this* sentence; what lies before it are words that any sentence has. **Where it
+# misleads:** a token counts once for all sentences, so frequent ones are matched sooner or later and the figure
+# depends on how many sentences there are. The published pair is of 10,000 Wikipedia sentences and of a model
+# with another vocabulary: compare the direction of the step, never the height.
 
 # %% [markdown]
 # ## The paper's setting and this run's
@@ -251,33 +548,46 @@ settings = results.settings_table(
         (
             "sentences in the pictures",
             "0.2 % of the NLI data (about 550 triplets)",
-            f"{len(held_out)} triplets, held out",
+            f"{len(ranked)} premises with three sentences each, not trained on by notebook 02",
         ),
-        ("axes of the projection", "not stated", "one fit per space, and one common fit"),
+        ("axes of the projection", "not stated", "one fit per space, and one fit on the base"),
+        ("sentences of Table 5", "not stated", f"the same {len(sentences)}"),
+        ("lengths of vectors in isotropy", "not stated", "unit, and kept"),
+        ("sign of an eigenvector", "not stated", "positive, and both"),
+        ("sentences of GAR", "10,000 from Wikipedia", gar_data),
+        ("tokens compared in GAR", "not stated", "by number, and without space and case"),
         ("precision when embeddings are read", "not stated", profile.evaluation_precision),
     ]
 )
 display(Markdown(settings))
 
 # %%
+trained = list(adapters)
 results.save_run(
     "notebook_03_embedding_space",
     figures={
-        "uniformity": measured,
-        "entailed_above_contradicted_percent": order,
+        "geometry": table,
+        "separation": separation,
         "mean_cosine": {
             name: {kind: values.mean() for kind, values in found.items()}
             for name, found in cosines.items()
         },
-        "explained_variance": {name: found["explained"] for name, found in spaces.items()},
+        "explained_variance": {name: found["explained"] for name, found in own_axes.items()},
         "mean_relative_shift": shift,
+        "by_layer": curves,
+        "gar": gar,
     },
     headline=(
-        f"uniformity {measured['PromptEOL']:.2f} (PromptEOL) → {measured['SemPA']:.2f} (SemPA); entailed above "
-        f"contradicted for {order['PromptEOL']:.0f} % → {order['SemPA']:.0f} % of held-out premises"
+        f"average cosine {table['PromptEOL']['average_cosine']:.2f} (PromptEOL)"
+        + "".join(f", {table[name]['average_cosine']:.2f} ({name})" for name in trained)
+        + f"; AUC of entailed against contradicted {separation['PromptEOL']['auc']:.2f}"
+        + "".join(f", {separation[name]['auc']:.2f}" for name in trained)
+        + f"; GAR {gar['PromptEOL']['folded'][0]:.2f}"
+        + "".join(f", {gar[name]['folded'][0]:.2f}" for name in trained)
     ),
-    model=adapted.describe(),
-    data=[training_rows.record(), held_out.record(), ranked.record()],
+    model=descriptions["PromptEOL"],
+    data=[training_rows.record(), ranked.record(), *([text.record()] if text else [])],
+    settings={"adapters": {name: descriptions[name]["adapter"] for name in trained}},
     seed=SEED,
 )
 print("next: 04_sts")

@@ -1,10 +1,17 @@
-"""A figure with sliders in a live notebook, the same figure at its starting values on a saved page."""
+"""Figures to play with in a live notebook, and the same figures standing still on a saved page."""
 
+import html
 import importlib.util
 import os
+import textwrap
 from collections.abc import Callable
 
-__all__ = ["sliders", "is_live"]
+import numpy as np
+
+from sempa_utils.plots.space import ROLES
+from sempa_utils.plots.style import COLOURS, page_style, panels
+
+__all__ = ["scatter", "sliders", "is_live"]
 
 STATIC_VARIABLE = "SEMPA_STATIC"
 
@@ -51,3 +58,70 @@ def _slider(ipywidgets, name, lowest, highest, start):
     whole = all(isinstance(value, int) for value in (lowest, highest, start))
     kind, step = (ipywidgets.IntSlider, 1) if whole else (ipywidgets.FloatSlider, (highest - lowest) / 100)
     return kind(value=start, min=lowest, max=highest, step=step, description=name, continuous_update=False)
+
+
+def scatter(points: dict[str, np.ndarray], sentences: dict[str, list[str]], numbered: int = 8):
+    """Show points {role: (n, 2)} of the roles of `plots.space`, with their sentences {role: [n]}.
+
+    Returns an HTML drawing whose hover tells a point's sentence if `is_live()`, else a Figure in which `numbered`
+    points far from each other are told: let it end a cell. Raises ValueError unless each point has a sentence.
+    """
+    points = {role: np.asarray(values, dtype=float) for role, values in points.items()}
+    for role, values in points.items():
+        if values.shape != (len(sentences[role]), 2):
+            raise ValueError(f"{role}: {len(sentences[role])} sentences need as many points (n, 2), not {values.shape}")
+    if is_live():
+        from IPython.display import HTML
+
+        return HTML(_drawing(points, sentences))
+    return _numbered(points, sentences, numbered)
+
+
+def _drawing(points, sentences, width: int = 860, height: int = 520, margin: int = 24) -> str:
+    """Return an SVG drawing in which each point has a title: browsers show it on hover."""
+    every = np.concatenate(list(points.values()))
+    low, span = every.min(axis=0), np.maximum(np.ptp(every, axis=0), 1e-12)
+    shapes = {"o": '<circle r="5"/>', "^": '<path d="M0-6 6 5H-6Z"/>', "s": '<path d="M-5-5H5V5H-5Z"/>'}
+
+    def mark(role: str, x: float, y: float, inside: str) -> str:
+        colour, marker = ROLES[role]
+        place = f'transform="translate({x:.1f} {y:.1f})" fill="{COLOURS[colour]}" fill-opacity=".75"'
+        return f"<g {place}>{inside}{shapes[marker]}</g>"
+
+    marks = []
+    for place, (role, values) in enumerate(points.items()):
+        # The legend, above the points.
+        marks.append(mark(role, margin + 110 * place, -12, f'<text x="12" y="5" fill="black">{role}</text>'))
+        for (across, up), sentence in zip((values - low) / span, sentences[role]):
+            x, y = margin + across * (width - 2 * margin), height - margin - up * (height - 2 * margin)
+            marks.append(mark(role, x, y, f"<title>{html.escape(f'{role}: {sentence}')}</title>"))
+    box = f'viewBox="0 -24 {width} {height + 24}" style="width:100%;font:14px sans-serif"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(marks)}</svg>'
+
+
+def _numbered(points, sentences, count: int):
+    every = np.concatenate(list(points.values()))
+    texts = [
+        f"{textwrap.shorten(sentence, 110, placeholder=' …')} ({role})"
+        for role in points
+        for sentence in sentences[role]
+    ]
+    chosen = [int(np.linalg.norm(every - every.mean(axis=0), axis=1).argmax())]
+    while len(chosen) < min(count, len(every)):  # next, the point farthest from all that are chosen
+        distances = np.linalg.norm(every[:, None] - every[chosen], axis=2).min(axis=1)
+        chosen.append(int(distances.argmax()))
+    with page_style():
+        figure, (left, right) = panels(2, height=4.4, gridspec_kw={"width_ratios": [1.35, 1]})
+        for role, values in points.items():
+            colour, marker = ROLES[role]
+            left.scatter(*values.T, s=16, marker=marker, color=COLOURS[colour], alpha=0.6, linewidths=0, label=role)
+        for number, index in enumerate(chosen, start=1):
+            left.annotate(str(number), every[index], fontsize=10, fontweight="bold", ha="center", va="center",
+                          bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white"})  # fmt: skip
+        left.set(xlabel="component 1", ylabel="component 2")
+        lines = [textwrap.fill(f"{number}  {texts[index]}", 48, subsequent_indent="    ")
+                 for number, index in enumerate(chosen, start=1)]  # fmt: skip
+        right.text(0, 1, "\n".join(lines), va="top", fontsize=9, linespacing=1.35, parse_math=False)
+        right.set_axis_off()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure

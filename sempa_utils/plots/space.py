@@ -1,53 +1,227 @@
-"""Pictures of an embedding space, from arrays of coordinates and cosines."""
+"""Pictures of an embedding space, from arrays of coordinates, cosines and measures.
+
+Spaces are named by their reader: a method, or the adapter that it is read through. A space has the same colour and
+mark in every figure that is given the same spaces in the same order.
+"""
+
+import html
+import textwrap
 
 import numpy as np
 import seaborn
 from matplotlib.figure import Figure
 
-from sempa_utils.plots.style import COLOURS, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
 
 ROLES = {  # colour and marker both tell the role apart
     "anchor": ("black", "o"),
     "positive": ("blue", "^"),
     "negative": ("orange", "s"),
 }
+KINDS = {"entailed": ("blue", "-"), "neutral": ("grey", "--"), "contradicted": ("orange", "-")}
+MARKS, LINES = ["o", "s", "^", "D", "v", "P"], ["-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1))]
+MODELS = ["D", "s", "^", "o"]  # marks of the published models, hollow
+MATCHES = {  # of a token with its sentence: also told apart by the type's weight and slope
+    "exact": ("b", "#b7dcf2"),
+    "stem": ("i", "#f6d6a8"),
+    "none": ("span", "transparent"),
+}
 
 
-def projections(spaces: dict[str, dict], links: int = 6) -> Figure:
+def projections(
+    spaces: dict[str, dict], links: int = 6, columns: int | None = None, common: bool = False, height: float = 3.6
+) -> Figure:
     """Draw one panel per space: {title: {"anchor"/"positive"/"negative": (n, 2), "explained": (2,)}}.
 
-    Lines join the first `links` anchors to their positive (solid) and negative (dotted).
+    Lines join the first `links` anchors, drawn larger, to their positive (solid) and negative (dotted). `columns` is
+    the number of panels side by side; `common` gives all the same axes, for spaces that were projected on one base.
     """
+    columns = columns or _columns(len(spaces))
     with page_style():
-        figure, axes = panels(columns=len(spaces), height=3.9, squeeze=False)
-        for one, (title, space) in zip(axes[0], spaces.items()):
+        figure, axes = _grid(len(spaces), columns, height, sharex=common, sharey=common)
+        for one, (title, space) in zip(axes, spaces.items()):
             for index in range(min(links, len(space["anchor"]))):
                 for role, line in (("positive", "-"), ("negative", ":")):
                     ends = np.array([space["anchor"][index], space[role][index]])
-                    one.plot(*ends.T, line, color=COLOURS[ROLES[role][0]], linewidth=1.1, zorder=1)
+                    one.plot(*ends.T, line, color=COLOURS[ROLES[role][0]], linewidth=1.4, zorder=3)
             for role, (colour, marker) in ROLES.items():
                 points = np.asarray(space[role])
-                one.scatter(*points.T, s=16, marker=marker, color=COLOURS[colour], alpha=0.75, linewidths=0, label=role)
-            first, second = (100 * share for share in space["explained"])
-            one.set(title=title, xlabel=f"component 1 ({first:.0f} % of variance)",
-                    ylabel=f"component 2 ({second:.0f} %)")  # fmt: skip
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+                sizes = np.where(np.arange(len(points)) < links, 42, 13)
+                one.scatter(*points.T, s=sizes, marker=marker, color=COLOURS[colour], alpha=0.7, linewidths=0,
+                            label=role)  # fmt: skip
+            one.set_title(title, fontsize=11)
+            if not common:
+                first, second = (100 * share for share in space["explained"])
+                one.set_xlabel(f"component 1 ({first:.0f} % of variance)", fontsize=9.5)
+                one.set_ylabel(f"component 2 ({second:.0f} %)", fontsize=9.5)
+        if common:
+            first, second = (100 * share for share in next(iter(spaces.values()))["explained"])
+            figure.supxlabel(f"component 1 of the base ({first:.0f} % of its variance)", fontsize=10)
+            figure.supylabel(f"component 2 of the base ({second:.0f} %)", fontsize=10)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, markerscale=1.6)
     return figure
 
 
-def cosine_distributions(groups: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """Draw the distribution of cosines of pairs: {title: {"entailed"/"neutral"/"contradicted": (n,)}}."""
-    colours = {"entailed": "blue", "neutral": "grey", "contradicted": "orange"}
+def cosine_distributions(groups: dict[str, dict[str, np.ndarray]], notes: dict[str, str] | None = None) -> Figure:
+    """Draw the distribution of cosines of pairs: {title: {"entailed"/"neutral"/"contradicted": (n,)}}.
+
+    `notes` {title: text} stand in the panels. All panels have the same cosines across; densities are each panel's own.
+    """
     with page_style():
-        figure, axes = panels(columns=len(groups), height=3.0, squeeze=False, sharey=True)
-        for one, (title, pairs) in zip(axes[0], groups.items()):
+        figure, axes = _grid(len(groups), _columns(len(groups)), height=2.5, sharex=True)
+        for one, (title, pairs) in zip(axes, groups.items()):
             for label, values in pairs.items():
-                seaborn.kdeplot(values, ax=one, color=COLOURS[colours[label]], fill=True, alpha=0.25, label=label,
-                                linestyle={"neutral": "--"}.get(label, "-"))  # fmt: skip
-            one.set(title=title, xlabel="cosine with the premise")
-        axes[0][0].set_ylabel("density")
-        axes[0][0].legend()
+                colour, line = KINDS[label]
+                seaborn.kdeplot(np.asarray(values), ax=one, color=COLOURS[colour], fill=True, alpha=0.25, label=label,
+                                linestyle=line, warn_singular=False)  # fmt: skip
+            one.set(title=title, xlabel="cosine with the premise", ylabel="density")
+            one.set_yticks([])
+            if notes and title in notes:
+                one.text(0.02, 0.97, notes[title], transform=one.transAxes, va="top", fontsize=9.5)
+        axes[0].set_xlim(right=1.02)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return figure
+
+
+def layer_curves(
+    curves: dict[str, dict[str, np.ndarray]], layers: list[int], published: dict[str, dict[str, dict[str, float]]]
+) -> Figure:
+    """Draw four measures layer by layer: {measure: {space: (layers,)}}.
+
+    Beside a measure's curves stand its `published` values, {measure: {model: {method: value}}}, on the same scale and
+    marked as such.
+    """
+    with page_style():
+        figure, axes = panels(4, 2, height=2.9, gridspec_kw={"width_ratios": [3, 1.1, 3, 1.1]})
+        grid = axes[0][0].get_gridspec()
+        for number, (measure, spaces) in enumerate(curves.items()):
+            row, column = divmod(number, 2)
+            beside = axes[row][2 * column + 1]
+            if measure not in published:
+                beside.remove()
+                axes[row][2 * column].remove()
+                axes[row][2 * column] = figure.add_subplot(grid[row, 2 * column : 2 * column + 2])
+            main = axes[row][2 * column]
+            for place, (space, values) in enumerate(spaces.items()):
+                main.plot(layers, values, linewidth=1.8, label=space, **_line(place))
+            main.set(title=measure, xlabel="layer")
+            if measure in published:
+                _beside(beside, published[measure], main)
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _beside(axes, models: dict[str, dict[str, float]], main) -> None:
+    """Draw published values {model: {method: value}} on the scale of the panel `main`."""
+    axes.sharey(main)
+    methods = list(next(iter(models.values())))
+    for (model, values), mark in zip(models.items(), MODELS):
+        axes.plot(methods, [values[method] for method in methods], mark + ":", color=COLOURS["black"],
+                  markerfacecolor="white", linewidth=1, label=model)  # fmt: skip
+    axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=8)
+    axes.set_xlim(-0.4, len(methods) - 0.6)
+    axes.tick_params(axis="y", labelleft=False)
+    axes.set_title("published", fontsize=10, style="italic")
+    axes.legend(loc="best", fontsize=7.5, handlelength=0.8, handletextpad=0.3, borderaxespad=0.2)
+
+
+def uniformity_against_isotropy(
+    ours: dict[str, dict[str, tuple[float, float]]], published: dict[str, dict[str, tuple[float, float]]]
+) -> Figure:
+    """Draw isotropy over uniformity: ours {"positive"/"both": {space: (uniformity, isotropy)}}, and published ones.
+
+    `published` is {model: {method: (uniformity, isotropy)}}, drawn hollow. The lines are what a cone of many vectors
+    of pairwise cosine c has, all else spread evenly: uniformity 4c − 4, isotropy exp(−√c) or, with both signs,
+    exp(−2√c).
+    """
+    cosine = np.linspace(0, 1, 200)
+    every = [point for group in (ours, published) for spaces in group.values() for point in spaces.values()]
+    with page_style():
+        figure, axes = panels(height=3.8)
+        for sign, power, line in (("positive", 1, "-"), ("both", 2, "--")):
+            label = f"a cone, {'the positive sign' if sign == 'positive' else 'both signs'} of each eigenvector"
+            axes.plot(4 * cosine - 4, np.exp(-power * np.sqrt(cosine)), line, color=COLOURS["grey"], label=label)
+            for place, (space, point) in enumerate(ours[sign].items()):
+                axes.plot(*point, _of(MARKS, place), color=_of(CYCLE, place), markersize=8, alpha=0.85,
+                          label=space if sign == "positive" else "_both")  # fmt: skip
+        for (model, spaces), mark in zip(published.items(), MODELS):
+            axes.plot(*np.array(list(spaces.values())).T, mark, color=COLOURS["black"], markerfacecolor="none",
+                      markersize=9, markeredgewidth=1.5, label=f"{model}, published")  # fmt: skip
+        left = min(point[0] for point in every)
+        axes.set(xlim=(1.12 * left - 0.05, 0.05), xlabel="uniformity (lower: more even)",
+                 ylabel="isotropy (higher: more even)")  # fmt: skip
+        axes.set_ylim(0, 1.3 * max(point[1] for point in every))
+        figure.legend(loc="outside right center", fontsize=9.5)
+    return figure
+
+
+def spectra(shares: dict[str, np.ndarray], ranks: dict[str, float]) -> Figure:
+    """Draw each space's eigenvalue shares of the covariance, {space: (k,)}, and its effective rank as a bar."""
+    with page_style():
+        figure, (left, right) = panels(2, height=3.2, gridspec_kw={"width_ratios": [1.25, 1]})
+        for place, (space, values) in enumerate(shares.items()):
+            values = 100 * np.asarray(values)
+            values = values[values > 1e-4 * values[0]]  # beyond it stands nothing but rounding
+            left.plot(np.arange(1, len(values) + 1), values, label=space, **_line(place))
+        left.set(title="spectrum", xscale="log", yscale="log", xlabel="component", ylabel="share of the variance (%)")
+        left.legend(fontsize=9.5)
+        _bars(right, ranks, [_of(CYCLE, place) for place in range(len(ranks))], "{:.0f}")
+        right.set(title="effective rank", xlabel="directions")
+    return figure
+
+
+def aligned_tokens(found: dict[str, dict[str, list[tuple[str, str]]]]) -> str:
+    """Return an HTML table of nearest tokens: {sentence: {space: [(token, "exact"/"stem"/"none"), …]}}.
+
+    Exact matches are bold on blue, the same stem italic on orange. A token's leading space is shown as ␣.
+    """
+    cell = "padding:2px 6px;text-align:left;white-space:nowrap"
+
+    def token(text: str, match: str) -> str:
+        tag, colour = MATCHES[match]
+        shown = html.escape(text.replace("\n", "⏎").replace(" ", "␣")) or "∅"
+        return f'<{tag} style="background:{colour};border-radius:3px;padding:1px 3px">{shown}</{tag}>'
+
+    lines = []
+    for sentence, spaces in found.items():
+        width = 1 + max(len(tokens) for tokens in spaces.values())
+        text = html.escape(sentence)
+        lines.append(f'<tr><td colspan="{width}" style="{cell};white-space:normal;padding-top:10px">“{text}”</td></tr>')
+        for space, tokens in spaces.items():
+            cells = "".join(f'<td style="{cell}">{token(*one)}</td>' for one in tokens)
+            lines.append(f'<tr><th style="{cell}">{html.escape(space)}</th>{cells}</tr>')
+    legend = " ".join(token(text, match) for match, text in (("exact", "exact"), ("stem", "stem"), ("none", "none")))
+    table = f'<table style="font-size:13px">{"".join(lines)}</table>'
+    return f'<div style="overflow-x:auto"><p style="font-size:13px">a word of the sentence: {legend}</p>{table}</div>'
+
+
+def gar_bars(
+    ours: dict[str, dict[str, tuple[float, float]]], published: dict[str, float], published_model: str
+) -> Figure:
+    """Draw GAR of this run, {space: {"by number"/"folded": (GAR, control)}}, and the `published` {method: GAR}.
+
+    A control, drawn as a tick on its bar, is what the aligned tokens of other sentences reach.
+    """
+    labels = {"by number": "tokens by number", "folded": "space and case aside"}
+    with page_style():
+        figure, (left, right) = panels(2, height=1.6 + 0.42 * len(ours), gridspec_kw={"width_ratios": [2.2, 1]})
+        for (key, label), colour, shift in zip(labels.items(), ("blue", "sky"), (-0.19, 0.19)):
+            values, controls = zip(*(row[key] for row in ours.values()))
+            places = np.arange(len(ours)) + shift
+            left.barh(places, values, height=0.36, color=COLOURS[colour], label=label)
+            left.plot(controls, places, "|", color=COLOURS["black"], markersize=13, markeredgewidth=2,
+                      label="the same with other sentences' tokens" if key == "folded" else "_control")  # fmt: skip
+            for place, value, control in zip(places, values, controls):
+                left.annotate(f"{value:.3f}", (max(value, control), place), xytext=(5, 0), textcoords="offset points",
+                              va="center", fontsize=9)  # fmt: skip
+        left.set_yticks(range(len(ours)), [textwrap.fill(name, 16) for name in ours])
+        left.invert_yaxis()
+        left.set(title="this run", xlabel="GAR")
+        left.set_xlim(0, 1.15 * max(max(pair) for row in ours.values() for pair in row.values()) + 0.01)
+        left.grid(axis="y", visible=False)
+        _bars(right, published, ["white"] * len(published), "{:.3f}", hatch="///", edgecolor=COLOURS["black"])
+        right.set(title=f"published, {published_model}", xlabel="GAR")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9.5)
     return figure
 
 
@@ -67,3 +241,40 @@ def similarity_heat_map(matrix, labels: list[str], title: str = "") -> Figure:
         axes.tick_params(axis="y", rotation=0)
         axes.grid(False)
     return figure
+
+
+def _of(choices: list, place: int):
+    return choices[place % len(choices)]
+
+
+def _line(place: int) -> dict:
+    """Return colour and line of a space by its place; beyond six, colours come back with another line."""
+    return {"color": _of(CYCLE, place), "linestyle": _of(LINES, place + place // len(CYCLE))}
+
+
+def _columns(count: int) -> int:
+    """Return how many panels stand side by side so that rows are full, or nearly so, and no panel is too narrow."""
+    return count if count <= 3 else 2 if count == 4 else 3
+
+
+def _grid(count: int, columns: int, height: float, **keywords):
+    """Return (figure, `count` axes) on a grid of page width; what is left over of the last row stays empty."""
+    figure, axes = panels(columns, -(-count // columns), height=height, squeeze=False, **keywords)
+    for place, spare in enumerate(axes.flat[count:], start=count):
+        spare.remove()
+        if place >= columns:  # the panel above is the lowest of its column now
+            axes.flat[place - columns].tick_params(labelbottom=True)
+            axes.flat[place - columns].xaxis.label.set_visible(True)
+    return figure, list(axes.flat[:count])
+
+
+def _bars(axes, values: dict[str, float], colours: list[str], form: str, **style) -> None:
+    places = np.arange(len(values))
+    axes.barh(places, list(values.values()), height=0.6, color=colours, **style)
+    for place, value in zip(places, values.values()):
+        axes.annotate(form.format(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center",
+                      fontsize=9.5)  # fmt: skip
+    axes.set_yticks(places, [textwrap.fill(name, 14) for name in values])
+    axes.set_xlim(0, 1.18 * max(values.values()))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
