@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--symmetric", action="store_true", default=None, help="one_word in both directions")
     command.add_argument("--chunk", type=int, help="sentences per forward of one_word and contrastive (default: 32)")
     command.add_argument("--gradient-caching", action=argparse.BooleanOptionalAction, default=None,
-                         help="of several chunks keep the states alone: less memory, a second forward (default: yes)")  # fmt: skip
+                         help="of several chunks keep states alone: less memory, slower (default: yes)")  # fmt: skip
     command.add_argument("--epochs", type=int, help="passes over the rows (default: 1)")
     command.add_argument("--save-every", type=int, help="rows between checkpoints (default: the profile's)")
     command.add_argument("--learning-rate", type=float, help="peak (default: 1e-4; one_word and contrastive: 5e-4)")
@@ -165,6 +165,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     command.set_defaults(run=analyse)
 
+    command = commands.add_parser(
+        "benchmark", parents=[model, data], help="generation benchmarks of a base and its adapters; goes on by itself"
+    )
+    command.add_argument("--tasks", help="comma-separated: gsm8k, mmlu, hellaswag, drop, truthfulqa (default: all)")
+    command.add_argument("--adapter", metavar="FOLDER", action="append", default=[],
+                         help="run this adapter beside its base; may be repeated")  # fmt: skip
+    command.add_argument("--limit", type=int, help="items per task (default: the profile's; 0: all)")
+    command.add_argument("--batch-size", type=int, help="items per batch (default: found)")
+    command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    command.set_defaults(run=benchmark)
+
+    command = commands.add_parser("reproduce", parents=[model, data], help="the kit's own record: train, score and "
+                                  "question every run of the grid; goes on where it stopped")  # fmt: skip
+    command.add_argument("--runs", help="comma-separated (default: all of the grid; --state lists them)")
+    command.add_argument("--steps", help="comma-separated: sts, geometry, signals, frontier, generation (default: all)")
+    command.add_argument("--triplets", type=int, help="training rows (default: all)")
+    command.add_argument("--sts-pairs", type=int, help="pairs per task; then it is not the published measure")
+    command.add_argument("--generation-items", type=int, help="per benchmark (default: 100; 0: all)")
+    command.add_argument("--state", action="store_true", help="say what is done and what is left, and do nothing")
+    command.add_argument("--ship", metavar="NAME", help="afterwards put the adapter of the one run into the package")
+    command.set_defaults(run=reproduce)
+
     command = commands.add_parser("export", parents=[model], help="write a folder that sentence-transformers loads")
     command.add_argument("--adapter", metavar="FOLDER", help="a trained adapter")
     command.add_argument("--method", default="prompteol", help="prompteol or pretended_cot (default: prompteol)")
@@ -172,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", required=True, metavar="FOLDER", help="what SentenceTransformer(FOLDER) loads")
     command.set_defaults(run=export)
 
-    command = commands.add_parser("report", help="draw the README's picture from the records in results/")
+    command = commands.add_parser("report", help="write the tables and pictures of the README from results/")
     command.set_defaults(run=report)
     return parser
 
@@ -270,11 +292,8 @@ def _recipe(options):
     """Return the recipe of a profile with what the command line changes."""
     from sempa_utils.training import Recipe
 
-    names = ("micro_batch", "accumulation", "max_length", "gradient_checkpointing", "optimizer", "template", "beta",
-             "temperature", "kl_weight", "chunk", "gradient_caching", "candidates", "symmetric", "epochs", "learning_rate", "save_every",
-             "seed")  # fmt: skip
-    changes = {name: getattr(options, name, None) for name in names}
-    changes = {name: value for name, value in changes.items() if value is not None}
+    names = {one.name for one in dataclasses.fields(Recipe)} - {"objective"}
+    changes = {name: value for name, value in vars(options).items() if name in names and value is not None}
     changes["shared_prefix"] = not getattr(options, "stock_batches", False)
     return Recipe.of_profile(profiles.get(options.profile), options.objective, **changes)
 
@@ -491,6 +510,61 @@ def analyse(options) -> None:
         results.save_run(options.record, **found, folder="results")
 
 
+def benchmark(options) -> None:
+    """Run generation benchmarks on a base and adapters, and print the comparison."""
+    from sempa_utils import generation, models, results
+
+    profile = profiles.get(options.profile)
+    tasks = options.tasks.split(",") if options.tasks else list(generation.TASKS)
+    limit = profile.generation_items if options.limit is None else options.limit or None
+    # Unknown tasks, broken files, a context too short, a wrong adapter: all before a model is loaded.
+    generation.check_tasks(tasks, options.data, options.model, limit, options.seed)
+    labels = _labels(options.adapter)
+    for folder in labels:
+        if models.base_of_adapter(folder) != models.plain_name(options.model):
+            raise InputError(f"{folder}: an adapter for {models.base_of_adapter(folder)}, not for {options.model}.")
+    base = models.load(options.model, options.precision or profile.evaluation_precision)
+    arguments = (tasks, options.data, limit, options.batch_size, options.seed)
+    rows, adapters = {"base": generation.evaluate(base, *arguments)}, {}
+    for folder, label in labels.items():
+        adapted = models.add_adapter(base, folder)
+        rows[label], adapters[label] = generation.evaluate(adapted, *arguments), adapted.adapter
+        base = models.remove_adapter(adapted)
+    figures = generation.comparison(rows, "base")
+    print("value ± standard error, and the paired difference from the base; "
+          + (f"{limit} items a task at most: not the published measure" if limit else "all items"))  # fmt: skip
+    for row, found in figures.items():
+        for task, one in found.items():
+            apart = f"{one['difference']:+8.2f} ± {one['difference_standard_error']:.2f}" if "difference" in one else ""
+            print(f"{row:<24}{task:<12}{one['value']:8.2f} ± {one['standard_error']:.2f}{apart}")
+    if options.record:
+        means = "; ".join(f"{row} {found['mean']['value']:.1f}" for row, found in figures.items())
+        settings = {"limit": limit, "tasks": {task: {"metric": one["metric"], "shots": one["shots"]}
+                                              for task, one in rows["base"].items()}}  # fmt: skip
+        data = [result["data"] for result in rows["base"].values()]
+        results.save_run(options.record, figures, f"mean of {len(tasks)} benchmarks: {means}",
+                         base.describe() | adapters, data, settings, options.seed, folder="results")  # fmt: skip
+
+
+def reproduce(options) -> None:
+    """Do what is left of the grid and print what is done."""
+    from sempa_utils import reproduce as record
+
+    given = {"triplets": options.triplets, "sts_pairs": options.sts_pairs}
+    if options.generation_items is not None:
+        given["generation_items"] = options.generation_items or None
+    runs, steps = (value.split(",") if value else None for value in (options.runs, options.steps))
+    if options.ship and (not runs or len(runs) != 1 or runs == [record.BASE]):
+        raise InputError("--ship puts one adapter into the package. Name its run, and no other: --runs contrastive_kl.")
+    profile = profiles.get(options.profile)
+    state = record.reproduce(options.model, runs, steps, profile, options.precision, options.data,
+                             record.Sizes(**given), options.seed, state_only=options.state)  # fmt: skip
+    print(record.table(state))
+    if options.ship:
+        print(record.ship(runs[0], options.ship, options.model, profile, options.precision, options.data,
+                          record.Sizes(**given), options.seed))  # fmt: skip
+
+
 def export(options) -> None:
     """Write a SentenceTransformer folder and say how to load it."""
     from sempa_utils import models
@@ -503,27 +577,22 @@ def export(options) -> None:
 
 
 def report(options) -> None:
-    """Draw results/figures/first_result.png from the committed records."""
+    """Write the tables of README and model cards, and the pictures, anew from the committed records."""
+    from sempa_utils import report as made
     from sempa_utils import results
-    from sempa_utils.plots import scores
 
-    folder = results.committed_folder()
-    training, scored = (results.load_run(folder / f"{name}.json") for name in results.PICTURE_RECORDS)
-    figures = scored["figures"]
-    ours = {
-        "PromptEOL": figures["prompteol"]["STS-B"]["spearman"],
-        "SemPA": figures["prompteol + pairwise"]["STS-B"]["spearman"],
-        "one word (ours)": figures["prompteol + one_word"]["STS-B"]["spearman"],
-    }
-    published = {name: results.published_sts("LLaMA2-7B", name)["STS-B"] for name in ("PromptEOL", "SemPA")}
-    settings = training["settings"]
-    batch = settings["micro_batch"] * settings["accumulation"]
-    figure = scores.first_result(training["figures"]["curve"], batch, ours, published)
-    path = folder / "figures" / "first_result.png"
-    with write_whole(path) as draft:
-        # The picture carries the names of its records, so that a test can tell a stale one.
-        figure.savefig(draft, format="png", metadata={"Description": results.records_fingerprint()})
-    print(path.relative_to(folder.parent))
+    root, found = results.committed_folder().parent, made.records()
+    for path in made.documents():
+        text = path.read_text(encoding="utf8")
+        with write_whole(path) as draft:
+            draft.write_text(made.fill(text, found), encoding="utf8")
+        print(path.relative_to(root))
+    for name, (figure, mark) in made.pictures().items():
+        path = results.committed_folder() / "figures" / f"{name}.png"
+        with write_whole(path) as draft:
+            # The picture carries the fingerprint of its records, so that a test can tell a stale one.
+            figure.savefig(draft, format="png", metadata={"Description": mark})
+        print(path.relative_to(root))
 
 
 def _raise(message: str):

@@ -18,7 +18,6 @@ from sempa_utils.embedding import Embedder
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
 from sempa_utils.templates import PARAPHRASE_TEMPLATES
-from sempa_utils.trainer import WHOLE
 
 EXTRACTIONS = ("prompteol", "pretended_cot")  # of the template grid, as in the paper's Table 4
 BASE = "base"  # the row of the model without an adapter
@@ -100,7 +99,7 @@ def data_size_curve(
     models.check_adapter(base, run["adapter"])  # it alone has a note of its base
     method = run["recipe"]["extraction_template"]
     curve = []
-    for triplets, one in _with_each(base, {0: None} | _adapters_by_triplets(run), show_progress_bar):
+    for triplets, one in _with_each(base, {0: None} | training.adapters_by_rows(run), show_progress_bar):
         found = _score(one, method, tasks, directory, profile, seed)
         of_dev = _score(one, method, dev, directory, profile, seed, "dev")
         curve.append({"triplets": triplets, "dev": of_dev["mean"], "test": found["mean"], "tasks": found["tasks"]})
@@ -168,21 +167,6 @@ def _train(name: str, profile: Profile, directory, objective: str, changes: list
     del base
     gc.collect()  # a trainer refers to itself, and would keep the base in memory beside the next
     return runs
-
-
-def _adapters_by_triplets(run: dict) -> dict[int, Path]:
-    """Return {triplets seen: folder} of a run's whole checkpoints and its final adapter, in order."""
-    adapter, recipe = Path(run["adapter"]), run["recipe"]
-    whole = [mark.parent for mark in adapter.parent.glob(f"checkpoints/checkpoint-*/{WHOLE}")]
-    steps = {int(path.name.split("-")[1]): path for path in whole}
-    steps[run["steps"]] = adapter  # a checkpoint at the last step is the same weights again
-    rows, batch = run["data"]["rows"] - run["rows_too_long"], recipe["micro_batch"] * recipe["accumulation"]
-
-    def seen(step: int) -> int:
-        epochs, rest = divmod(step, run["steps"] // recipe["epochs"])
-        return epochs * rows + rest * batch  # an epoch's last batch may be smaller
-
-    return {seen(step): steps[step] for step in sorted(steps)}
 
 
 def _with_each(base: models.LanguageModel, adapters: dict, show: bool) -> Iterator[tuple]:

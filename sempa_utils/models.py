@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
 
 from sempa_utils.checks import InputError, cache_folder, file_sha256, pick, require_space, write_whole
@@ -371,12 +373,35 @@ def adapter_fingerprint(folder: Path | str) -> str:
 
 
 def finished_adapters(language_model: LanguageModel) -> dict[str, Path]:
-    """Return the adapters that come with the kit for this base: {name: folder}; a name serves wherever a folder does."""
+    """Return the adapters that come with the kit for this base: {name: folder}; a name serves as a folder does."""
     found = {}
     for note in sorted(FINISHED.glob(f"*/{ADAPTER_NOTE}")):
         if json.loads(note.read_text(encoding="utf8"))["base_fingerprint"] == language_model.fingerprint:
             found[note.parent.name] = note.parent
     return found
+
+
+def ship_adapter(folder: Path | str, name: str) -> Path:
+    """Put a trained adapter among the finished ones under a name, its weights rounded to bfloat16; return its folder.
+
+    A model card (README.md) that is there stays. Raises `InputError` for a folder without an adapter of this kit.
+    """
+    source = Path(folder)
+    base_of_adapter(source)
+    if not (source / ADAPTER_NOTE).is_file():
+        raise InputError(f"{source}: no {ADAPTER_NOTE}, so its base is not known for sure. Name one of this kit's.")
+    weights = {key: value.to(torch.bfloat16) for key, value in load_file(source / "adapter_model.safetensors").items()}
+    target = FINISHED / name
+    card = target / "README.md"
+    text = card.read_text(encoding="utf8") if card.is_file() else None
+    with write_whole(target) as draft:
+        draft.mkdir()
+        for note in ("adapter_config.json", ADAPTER_NOTE):
+            shutil.copy(source / note, draft / note)
+        save_file(weights, draft / "adapter_model.safetensors", metadata={"format": "pt"})
+        if text is not None:
+            (draft / card.name).write_text(text, encoding="utf8")
+    return target
 
 
 def adapter_folder(name: Path | str) -> Path:

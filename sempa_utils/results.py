@@ -15,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from sempa_utils.checks import build_folder, fingerprint, pick, write_whole
+from sempa_utils.checks import build_folder, pick, write_whole
 
 PUBLISHED_FOLDER = Path(__file__).parent / "published"
 PUBLISHED = {
@@ -26,7 +26,6 @@ PUBLISHED = {
     "table8_seeds": "Table 8: three seeds",
     "figure3_data_size": "Figure 3, read off the paper's figure",
 }
-PICTURE_RECORDS = ("train_pairwise_512", "sts_b_test_512")  # of results/, behind the README's picture
 VERSIONED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "numpy", "scipy")
 
 
@@ -126,12 +125,6 @@ def save_run(
 def load_run(path: str | Path) -> dict:
     """Return a record that `save_run` wrote."""
     return json.loads(Path(path).read_text(encoding="utf8"))
-
-
-def records_fingerprint() -> str:
-    """Return a fingerprint of the records behind the README's picture, to tell a stale one."""
-    paths = (committed_folder() / f"{name}.json" for name in PICTURE_RECORDS)
-    return fingerprint(*(path.read_text(encoding="utf8") for path in paths))
 
 
 def plain(value):

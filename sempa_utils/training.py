@@ -11,7 +11,7 @@ import math
 import shutil
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import psutil
@@ -117,7 +117,9 @@ class Recipe:
 def run_fingerprint(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> str:
     """Name a training run by all that its result depends on: the kit, base, precision, data, recipe."""
     base = (language_model.fingerprint, language_model.precision)
-    return fingerprint(__version__, *base, corpus.fingerprint, asdict(recipe))
+    # What a recipe leaves at its default is left out, so that a new option does not disown finished runs.
+    chosen = {one.name: getattr(recipe, one.name) for one in fields(recipe) if getattr(recipe, one.name) != one.default}
+    return fingerprint(__version__, *base, corpus.fingerprint, chosen)
 
 
 def train(
@@ -251,6 +253,21 @@ def last_whole_checkpoint(folder: str | Path) -> Path | None:
     """Return the latest checkpoint of a run whose files were all written, or None."""
     whole = [mark.parent for mark in Path(folder).glob(f"checkpoints/checkpoint-*/{WHOLE}")]
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def adapters_by_rows(run: dict) -> dict[int, Path]:
+    """Return {rows seen: folder} of a run's whole checkpoints and its final adapter, in order, from its record."""
+    adapter, recipe = Path(run["adapter"]), run["recipe"]
+    whole = [mark.parent for mark in adapter.parent.glob(f"checkpoints/checkpoint-*/{WHOLE}")]
+    steps = {int(path.name.split("-")[1]): path for path in whole}
+    steps[run["steps"]] = adapter  # a checkpoint at the last step is the same weights again
+    rows, batch = run["data"]["rows"] - run["rows_too_long"], recipe["micro_batch"] * recipe["accumulation"]
+
+    def seen(step: int) -> int:
+        epochs, rest = divmod(step, run["steps"] // recipe["epochs"])
+        return epochs * rows + rest * batch  # an epoch's last batch may be smaller
+
+    return {seen(step): steps[step] for step in sorted(steps)}
 
 
 class PeakMemory:

@@ -132,7 +132,7 @@ def test_checkpoints_before_the_end_each_give_a_point(tmp_path):
         folder.mkdir(parents=True)
         if step < 10:
             (folder / training.WHOLE).touch()
-    found = analyses._adapters_by_triplets(run)
+    found = training.adapters_by_rows(run)
     # 20 rows make three steps an epoch, the third of four rows.
     assert list(found) == [8, 20, 28, 40] and len(found) + 1 == 3 + 2  # with the base
     assert [path.name for path in found.values()] == ["checkpoint-1", "checkpoint-3", "checkpoint-4", "adapter"]

@@ -11,6 +11,8 @@ from conftest import tiny_model, tiny_tokenizer
 from sempa_utils import __main__ as command_line
 from sempa_utils.embedding import Embedder
 
+COMMANDS = list(command_line._parser()._subparsers._group_actions[0].choices)
+
 
 @pytest.fixture
 def directory(tmp_path):
@@ -38,13 +40,16 @@ def test_help_names_every_command_and_variable():
         "evaluate",
         "analyse",
         "export",
+        "benchmark",
+        "reproduce",
+        "report",
         "SEMPA_DATA_DIR",
         "SEMPA_CACHE_DIR",
     ):
         assert word in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["doctor", "fetch", "train", "plan", "encode", "evaluate", "analyse", "export"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_every_option(command, capsys):
     with pytest.raises(SystemExit) as done:
         command_line.main([command, "--help"])
@@ -159,6 +164,34 @@ def test_an_analysis_and_an_export_from_the_command_line(capsys, no_data, direct
     assert (tmp_path / "exported" / "modules.json").is_file()
 
 
+def test_benchmarks_compare_a_base_with_its_adapter(capsys, no_data, directory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
+    train = (
+        "train",
+        "--model",
+        directory,
+        "--profile",
+        "smoke",
+        "--output",
+        tmp_path / "run",
+        "--precision",
+        "float32",
+    )
+    assert call(capsys, *train)[0] == 0
+    arguments = ("benchmark", "--model", directory, "--tasks", "truthfulqa,hellaswag", "--limit", 3)
+    code, out, _ = call(capsys, *arguments, "--adapter", tmp_path / "run" / "adapter", "--record", "spoken")
+    assert code == 0 and "not the published measure" in out
+    figures = json.loads((tmp_path / "results" / "spoken.json").read_text(encoding="utf8"))["figures"]
+    assert set(figures) == {"base", "adapter"} and figures["adapter"]["hellaswag"]["items"] == 3
+    assert "difference_standard_error" in figures["adapter"]["mean"]
+    other = tmp_path / "Other"
+    tiny_model(seed=5).save_pretrained(other)
+    tiny_tokenizer().save_pretrained(other)
+    code, _, err = call(capsys, *arguments[:2], other, *arguments[3:], "--adapter", tmp_path / "run" / "adapter")
+    assert code == 1 and "an adapter for tiny" in err
+
+
 def test_a_plan_names_every_part_and_what_fits(capsys, tmp_path):
     arguments = ("plan", "--model", "packaged", "--precision", "float32", "--micro-batch", 1)
     code, out, _ = call(capsys, *arguments, "--capacity", 1.5, "--figure", tmp_path / "plan.png")
@@ -196,6 +229,11 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
         (["encode", "--output", "v.npy", "--method", "promptol"], "'prompteol'"),
         (["encode", "--output", "v.npy", "--input", "no-such.txt"], "no such file"),
         (["evaluate", "--methods", "mean,prompt"], "method 'prompt'"),
+        (["benchmark", "--tasks", "gsm8k,hellaswg"], "'hellaswag'"),
+        (["benchmark", "--adapter", "./nowhere"], "adapter_config.json: no such file"),
+        (["benchmark", "--data", "no/such/place"], "no such data directory"),
+        (["reproduce", "--runs", "pairs"], "'pairwise'"),
+        (["reproduce", "--state", "--ship", "mine"], "--runs contrastive_kl"),
         (["evaluate", "--layer", "best"], "neither a number nor 'dev'"),
         (["evaluate", "--adapter", "./nowhere"], "adapter_config.json: no such file"),
         (["evaluate", "--tasks", "STS17"], "'STS1"),

@@ -288,3 +288,31 @@ def test_nf4_gives_the_same_logits_alone_in_a_batch_and_with_gradient(packaged):
     torch.testing.assert_close(with_gradient, together, rtol=1e-3, atol=1e-3)
     # Four bits round: near the full model, and not equal to it.
     assert 0.5 < torch.nn.functional.cosine_similarity(together, exact, dim=-1).mean() < 0.99999
+
+
+def test_a_finished_adapter_is_taken_by_its_name(tiny, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(models, "FINISHED", tmp_path / "finished")
+    (tmp_path / "finished").mkdir()
+    assert models.finished_adapters(tiny) == {}
+    trained = adapted(tiny)
+    folder = models.save_adapter(trained, tmp_path / "run")
+    models.remove_adapter(trained)
+    shipped = models.ship_adapter(folder, "good-one")
+    (shipped / "README.md").write_text("a card")
+    models.ship_adapter(folder, "good-one")
+    assert (shipped / "README.md").read_text() == "a card"
+    assert models.finished_adapters(tiny) == {"good-one": shipped}
+    assert models.finished_adapters(models.wrap(tiny_model(seed=9), tiny_tokenizer(), "other")) == {}
+    ours, theirs = (load_file(one / "adapter_model.safetensors") for one in (shipped, folder))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key].to(torch.bfloat16)) for key in ours)
+    by_name = Embedder(tiny, adapter="good-one")
+    assert by_name.language_model.adapter == models.adapter_fingerprint(shipped)
+    assert models.base_of_adapter("good-one") == "tiny"
+    with pytest.raises(InputError, match="no such file"):
+        models.base_of_adapter("good-won")
+    (folder / "sempa.json").unlink()
+    with pytest.raises(InputError, match="its base is not known"):
+        models.ship_adapter(folder, "other-one")

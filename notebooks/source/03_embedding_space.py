@@ -203,16 +203,14 @@ frames = {
 }
 
 
-def checkpoints(run: dict) -> dict[int, Path]:
-    """The run's whole checkpoints before its last step, by triplets seen."""
-    recipe = run["recipe"]
-    marks = Path(run["adapter"]).parent.glob("checkpoints/checkpoint-*/whole")
-    steps = {int(mark.parent.name.split("-")[1]): mark.parent for mark in marks}
-    batch = recipe["micro_batch"] * recipe["accumulation"]
-    return {step * batch: steps[step] for step in sorted(steps) if step < run["steps"]}
-
-
-on_the_way = {"SemPA": checkpoints(record), "one word": checkpoints(words_record)}
+on_the_way = {
+    name: {
+        rows: folder
+        for rows, folder in training.adapters_by_rows(run).items()
+        if rows < len(training_rows)
+    }
+    for name, run in (("SemPA", record), ("one word", words_record))
+}
 shots = min(2, *(len(found) for found in on_the_way.values()))
 film = {}
 for name, found in on_the_way.items():

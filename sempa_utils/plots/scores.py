@@ -92,39 +92,3 @@ def agreement(similarities: dict[str, np.ndarray], scores) -> Figure:
             one.set(title=method, xlabel="human score")
         axes[0][0].set_ylabel("cosine")
     return figure
-
-
-def first_result(curve: list[dict], batch: int, ours: dict[str, float], published: dict[str, float]) -> Figure:
-    """Draw the README's picture: the training loss, and one STS figure before and after, beside the paper's.
-
-    `ours` and `published` map methods to ρ × 100 of the same test, on different models; what the paper
-    does not have stands in `ours` alone.
-    """
-    with page_style():
-        figure, (left, right) = panels(columns=2, height=3.5)
-        seen = [point["step"] * batch for point in curve]
-        losses = np.array([point["loss"] for point in curve])
-        window = 8
-        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-        left.plot(seen, losses, color=COLOURS["sky"], linewidth=1, label="each step")
-        left.plot(seen[window - 1 :], smooth, color=COLOURS["blue"], label=f"mean of {window} steps")
-        left.axhline(np.log(2), color=COLOURS["grey"], linestyle="--", linewidth=1)
-        left.annotate("ln 2: no preference yet", (seen[-1], np.log(2)), xytext=(0, 4), textcoords="offset points",
-                      ha="right", fontsize=9, color=COLOURS["grey"])  # fmt: skip
-        left.set(title="It learns the preference", xlabel="triplets seen", ylabel="DPO loss (nats)")
-        left.set_ylim(top=0.76)
-        left.legend(loc="lower left", fontsize=9)
-        places = np.arange(2)
-        for index, method in enumerate(ours):
-            heights = [table[method] for table in (ours, published) if method in table]
-            bars = right.bar(places[: len(heights)] + (index - 1) * 0.27, heights, 0.25, label=method,
-                             color=CYCLE[index], edgecolor="white")  # fmt: skip
-            for bar in bars[1:]:
-                bar.set(hatch="//", alpha=0.75)
-            right.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
-        middle = places - [0, 0.27 * (len(ours) - len(published)) / 2]  # below the bars that there are
-        right.set_xticks(middle, ["this kit\nSmolLM2-135M\n512 triplets", "published\nLLaMA2-7B\n40–80K triplets"])
-        right.set(title="STS-B test", ylabel="Spearman ρ × 100", ylim=(0, 100))
-        right.grid(axis="x", visible=False)
-        right.legend(ncols=3, loc="upper left", fontsize=9, columnspacing=1, handlelength=1.2)
-    return figure

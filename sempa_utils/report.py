@@ -1,0 +1,182 @@
+"""The tables and pictures of README, notebooks and model cards, made from the records in results/ and nowhere else.
+
+A document holds a block `<!-- table NAME -->` … `<!-- end -->`; `fill` writes the table of that name into it. A run
+of the grid that has no record, or not all of it, says so in its cells.
+"""
+
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sempa_utils import models, results
+from sempa_utils.checks import fingerprint, pick
+from sempa_utils.plots.generation import frontier
+from sempa_utils.reproduce import BASE, RUNS, record_name
+
+BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+NOT_RUN = "not run"
+STS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R")
+BENCHMARKS = {"gsm8k": "GSM8K", "mmlu": "MMLU", "hellaswag": "HellaSwag", "drop": "DROP", "truthfulqa": "TruthfulQA"}
+PUBLISHED_STS = [("reference", "SBERT-NLI-base"), ("LLaMA2-7B", "PromptEOL"), ("LLaMA2-7B", "SemPA"),
+                 ("LLaMA3-8B", "PromptEOL"), ("LLaMA3-8B", "SemPA")]  # fmt: skip
+
+
+def records(model: str = models.PACKAGED, folder: str | Path | None = None) -> dict[str, dict | None]:
+    """Return {run of the grid: its record, or None where there is none} for a model."""
+    folder = Path(folder or results.committed_folder())
+    paths = {run: folder / f"{record_name(model, run)}.json" for run in RUNS}
+    return {run: results.load_run(path) if path.is_file() else None for run, path in paths.items()}
+
+
+def overview(found: dict[str, dict | None]) -> str:
+    """Return the first screen's table: what each run gains in embeddings and what it costs in speech."""
+    base, rows = _figures(found, BASE), {}
+    for run in RUNS:
+        own = _figures(found, run)
+        mean, apart = (own.get("sts", {}).get(key) for key in ("mean", "difference"))
+        rows[_name(run)] = [
+            f"{mean['spearman']:.2f} ({mean['low']:.1f} to {mean['high']:.1f})" if mean else NOT_RUN,
+            _difference(apart["mean"]) if apart else "" if run == BASE else NOT_RUN,
+            _perplexity(own, base),
+            _generation_mean(own, run),
+        ]
+    columns = ["seven STS tasks, mean ρ × 100 (95 % interval)", "less the base", "perplexity, change",
+               "mean of five benchmarks, less the base"]  # fmt: skip
+    return _markdown("run", columns, rows)
+
+
+def sts(found: dict[str, dict | None]) -> str:
+    """Return ρ × 100 of each run on each task, and the published rows."""
+    rows = {}
+    for run, own in _having(found, "sts"):
+        tasks = [f"{own['tasks'][task]['spearman']:.2f}" for task in STS]
+        mean, unseen = own["mean"]["spearman"], own["without_training_sentences"]["mean"]
+        rows[_name(run)] = [*tasks, f"{mean:.2f}", f"{unseen:.2f}"]
+    for group, method in PUBLISHED_STS:
+        row = results.published_sts(group, method)
+        label = method if group == "reference" else f"{group} {method}"
+        rows[f"{label}, *published*"] = [*(f"{row[task]:.2f}" for task in (*STS, "Avg")), ""]
+    return _markdown("", [*STS, "mean", "mean without training sentences"], rows)
+
+
+def generation(found: dict[str, dict | None]) -> str:
+    """Return the benchmarks of each run ± standard error with its difference from the base, and the published rows."""
+    rows = {}
+    for run, own in _having(found, "generation"):
+        rows[_name(run)] = [_with_error(own["tasks"][task]) for task in (*BENCHMARKS, "mean")]
+    for row in results.published("table6_generation"):
+        figures = [f"{value:.2f}" for key, value in row.items() if key not in ("model", "variant")]
+        rows[f"{row['model']} {row['variant']}, *published*"] = figures
+    return _markdown("", [*BENCHMARKS.values(), "mean"], rows)
+
+
+def speech(found: dict[str, dict | None]) -> str:
+    """Return the cheap signals of each run that has them."""
+    columns = {
+        "perplexity": "perplexity",
+        "preference": "entailed likelier, %",
+        "well_formed": "well-formed paraphrases, %",
+        "length": "their length, tokens",
+        "distinct_2": "distinct-2, %",
+        "self_bleu": "self-BLEU",
+        "entropy": "entropy of the next token, nats",
+    }
+    rows = {_name(run): [f"{own[name]:.2f}" for name in columns] for run, own in _having(found, "signals")}
+    return _markdown("", list(columns.values()), rows)
+
+
+def space(found: dict[str, dict | None]) -> str:
+    """Return the shape of the space of each run that has it, and the paper's Table 5."""
+    columns = {
+        "uniformity": "uniformity",
+        "isotropy": "isotropy",
+        "isotropy_both_signs": "isotropy, both signs",
+        "average_cosine": "average cosine",
+        "effective_rank": "effective rank",
+    }
+    rows = {_name(run): [f"{own[name]:.2f}" for name in columns] for run, own in _having(found, "geometry")}
+    for row in results.published("table5_geometry"):
+        figures = [f"{row[name]:.2f}" if name in row else "" for name in columns]
+        rows[f"{row['model']} {row['method']}, *published*"] = figures
+    return _markdown("", list(columns.values()), rows)
+
+
+TABLES = {"overview": overview, "sts": sts, "generation": generation, "speech": speech, "space": space}
+
+
+def fill(text: str, found: dict[str, dict | None]) -> str:
+    """Return `text` with each block's table made anew. Raises `InputError` for a block of no known name."""
+    return BLOCK.sub(lambda match: match[1] + pick(match[2], TABLES, "table")(found) + "\n" + match[3], text)
+
+
+def documents() -> list[Path]:
+    """Return the repository's files that hold such blocks."""
+    root = results.committed_folder().parent
+    places = [*root.glob("*.md"), *root.glob("results/*.md"), *models.FINISHED.glob("*/README.md")]
+    return [path for path in sorted(places) if BLOCK.search(path.read_text(encoding="utf8"))]
+
+
+def pictures() -> dict[str, tuple[Figure, str]]:
+    """Return {name: (figure, fingerprint of the records that it was drawn from)} of results/figures/."""
+    found = records()
+    runs, base = curves(found)
+    return {"frontier": (frontier(runs, base, text="WikiText-2"), fingerprint(runs, base))} if runs and base else {}
+
+
+def curves(found: dict[str, dict | None]) -> tuple[dict[str, list[dict]], dict | None]:
+    """Return {run: its checkpoints' points} and the base's point, as `plots.generation.frontier` takes them."""
+    points = {run: _figures(found, run).get("frontier", {}).get("points") for run in RUNS}
+    base = (points.pop(BASE) or [None])[0]
+    return {run: own for run, own in points.items() if own}, base
+
+
+def _markdown(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
+    lines = [f"| {corner} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()])
+
+
+def _having(found, step: str) -> list[tuple[str, dict]]:
+    """Return (run, what its step found) of the runs that have it."""
+    return [(run, _figures(found, run)[step]) for run in RUNS if step in _figures(found, run)]
+
+
+def _figures(found, run: str) -> dict:
+    return (found.get(run) or {"figures": {}})["figures"]
+
+
+def _name(run: str) -> str:
+    return run if run == BASE else f"`{run}`"
+
+
+def _difference(one: dict) -> str:
+    return f"{_signed(one['difference'])} ({_signed(one['low'], 1)} to {_signed(one['high'], 1)})"
+
+
+def _perplexity(own: dict, base: dict) -> str:
+    if "signals" not in own:
+        return NOT_RUN
+    value = own["signals"]["perplexity"]
+    if own is base or "signals" not in base:
+        return f"{value:.2f}"
+    return f"{value:.2f}, {_signed(100 * (value / base['signals']['perplexity'] - 1), 1)} %"
+
+
+def _generation_mean(own: dict, run: str) -> str:
+    if "generation" not in own:
+        return NOT_RUN
+    mean = own["generation"]["tasks"]["mean"]
+    if run == BASE:
+        return f"{mean['value']:.1f} ± {mean['standard_error']:.1f}"
+    return f"{_signed(mean['difference'], 1)} ± {mean['difference_standard_error']:.1f}"
+
+
+def _with_error(one: dict) -> str:
+    value = f"{one['value']:.1f} ± {one['standard_error']:.1f}"
+    if "difference" not in one:
+        return value
+    return f"{value} ({_signed(one['difference'], 1)} ± {one['difference_standard_error']:.1f})"
+
+
+def _signed(value: float, decimals: int = 2) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "−")

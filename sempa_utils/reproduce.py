@@ -1,0 +1,317 @@
+"""The record: a grid of runs on one base model, each trained, scored and made to speak, one JSON record each.
+
+A run goes through the `STEPS`; each keeps what it found, so `reproduce` goes on where it stopped, and a second
+call computes nothing. Whatever could be chosen was chosen on STS-B dev; the tests are read and never tuned on.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from sempa_utils import __version__, corpora, geometry, models, profiles, results, sts, training
+from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
+from sempa_utils.embedding import Embedder
+from sempa_utils.generation import check_tasks, comparison, evaluate, signals
+from sempa_utils.objectives import OBJECTIVES
+from sempa_utils.profiles import Profile
+
+BASE = "base"
+HELD = 10.0  # weight of the divergence from the base: of 0, 1 and 10 the best on dev that keeps the perplexity
+
+
+@dataclass(frozen=True)
+class Run:
+    """An objective and what its recipe changes; None is the base as it is."""
+
+    objective: str | None
+    changes: dict = field(default_factory=dict)
+
+
+_ANSWERS = {"micro_batch": 8, "accumulation": 4}
+_SLOTS = {"micro_batch": 16, "accumulation": 1}
+_HELD = {"kl_weight": HELD, "chunk": 16, "gradient_caching": False}
+
+RUNS = {
+    BASE: Run(None),
+    "pairwise": Run("pairwise", _ANSWERS),
+    "pairwise_kl": Run("pairwise", _ANSWERS | _HELD),
+    "listwise": Run("listwise", _ANSWERS),
+    "one_word": Run("one_word", _SLOTS),
+    "one_word_seed_43": Run("one_word", _SLOTS | {"seed": 43}),
+    "one_word_seed_44": Run("one_word", _SLOTS | {"seed": 44}),
+    "one_word_kl": Run("one_word", _SLOTS | _HELD),
+    "contrastive": Run("contrastive", _SLOTS),
+    "contrastive_kl": Run("contrastive", _SLOTS | _HELD),
+}
+SAVE_EVERY = 1024  # rows between the checkpoints that the frontier is drawn from
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each step takes. None means all there is."""
+
+    triplets: int | None = None
+    sts_pairs: int | None = None  # a task; with a number the figures are not the published measure
+    frontier_pairs: int = 500  # of STS-B dev, for a checkpoint's figure
+    frontier_points: int = 4  # checkpoints of a run, spread evenly
+    text_tokens: int = 8000  # that the perplexity is taken over
+    held_out: int = 60  # NLI rows of the kit's own for preference accuracy and paraphrases
+    generation_items: int | None = 100  # a benchmark
+
+
+STEPS = {  # and the sizes that each depends on
+    "sts": ("sts_pairs", "triplets"),
+    "geometry": ("frontier_pairs",),
+    "signals": ("text_tokens", "held_out"),
+    "frontier": ("frontier_pairs", "frontier_points", "text_tokens"),
+    "generation": ("generation_items",),
+}
+
+
+def reproduce(
+    name: str = models.PACKAGED,
+    runs: list[str] | None = None,
+    steps: list[str] | None = None,
+    profile: Profile | None = None,
+    precision: str | None = None,
+    directory: str | Path | None = None,
+    sizes: Sizes | None = None,
+    seed: int = 42,
+    folder: str | Path | None = None,
+    state_only: bool = False,
+    watch: Callable = print,
+) -> dict[str, dict[str, bool]]:
+    """Do what is left of `runs` (keys of `RUNS`) and `steps` (of `STEPS`); return {run: {step: whether it is done}}.
+
+    Training and scoring are in one `precision`, by default the profile's for training. A run's record is written
+    into `folder` (the repository's results/) after its steps, as reproduce_MODEL_RUN.json. `state_only` does nothing
+    and says what is done. `watch` is called with a line for each step. Raises `InputError` for an unknown run
+    or step, and whatever training and the benchmarks raise.
+    """
+    for run in runs or ():
+        pick(run, RUNS, "run")
+    for step in steps or ():
+        pick(step, STEPS, "step")
+    profile, sizes = profile or profiles.get(), sizes or Sizes()
+    if "generation" in (steps or STEPS) and not state_only:  # what is wrong with the files is said before hours pass
+        check_tasks(None, directory, name, sizes.generation_items, seed)
+    base = models.load(name, precision or profile.precision)
+    state = {}
+    for run in runs or RUNS:
+        trained = _trained(base, run, profile, directory, sizes, seed, train=not state_only, watch=watch)
+        work = _Work(base, run, trained, directory, sizes, seed)
+        for step in steps or STEPS:
+            if not state_only and not work.path(step).is_file():
+                watch(f"{run}: {step}")
+                work.keep(step)
+        ready = run == BASE or trained is not None
+        state[run] = {"train": ready} | {step: ready and work.path(step).is_file() for step in steps or STEPS}
+        if not state_only:
+            work.write(folder)
+    return state
+
+
+def ship(run: str, name: str, model: str, profile: Profile, precision: str | None, directory, sizes: Sizes, seed: int):
+    """Put a finished run's adapter among those that come with the kit; return its folder."""
+    base = models.load(model, precision or profile.precision)
+    trained = _trained(base, run, profile, directory, sizes, seed, train=False, watch=print)
+    if trained is None:
+        raise InputError(f"{run}: not trained yet in these sizes. Run the command without --state.")
+    return models.ship_adapter(trained["adapter"], name)
+
+
+def table(state: dict[str, dict[str, bool]]) -> str:
+    """Return what is done and what is left as lines of text."""
+    steps = list(next(iter(state.values())))
+    width = max(map(len, state)) + 2
+    lines = [" " * width + "".join(f"{step:>12}" for step in steps)]
+    for run, done in state.items():
+        lines.append(f"{run:<{width}}" + "".join(f"{'done' if done[step] else 'left':>12}" for step in steps))
+    return "\n".join(lines)
+
+
+def record_name(model: str, run: str) -> str:
+    """Return how the record of a run is called: reproduce_MODEL_RUN, the model by the last part of its name."""
+    return f"reproduce_{models.plain_name(model).split('/')[-1].lower()}_{run}"
+
+
+def recipe(run: str, profile: Profile, seed: int = 42) -> training.Recipe:
+    """Return the recipe of a run of the grid, in a profile's sequence length and memory switches."""
+    one = RUNS[run]
+    return training.Recipe.of_profile(profile, one.objective, **{"seed": seed, "save_every": SAVE_EVERY} | one.changes)
+
+
+def _trained(base, run: str, profile, directory, sizes: Sizes, seed: int, train: bool, watch) -> dict | None:
+    """Return the record of a run's training, trained now if it has to be and `train`; None for the base."""
+    if run == BASE:
+        return None
+    chosen = recipe(run, profile, seed)
+    load = corpora.load_ranked_nli if OBJECTIVES[chosen.objective].ranked else corpora.load_triplets
+    corpus = load(directory, sizes.triplets, seed)
+    folder = training.run_folder(base, corpus, chosen)
+    if train and not training.read_record(folder):
+        watch(f"{run}: training on {len(corpus):,} rows")
+        training.train(base, corpus, chosen, folder)
+    return training.read_record(folder)
+
+
+class _Work:
+    """One run's model and data, and its steps by name."""
+
+    def __init__(self, base: models.LanguageModel, run: str, trained: dict | None, directory, sizes: Sizes, seed: int):
+        self.base, self.run, self.trained = base, run, trained
+        self.directory, self.sizes, self.seed = directory, sizes, seed
+        names = corpora.sts_tasks(directory)
+        self.tasks = {task: corpora.load_sts(task, directory).sample(sizes.sts_pairs, seed) for task in names}
+        self.dev = corpora.load_sts("STS-B" if "STS-B" in names else corpora.MINI_STS, directory, "dev")
+        self.dev = self.dev.sample(sizes.frontier_pairs, seed)
+        self.text = signals.load_text(directory)
+        # The kit's own rows: the training rows are the dev and test splits of which nothing else is left.
+        self.held_out = corpora.packaged_ranked_nli().sample(sizes.held_out, seed)
+        self.training_rows = corpora.load_triplets(directory, sizes.triplets, seed)
+
+    def data(self) -> list[dict]:
+        """Return the records of all data that the steps read."""
+        return [one.record() for one in (*self.tasks.values(), self.dev, self.text, self.held_out)]
+
+    def path(self, step: str) -> Path:
+        """Return where a step keeps what it found: under a fingerprint of all that it depends on."""
+        model = (self.base.fingerprint, self.base.precision, self.base.device.type)
+        adapter = self.trained and self.trained["adapter_fingerprint"]
+        sizes = {name: getattr(self.sizes, name) for name in STEPS[step]}
+        mark = fingerprint(__version__, *model, adapter, sizes, self.seed, self.data(), self.training_rows.fingerprint)
+        return build_folder() / "reproduce" / f"{self.run}_{step}_{mark}.json"
+
+    def keep(self, step: str) -> None:
+        """Compute a step and keep what it found."""
+        found = results.plain(getattr(self, step)())
+        with write_whole(self.path(step)) as draft:
+            draft.write_text(json.dumps(found, allow_nan=False), encoding="utf8")
+
+    def write(self, folder) -> None:
+        """Write the run's record with what its steps have found up to now."""
+        steps = {step: json.loads(self.path(step).read_text(encoding="utf8"))
+                 for step in STEPS if self.path(step).is_file()}  # fmt: skip
+        trained, about = self.trained or {}, self.base.describe()
+        kept = ("last_quarter", "steps", "seconds", "triplets_per_second", "trainable_parameters", "rows_too_long")
+        figures = {"train": {name: trained[name] for name in kept if name in trained}} | steps
+        said = []
+        if "sts" in steps:
+            pairs = f", {self.sizes.sts_pairs} pairs a task" if self.sizes.sts_pairs else ""
+            said.append(f"{len(self.tasks)} STS tasks{pairs}: mean {steps['sts']['mean']['spearman']:.2f}")
+        if "signals" in steps:
+            said.append(f"perplexity {steps['signals']['perplexity']:.2f}")
+        if "generation" in steps:
+            said.append(f"generation mean {steps['generation']['tasks']['mean']['value']:.1f}")
+        results.save_run(
+            record_name(self.base.name, self.run),
+            figures,
+            f"{self.run}: {'; '.join(said)}",
+            about | {"adapter": trained.get("adapter_fingerprint")},
+            ([trained["data"]] if trained else []) + self.data(),
+            {"recipe": trained.get("recipe"), "sizes": asdict(self.sizes)},
+            self.seed,
+            folder=folder or results.committed_folder(),
+        )
+
+    def _model(self, adapter: str | Path | None = None):
+        """Give the base with an adapter, by default the run's own, for a `with` block."""
+        return _wearing(self.base, adapter or (self.trained and self.trained["adapter"]))
+
+    def _beside_the_base(self, score: Callable) -> dict[str, dict]:
+        """Return {BASE: what `score` gives of the base, run: of the run's model}; the base's is found again."""
+        rows = {BASE: score(self.base)}
+        if self.trained:
+            with self._model() as model:
+                rows[self.run] = score(model)
+        return rows
+
+    def sts(self) -> dict:
+        """Score the STS tasks with PromptEOL, beside the base on the same pairs; and without the training sentences."""
+        what = (list(self.tasks), self.directory, "test", self.sizes.sts_pairs, self.seed)
+        rows = self._beside_the_base(lambda model: sts.evaluate(Embedder(model), *what, show_progress_bar=True))
+        figures = sts.summary(rows, self.tasks, BASE, self.seed)[self.run]
+        return figures | {"without_training_sentences": self._unseen(rows[self.run])}
+
+    def _unseen(self, scored: dict[str, dict]) -> dict:
+        """Return {task: {pairs left out, spearman of the others}} and their mean."""
+        seen = {_letters(sentence) for row in self.training_rows.rows for sentence in row}
+        found = {}
+        for name, task in self.tasks.items():
+            unseen = np.array([not {_letters(pair.first), _letters(pair.second)} & seen for pair in task.rows])
+            scores = np.array([pair.score for pair in task.rows])
+            rho = sts.spearman(scored[name]["similarities"][unseen], scores[unseen])
+            found[name] = {"left_out": int((~unseen).sum()), "spearman": rho}
+        return found | {"mean": float(np.mean([one["spearman"] for one in found.values()]))}
+
+    def geometry(self) -> dict:
+        """Measure the space of STS-B dev's sentences, read with PromptEOL."""
+        sentences = list(dict.fromkeys(sentence for pair in self.dev.rows for sentence in (pair.first, pair.second)))
+        with self._model() as model:
+            vectors = Embedder(model).encode(sentences, show_progress_bar=True)
+        return {
+            "sentences": len(sentences),
+            "uniformity": geometry.uniformity(vectors),
+            "isotropy": geometry.isotropy(vectors),
+            "isotropy_both_signs": geometry.isotropy(vectors, sign="both"),
+            "average_cosine": geometry.average_cosine(vectors),
+            "effective_rank": geometry.effective_rank(vectors),
+        }
+
+    def signals(self) -> dict:
+        """Take the cheap signals: perplexity of a text, preference, paraphrases, entropy."""
+        with self._model() as model:
+            return signals.signals(model, self.text.rows, self.held_out.rows, limit=self.sizes.text_tokens,
+                                   show_progress_bar=True)  # fmt: skip
+
+    def generation(self) -> dict:
+        """Run the benchmarks, beside the base on the same items."""
+        what = (None, self.directory, self.sizes.generation_items, None, self.seed)
+        rows = self._beside_the_base(lambda model: evaluate(model, *what))
+        data = {task: result["data"] | {"metric": result["metric"], "shots": result["shots"]}
+                for task, result in rows[self.run].items()}  # fmt: skip
+        return {"tasks": comparison(rows, BASE)[self.run], "data": data}
+
+    def frontier(self) -> dict:
+        """Follow STS-B dev and perplexity over the checkpoints of the run: [{rows, sts, perplexity}]."""
+        if not self.trained:
+            return {"points": [self._point(self.base, 0)]}
+        adapters = list(training.adapters_by_rows(self.trained).items())
+        # The first ones lie nearer to each other: most happens early.
+        places = np.geomspace(1, len(adapters), self.sizes.frontier_points).round().astype(int) - 1
+        points = []
+        for rows, folder in tqdm([adapters[place] for place in np.unique(places)], desc="checkpoints"):
+            with self._model(folder) as model:
+                points.append(self._point(model, rows))
+        return {"points": points}
+
+    def _point(self, model: models.LanguageModel, rows: int) -> dict:
+        cosines = sts.pair_similarities(Embedder(model).encode, self.dev.rows)
+        return {
+            "rows": rows,
+            "sts": sts.spearman(cosines, [pair.score for pair in self.dev.rows]),
+            "perplexity": signals.perplexity(model, self.text.rows, limit=self.sizes.text_tokens)["perplexity"],
+        }
+
+
+@contextlib.contextmanager
+def _wearing(base: models.LanguageModel, adapter: str | Path | None):
+    """Give the base with an adapter on it for a `with` block; the bare base for None."""
+    if adapter is None:
+        yield base
+        return
+    adapted = models.add_adapter(base, adapter)
+    try:
+        yield adapted
+    finally:
+        models.remove_adapter(adapted)
+
+
+def _letters(sentence: str) -> str:
+    """Return what an exact match is by: SentEval's text is lower-cased and its marks stand apart."""
+    return "".join(character for character in sentence.lower() if character.isalnum())

@@ -1,0 +1,101 @@
+"""The tables of README and model cards: made from records, stale ones are told."""
+
+import copy
+import json
+
+import pytest
+
+from sempa_utils import report, results
+from sempa_utils.checks import InputError
+from sempa_utils.reproduce import RUNS, record_name
+
+
+def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
+    """What a run's record holds, in small."""
+    task = {"spearman": mean, "low": mean - 1, "high": mean + 1}
+    apart = {"difference": 9.5, "low": 8.06, "high": 11.0, "p_value": 0.001}
+    value = {"value": 30.0, "standard_error": 1.5, "items": 10}
+    paired = {"difference": -0.84, "difference_standard_error": 0.5} if trained else {}
+    return {
+        "sts": {
+            "tasks": {name: task for name in report.STS},
+            "mean": task,
+            "without_training_sentences": {"mean": 70.0},
+        }
+        | ({"difference": {"mean": apart}} if trained else {}),
+        "signals": {"perplexity": perplexity, "preference": 80.0, "well_formed": 90.0, "length": 12.5,
+                    "distinct_2": 70.0, "self_bleu": 8.0, "entropy": 3.25},
+        "generation": {"tasks": {name: value | paired for name in (*report.BENCHMARKS, "mean")}},
+        "geometry": {"uniformity": -1.5, "isotropy": 0.5, "isotropy_both_signs": 0.3, "average_cosine": 0.6,
+                     "effective_rank": 100.0},
+        "frontier": {"points": [{"rows": 1024, "sts": mean, "perplexity": perplexity}]},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def found():
+    rows = {"base": figures(63.62, 20.0, trained=False), "pairwise": figures(73.12, 21.0)}
+    return {run: {"figures": rows[run]} if run in rows else None for run in RUNS}
+
+
+def cells(table: str, row: str) -> list[str]:
+    [line] = [line for line in table.splitlines() if line.startswith(f"| {row} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_the_overview_has_a_row_a_run_and_says_what_was_not_run(found):
+    table = report.overview(found)
+    assert len(table.splitlines()) == 2 + len(RUNS)
+    assert cells(table, "base") == ["63.62 (62.6 to 64.6)", "", "20.00", "30.0 ± 1.5"]
+    assert cells(table, "`pairwise`") == [
+        "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)", "21.00, +5.0 %", "−0.8 ± 0.5"]  # fmt: skip
+    assert cells(table, "`listwise`") == ["not run"] * 4
+
+
+def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):
+    sts = report.sts(found)
+    assert cells(sts, "`pairwise`") == ["73.12"] * 8 + ["70.00"]
+    assert cells(sts, "SBERT-NLI-base, *published*")[-2] == "74.86" and "`listwise`" not in sts
+    generation = report.generation(found)
+    assert cells(generation, "base") == ["30.0 ± 1.5"] * 6
+    assert cells(generation, "`pairwise`")[0] == "30.0 ± 1.5 (−0.8 ± 0.5)"
+    assert cells(generation, "LLaMA2-7B base, *published*")[0] == "14.03"
+    assert cells(report.speech(found), "base")[0] == "20.00"
+    assert cells(report.space(found), "`pairwise`") == ["-1.50", "0.50", "0.30", "0.60", "100.00"]
+    assert cells(report.space(found), "LLaMA2-7B SemPA, *published*")[:2] == ["-1.91", "0.49"]
+    for table in report.TABLES.values():
+        assert len({line.count("|") for line in table(found).splitlines()}) == 1, "every row has every column"
+        assert table({}).count("\n") >= 1, "no record at all is a table too"
+
+
+def test_a_block_is_written_anew_and_the_rest_stays(found):
+    text = "before\n<!-- table overview -->\nstale\n<!-- end -->\nbetween\n<!-- table sts -->\n<!-- end -->\nafter\n"
+    filled = report.fill(text, found)
+    assert "stale" not in filled and report.overview(found) in filled and report.sts(found) in filled
+    assert filled.startswith("before\n") and filled.endswith("\nafter\n") and "\nbetween\n" in filled
+    assert report.fill(filled, found) == filled
+    changed = copy.deepcopy(found)
+    changed["pairwise"]["figures"]["sts"]["mean"]["spearman"] = 73.2
+    assert report.fill(filled, changed) != filled, "a stale table is told"
+    with pytest.raises(InputError, match="Unknown table 'overviev'.*'overview'"):
+        report.fill("<!-- table overviev -->\n<!-- end -->", found)
+
+
+def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
+    (tmp_path / f"{record_name('packaged', 'pairwise')}.json").write_text(json.dumps(found["pairwise"]))
+    (tmp_path / f"{record_name('packaged', 'base')}.json").write_text(json.dumps(found["base"]))
+    read = report.records(folder=tmp_path)
+    assert read == found
+    assert report.records("some/Other-1B", tmp_path) == dict.fromkeys(RUNS)
+    assert record_name("some/Other-1B", "base") == "reproduce_other-1b_base"
+    monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
+    first = report.pictures()["frontier"][1]
+    found["pairwise"]["figures"]["frontier"]["points"][0]["sts"] += 1
+    (tmp_path / f"{record_name('packaged', 'pairwise')}.json").write_text(json.dumps(found["pairwise"]))
+    assert report.pictures()["frontier"][1] != first
+
+
+def test_curves_leave_out_what_was_not_run(found):
+    runs, base = report.curves(found)
+    assert list(runs) == ["pairwise"] and base["perplexity"] == 20.0
+    assert report.curves(dict.fromkeys(RUNS)) == ({}, None)

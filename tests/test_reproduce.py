@@ -1,0 +1,150 @@
+"""The grid: what is left is done once, each run gets a record, nothing is computed twice."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import tiny_model, tiny_tokenizer
+
+from sempa_utils import __main__ as command_line
+from sempa_utils import corpora, models, profiles, reproduce, sts, training
+from sempa_utils.checks import InputError
+from sempa_utils.embedding import Embedder
+from sempa_utils.generation import signals
+
+SIZES = reproduce.Sizes(24, 30, 40, 3, 200, 4, 2)
+RUNS = ["base", "pairwise", "contrastive_kl"]
+
+
+@pytest.fixture
+def place(no_data, tmp_path, monkeypatch):
+    """A tiny model with a long context as a directory, and a build folder of its own."""
+    monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
+    monkeypatch.setattr(reproduce, "SAVE_EVERY", 8)
+    for run in ("pairwise", "contrastive_kl"):
+        one = reproduce.RUNS[run]
+        small = reproduce.Run(one.objective, one.changes | {"micro_batch": 4, "accumulation": 1})
+        monkeypatch.setitem(reproduce.RUNS, run, small)
+    model = tiny_model()
+    model.config.max_position_embeddings = 16_384
+    model.save_pretrained(tmp_path / "Tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "Tiny")
+    return tmp_path
+
+
+def do(place, runs=RUNS, steps=None, **keywords):
+    said = []
+    profile = replace(profiles.get("smoke"), max_length=256)
+    arguments = {"profile": profile, "precision": "float32", "sizes": SIZES, "folder": place / "records"}
+    state = reproduce.reproduce(str(place / "Tiny"), runs, steps, watch=said.append, **arguments | keywords)
+    return state, said
+
+
+def record(place, run: str) -> dict:
+    return json.loads((place / "records" / f"reproduce_tiny_{run}.json").read_text(encoding="utf8"))
+
+
+def test_the_grid_is_done_once_and_leaves_a_record_each(place):
+    before, said = do(place, state_only=True)
+    assert before["pairwise"] == {"train": False} | dict.fromkeys(reproduce.STEPS, False) and said == []
+    assert not (place / "records").exists()
+    state, said = do(place)
+    assert all(all(done.values()) for done in state.values())
+    assert said.count("pairwise: training on 24 rows") == 1 and "base: generation" in said
+    again, said = do(place)
+    assert again == state and said == []
+    assert "left" not in reproduce.table(state) and "left" in reproduce.table(before)
+
+    for run in RUNS:
+        figures = record(place, run)["figures"]
+        assert set(reproduce.STEPS) <= set(figures)
+        assert set(figures["generation"]["tasks"]) == {"gsm8k", "mmlu", "hellaswag", "drop", "truthfulqa", "mean"}
+        assert "difference" in figures["sts"] or run == "base"
+    base, trained = record(place, "base"), record(place, "contrastive_kl")
+    assert "difference" in trained["figures"]["generation"]["tasks"]["mean"]
+    assert "difference" not in base["figures"]["generation"]["tasks"]["mean"]
+    assert trained["settings"]["recipe"]["kl_weight"] == reproduce.HELD
+    assert trained["model"]["adapter"] and base["model"]["adapter"] is None
+    # No sentence and no path enters a record.
+    text = (place / "records" / "reproduce_tiny_pairwise.json").read_text(encoding="utf8")
+    assert str(place) not in text and corpora.packaged_ranked_nli().rows[0].premise not in text
+
+
+def test_a_steps_figures_are_those_of_the_plain_calls(place):
+    do(place, ["base", "contrastive_kl"], ["sts", "signals", "frontier"])
+    base = models.load(str(place / "Tiny"))
+    task = corpora.load_sts("mini-STS").sample(SIZES.sts_pairs, 42)
+    dev = corpora.load_sts("mini-STS", None, "dev").sample(SIZES.frontier_pairs, 42)
+    figures = record(place, "base")["figures"]
+    plain = sts.score_task(Embedder(base).encode, task)["spearman"]
+    assert figures["sts"]["mean"]["spearman"] == pytest.approx(plain, abs=1e-3)
+    text = signals.load_text().rows
+    perplexity = signals.perplexity(base, text, limit=SIZES.text_tokens)["perplexity"]
+    assert figures["signals"]["perplexity"] == pytest.approx(perplexity, rel=1e-4)
+
+    points = record(place, "contrastive_kl")["figures"]["frontier"]["points"]
+    assert [point["rows"] for point in points] == [8, 16, 24]
+    chosen = reproduce.recipe("contrastive_kl", replace(profiles.get("smoke"), max_length=256))
+    folder = training.run_folder(base, corpora.load_triplets(None, 24, 42), chosen)
+    last = models.add_adapter(base, folder / "adapter")
+    cosines = sts.pair_similarities(Embedder(last).encode, dev.rows)
+    expected = sts.spearman(cosines, [pair.score for pair in dev.rows])
+    assert points[-1]["sts"] == pytest.approx(expected, abs=1e-3)
+    assert points[-1]["sts"] != points[0]["sts"]
+
+
+def test_pairs_with_a_training_sentence_are_left_out(place, monkeypatch):
+    task = corpora.load_sts("mini-STS").sample(SIZES.sts_pairs, 42)
+    seen = [pair.first.upper().replace(" ", "  ") + " !" for pair in task.rows[:5]]  # other case and marks
+    rows = [corpora.Triplet(sentence, "Something else.", "Nothing of it.") for sentence in seen]
+    rows += corpora.load_triplets(None, 24, 42).rows
+    monkeypatch.setattr(corpora, "load_triplets", lambda *_: corpora._corpus("NLI triplets", rows, "made here"))
+    do(place, ["base"], ["sts"])
+    figures = record(place, "base")["figures"]["sts"]
+    base, unseen = models.load(str(place / "Tiny")), task.rows[5:]
+    cosines = sts.pair_similarities(Embedder(base).encode, unseen)
+    found = figures["without_training_sentences"]
+    assert found["mini-STS"]["left_out"] == 5
+    assert found["mean"] == pytest.approx(sts.spearman(cosines, [pair.score for pair in unseen]), abs=1e-3)
+    assert found["mean"] != figures["mean"]["spearman"]
+
+
+def test_another_size_is_another_figure(place):
+    do(place, ["base"], ["geometry"])
+    path = place / "build" / "reproduce"
+    assert len(list(path.iterdir())) == 1
+    state, _ = do(place, ["base"], ["geometry"], sizes=replace(SIZES, frontier_pairs=20), state_only=True)
+    assert not state["base"]["geometry"]
+    state, _ = do(place, ["base"], ["geometry"], state_only=True)
+    assert state["base"]["geometry"]
+
+
+def test_without_its_checkpoints_a_run_has_its_last_point(place):
+    do(place, ["pairwise"], ["geometry"])
+    for mark in (place / "build").glob("adapters/*/checkpoints/*/whole"):
+        mark.unlink()
+    do(place, ["pairwise"], ["frontier"])
+    assert [point["rows"] for point in record(place, "pairwise")["figures"]["frontier"]["points"]] == [24]
+
+
+def test_unknown_names_are_said(place):
+    with pytest.raises(InputError, match="Unknown run 'pairwize'.*'pairwise'"):
+        do(place, ["pairwize"])
+    with pytest.raises(InputError, match="Unknown step 'sst'"):
+        do(place, ["base"], ["sst"])
+
+
+def test_the_command_prints_what_is_left(place, capsys, monkeypatch):
+    code = command_line.main(["reproduce", "--model", str(place / "Tiny"), "--state", "--runs", "base,one_word"])
+    out = capsys.readouterr().out
+    assert code == 0 and out.splitlines()[2].split() == ["one_word"] + ["left"] * 6
+
+
+def test_every_run_of_the_grid_is_a_recipe():
+    for run, one in reproduce.RUNS.items():
+        if one.objective:
+            for profile in profiles.PROFILES.values():
+                recipe = reproduce.recipe(run, profile)
+                assert recipe.objective == one.objective and recipe.save_every == reproduce.SAVE_EVERY
+    recipes = [reproduce.recipe(run, profiles.get("cpu")) for run, one in reproduce.RUNS.items() if one.objective]
+    assert len(set(recipes)) == len(recipes)
