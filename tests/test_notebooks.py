@@ -25,8 +25,8 @@ def tagged(notebook, tag: str) -> str:
     return found[0]
 
 
-def test_there_are_four_notebooks():
-    assert [source.stem[:2] for source in SOURCES] == ["01", "02", "03", "04"]
+def test_there_are_five_notebooks():
+    assert [source.stem[:2] for source in SOURCES] == ["01", "02", "03", "04", "05"]
 
 
 @pytest.mark.model

@@ -150,7 +150,8 @@ def test_gradient_caching_holds_the_memory(ranked, tmp_path):
 def test_without_gradient_caching_the_gradients_are_the_same(ranked, tmp_path):
     recipe = replace(SLOT, objective="contrastive")
     cached, kept = (
-        gradient(moved_trainer(ranked, replace(recipe, gradient_caching=caching), tmp_path)) for caching in (True, False)
+        gradient(moved_trainer(ranked, replace(recipe, gradient_caching=caching), tmp_path))
+        for caching in (True, False)
     )
     assert (cached - kept).norm() < 1e-5 * kept.norm()
 

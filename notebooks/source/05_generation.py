@@ -1,0 +1,588 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Does it still speak?
+#
+# A model that was trained to embed is still asked to talk. The paper's second claim is that SemPA's
+# preferences leave the generator whole, while contrastive learning on the same sentences breaks it. Both
+# sides of that claim are measured here: what the embedding gains, and what the speech loses.
+#
+# **You will learn**
+# - what five generation benchmarks ask, how their answers are read, and what a standard error on them means;
+# - to compare models on the same items, so that the difference is sharper than the two figures;
+# - cheap signals that show a loss in minutes: perplexity, preferences, the shape of what is written;
+# - the picture that the paper argues in words: STS gained against generation lost;
+# - why a contrastive loss does not notice when the words go, and a preference loss does.
+
+# %% [markdown]
+# ## Set-up
+
+# %% tags=["setup"]
+# On your own machine `make run` or `pip install -e .` has installed the kit. On Colab this cell
+# does it, all but what Colab brings and has loaded already: torch is never installed again.
+import subprocess
+import sys
+from pathlib import Path
+
+KIT_ADDRESS = ""  # only on Colab: the git address from which you have this kit
+
+if "google.colab" in sys.modules:
+    if not Path("sempa-kit").is_dir():
+        if not KIT_ADDRESS:
+            raise SystemExit(
+                "Write the git address of the kit into KIT_ADDRESS and run this cell again."
+            )
+        subprocess.run(["git", "clone", "--depth", "1", KIT_ADDRESS, "sempa-kit"], check=True)
+    pins = Path("sempa-kit/requirements.txt").read_text().split("# Notebooks")[0].splitlines()
+    brought = ("#", "torch", "numpy", "scipy", "matplotlib", "tqdm")
+    pins = [pin for pin in pins if pin and not pin.startswith(brought)]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *pins], check=True)
+    sys.path.insert(0, "sempa-kit")
+
+# %% tags=["parameters"]
+import os
+
+from IPython.display import Markdown, display
+from sempa_utils import profiles, results
+
+PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb or paper
+MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
+SEED = 42
+
+profile = profiles.get(PROFILE)
+display(Markdown(results.costs("05_generation")))
+
+# %% [markdown]
+# ## 1 · Models from the same rows
+#
+# Three adapters on the same base, trained with the same budget: the contrastive baseline, the paper's
+# pairwise preference (SemPA, notebook 02's adapter), and the ranking of three sentences that the paper
+# names as an open step. What is trained already is found again.
+
+# %%
+import contextlib
+
+from sempa_utils import corpora, generation, models, sts, training
+from sempa_utils.embedding import Embedder
+from sempa_utils.generation import signals
+from sempa_utils.plots import generation as generation_plots
+
+BASE = "base"
+OBJECTIVES = {"contrastive": "contrastive", "SemPA": "pairwise", "listwise SemPA": "listwise"}
+
+adapters, records, trained_on = {}, {}, {}
+for row, objective in OBJECTIVES.items():
+    records[row], training_rows, aside = training.train_profile(
+        MODEL, profile, SEED, objective=objective
+    )
+    adapters[row], trained_on[row] = records[row]["adapter"], training_rows
+    if objective == "pairwise":
+        held_out = aside
+
+base = models.load(MODEL, profile.evaluation_precision)
+finished = models.finished_adapters(base)  # what this kit brings for this base, if anything
+adapters |= {row: path for row, path in finished.items() if row not in adapters}
+rows = [BASE, *adapters]
+
+anchors = [[one[0] for one in corpus.rows] for corpus in trained_on.values()]
+same = "the same" if all(one == anchors[0] for one in anchors) else "not all the same"
+print(f"trained here on {len(anchors[0])} rows each, {same} anchors: {training_rows.source}")
+for row, record in records.items():
+    losses = record["curve"][0]["loss"], record["last_quarter"]["loss"]
+    print(f"{row:<16} steps {record['steps']}, its own loss {losses[0]:.2f} → {losses[1]:.2f}")
+print("finished adapters of the kit:", ", ".join(finished) or "none for this base")
+
+
+@contextlib.contextmanager
+def speaking_as(row: str):
+    """The base, with a row's adapter on its weights for the length of a block."""
+    if row == BASE:
+        yield base
+        return
+    adapted = models.add_adapter(base, adapters[row])
+    try:
+        yield adapted
+    finally:
+        models.remove_adapter(adapted)
+
+
+# %% [markdown]
+# ## 2 · Five benchmarks
+#
+# They run in EleutherAI's lm-evaluation-harness, which writes the prompts, reads the answers and scores
+# them, as in the paper's Table 6.
+#
+# | benchmark | asks for | examples before the question | counted as right |
+# |---|---|---|---|
+# | GSM8K | the steps and the result of a sum in words, *written* | 8, worked | the number behind `The answer is` |
+# | MMLU | one of four letters, from school to profession | 5 | the likeliest letter |
+# | HellaSwag | which of four endings goes on with a scene | 0 | the ending likeliest per character |
+# | DROP | a number or words out of a passage, *written* | 3 | F1 of the words |
+# | TruthfulQA | which answer to a question that invites a false one | 0 | the likeliest answer |
+#
+# Two of them make the model write, and three only ask what it finds likelier. A model can lose the first
+# and keep the second; that is why the paper shows both kinds.
+#
+# The items are looked for as all data here: a named directory, the cache, the hub, and else a few of our
+# own, packaged with the kit, which only show that everything runs.
+
+# %%
+from sempa_utils.generation.local_tasks import MINI_SOURCE
+
+found = {}
+for row in rows:
+    with speaking_as(row) as model:
+        found[row] = generation.evaluate(model, limit=profile.generation_items, seed=SEED)
+
+items = {task: result["items"] for task, result in found[BASE].items()}
+data = {task: result["data"] for task, result in found[BASE].items()}
+ours = {task: one["source"] == MINI_SOURCE for task, one in data.items()}
+for task, one in data.items():
+    print(
+        f"{generation.TASKS[task].label:<20} {items[task]:,} of {one['rows']:,} items: {one['source']}"
+    )
+if any(ours.values()):
+    print(
+        "our own items are no benchmark: compare the models with each other, never with the paper"
+    )
+elif any(items[task] < data[task]["rows"] for task in data):
+    print("samples of the benchmarks: not the published measure")
+
+# %% [markdown]
+# One of our own items for each, whole but for the examples before it, and what each model made of it.
+# Where the model chooses, its choice is shown; where it writes, what it wrote.
+
+# %%
+import textwrap
+
+shown = found
+if not all(ours.values()):  # others' items are not ours to show
+    shown = {}
+    for row in rows:
+        with speaking_as(row) as model:
+            shown[row] = generation.evaluate(
+                model, directory=corpora.MINI_CORPUS, limit=2, seed=SEED
+            )
+
+
+def show(name: str, words: str) -> None:
+    """Print a text behind a name, in lines that a page can hold."""
+    for place, line in enumerate(textwrap.wrap(" ".join(words.split()), 78) or [""]):
+        print(f"{name if place == 0 else '':>16} │ {line}")
+
+
+for task, result in shown[BASE].items():
+    sample = result["samples"][0]
+    print(f"── {result['metric']}, {result['shots']} examples before it ──")
+    for line in sample["prompt"].rsplit("\n\n", 1)[-1].splitlines():
+        print(textwrap.fill(line, 96))
+    show("right", sample["target"])
+    for row in rows:
+        sample = shown[row][task]["samples"][0]
+        show(row, f"{sample['answer'].strip()[:300]}  {'✓' if sample['score'] == 100 else ''}")
+    print()
+
+# %% [markdown]
+# ## 3 · The table
+#
+# The standard error says how far a figure would move with other items of the same kind. All models answer
+# the *same* items, so what an easy or a hard draw does to both cancels in the difference: its own standard
+# error is that of the item-by-item differences.
+
+# %%
+compared = generation.comparison(found, against=BASE)
+names = {task: generation.TASKS[task].label for task in found[BASE]} | {"mean": "mean"}
+
+
+def signed(value: float, digits: int = 1) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def cell(one: dict) -> str:
+    text = f"{one['value']:.1f}\u00a0±\u00a0{one['standard_error']:.1f}"
+    if "difference" in one:
+        text += (
+            f"<br>{signed(one['difference'])}\u00a0±\u00a0{one['difference_standard_error']:.1f}"
+        )
+    return text
+
+
+lines = [f"| | {' | '.join(names.values())} |", "|---|" + "---|" * len(names)]
+for row, figures in compared.items():
+    lines.append(f"| **{row}** | {' | '.join(cell(figures[task]) for task in names)} |")
+published = results.published("table6_generation")
+columns = {task: generation.TASKS[task].column for task in found[BASE]} | {"mean": "Avg"}
+for one in published:
+    before = next(r for r in published if (r["model"], r["variant"]) == (one["model"], "base"))
+    cells = [f"{one[column]:.1f}" for column in columns.values()]
+    if one is not before:
+        apart = [signed(one[column] - before[column]) for column in columns.values()]
+        cells = [f"{cell}<br>{less}" for cell, less in zip(cells, apart)]
+    variant = one["variant"].split(" (")[0]
+    lines.append(f"| *published*: {variant}, {one['model']} | {' | '.join(cells)} |")
+display(Markdown("\n".join(lines)))
+print("second line of a cell: difference from the base of the same model, ± its standard error")
+
+# %%
+guessing = {"mmlu": 25.0, "hellaswag": 25.0}
+display(
+    generation_plots.task_scores(
+        compared,
+        {task: name.split(",")[0] for task, name in names.items() if task != "mean"},
+        guessing,
+    )
+)
+fewest = min(items.values())
+print(f"{fewest} items: one more right is {100 / fewest:.1f} points;", end=" ")
+print(
+    f"none of {fewest} right still allows up to {min(100, 300 / fewest):.0f} % (the rule of three)"
+)
+
+# %% [markdown]
+# **How to read it.** Hold a difference against its own error: within about two errors of zero nothing was
+# seen, which is not the same as *nothing happened*. An error of 0 means that all items came out alike, not
+# that the figure is certain. And a figure at the guessing line cannot fall: a model that could not do a task
+# before training has nothing to lose on it. Small models often sit there on GSM8K and MMLU, and a loss of speech
+# shows elsewhere first, in the signals below.
+
+# %% [markdown]
+# ## 4 · Gained and lost
+#
+# The claim in one picture: up is a better embedding, left is lost speech. STS is scored as in notebook 04,
+# PromptEOL at the last layer, every model on the same pairs.
+
+# %%
+tasks = corpora.sts_tasks()
+pairs = {task: corpora.load_sts(task).sample(profile.sts_pairs, SEED) for task in tasks}
+embedded = {}
+for row in rows:
+    with speaking_as(row) as model:
+        embedded[row] = sts.evaluate(
+            Embedder(model, "prompteol"), tasks, limit=profile.sts_pairs, seed=SEED
+        )
+sts_summary = sts.summary(embedded, pairs, against=BASE, seed=SEED)
+
+points = {}
+for row in adapters:
+    spoken, less = compared[row]["mean"], sts_summary[row]["difference"]["mean"]
+    reach = 1.96 * spoken["difference_standard_error"]
+    points[row] = {
+        "generation": spoken["difference"],
+        "generation_low": spoken["difference"] - reach,
+        "generation_high": spoken["difference"] + reach,
+        "sts": less["difference"],
+        "sts_low": less["low"],
+        "sts_high": less["high"],
+    }
+    print(f"{row:<16} STS {signed(less['difference'])}, generation {signed(spoken['difference'])}")
+
+theirs = []
+for model in ("LLaMA2-7B", "LLaMA3-8B"):
+    averages = {
+        one["variant"].split(" (")[0]: one["Avg"] for one in published if one["model"] == model
+    }
+    gain = (
+        results.published_sts(model, "SemPA")["Avg"]
+        - results.published_sts(model, "PromptEOL")["Avg"]
+    )
+    for variant, sts_gain in (("SemPA", gain), ("contrastive learning", None)):
+        apart = averages[variant] - averages["base"]
+        theirs.append({"name": f"{variant},\n{model}", "generation": apart, "sts": sts_gain})
+
+sts_name = "mean of seven STS tasks" if len(tasks) > 1 else tasks[0]
+display(
+    generation_plots.gained_and_lost(
+        points,
+        theirs,
+        {"generation": f"mean of {len(items)} benchmarks", "sts": f"{sts_name}, ρ × 100"},
+    )
+)
+
+# %% [markdown]
+# The paper's table has no STS of its contrastive model, so only how far left it stands is known. The
+# published points are of other models on whole benchmarks: they say what was claimed, not what ours should
+# match.
+
+# %% [markdown]
+# ## 5 · Cheap signals
+#
+# A benchmark needs thousands of items before it sees a small loss. These need minutes, because they look at
+# every token instead of at right or wrong:
+#
+# - **perplexity** of a text that training did not touch: $\exp\left(-\frac1T\sum_t \log\pi(w_t \mid w_{<t})\right)$;
+# - **preference**: is the sentence that follows the likelier paraphrase than the one that contradicts? (on
+#   triplets held out from training, log-probabilities summed over the whole answer, no reference taken off:
+#   a shorter sentence has an advantage, and so has one that keeps the request's words);
+# - **paraphrases** as the model writes them: the share without a fault (unfinished, empty, copied, looping),
+#   their length, the share of different word pairs (*distinct-2*), and how alike they are to each other
+#   (*self-BLEU*: high where the model says the same to everything).
+
+# %%
+some = held_out.sample(profile.generation_items and 3 * profile.generation_items, SEED)
+text = signals.load_text()
+trained = {one for corpus in trained_on.values() for row in corpus.rows for one in row}
+unseen = [one for one in text.rows if one not in trained]
+tokens = profile.generation_items and 300 * profile.generation_items
+said, measured = {}, {}
+for row in rows:
+    with speaking_as(row) as model:
+        said[row] = signals.paraphrases(model, [one.anchor for one in some.rows])
+        measured[row] = signals.signals(model, unseen, some.rows, said[row], limit=tokens)
+print(
+    f"perplexity: {'all' if tokens is None else f'{tokens:,}'} tokens of {text.name}, {text.source}"
+)
+print(f"preferences and paraphrases: {len(some)} of {held_out.name}, {held_out.source}")
+
+lines = [f"| | {' | '.join(rows)} |", "|---|" + "---|" * len(rows)]
+for name, meaning in signals.SIGNALS.items():
+    cells = [f"{measured[row][name]:.1f}" for row in rows]
+    lines.append(f"| {meaning} | {' | '.join(cells)} |")
+display(Markdown("\n".join(lines)))
+
+# %%
+changes = {
+    row: 100 * (measured[row]["perplexity"] / measured[BASE]["perplexity"] - 1) for row in adapters
+}
+for row, change in changes.items():
+    print(f"{row:<16} perplexity {signed(change)} %, STS {signed(points[row]['sts'])}")
+
+# %% [markdown]
+# The same request, answered by all (the likeliest token at each step):
+
+# %%
+for place, one in enumerate(some.rows[:2]):
+    show("request", one.anchor)
+    for row in rows:
+        faults = ", ".join(signals.faults(said[row][place], one.anchor))
+        show(row, f"{said[row][place].text}  {f'[{faults}]' if faults else ''}")
+    print()
+
+# %% [markdown]
+# ## 6 · Why a contrastive model may stop speaking
+#
+# The contrastive loss looks at the states $h$ through their cosines alone. Turn all states by one and the
+# same rotation $Q$, and no cosine changes:
+#
+# $$\cos(Qh_i, Qh_j) = \cos(h_i, h_j), \qquad \text{but the next word is read from } W Q h \text{ instead of } W h.$$
+#
+# So there are directions in which the loss is flat and the words are lost. Nothing says that training goes
+# there; nothing holds it back either. An extreme case, to see it: the base's own states of our sentences,
+# and the same states rotated at random.
+
+# %%
+import torch
+from sempa_utils import objectives
+
+sentences = [one.anchor for one in some.rows[:50]]
+follow = [one.positive for one in some.rows[:50]]
+temperature = records["contrastive"]["recipe"]["temperature"]
+embedder = Embedder(base, "prompteol")
+states, others = (
+    embedder.encode(one, convert_to_tensor=True).float().cpu() for one in (sentences, follow)
+)
+generator = torch.Generator().manual_seed(SEED)
+rotation, _ = torch.linalg.qr(torch.randn(states.shape[1], states.shape[1], generator=generator))
+head = base.model.get_output_embeddings()
+
+
+def contrastive_loss(anchors, candidates) -> float:
+    return objectives.slot_loss(objectives.cosine_scores(anchors, candidates, temperature)).item()
+
+
+@torch.no_grad()
+def words_after(states) -> torch.Tensor:
+    """Log-probabilities of the next token, read from states by the base's own head."""
+    return head(states.to(base.device, head.weight.dtype)).float().log_softmax(dim=-1).cpu()
+
+
+before, after = (
+    contrastive_loss(states, others),
+    contrastive_loss(states @ rotation, others @ rotation),
+)
+straight, turned = words_after(states), words_after(states @ rotation)
+
+
+def likeliest(log_probs: torch.Tensor, count: int = 8) -> dict:
+    values, numbers = log_probs.exp().topk(count)
+    return {
+        "tokens": [base.tokenizer.decode([number]) for number in numbers.tolist()],
+        "probabilities": values.tolist(),
+        "entropy": signals.entropy(log_probs).item(),
+    }
+
+
+print(f"contrastive loss {before:.4f}, of the rotated states {after:.4f}")
+print(f"KL(base ‖ rotated) of the next word {signals.divergence(straight, turned).mean():.1f} nats")
+show("sentence", sentences[0])
+show("said in one word", ", ".join(map(repr, likeliest(straight[0], 5)["tokens"])))
+show("rotated", ", ".join(map(repr, likeliest(turned[0], 5)["tokens"])))
+assert abs(before - after) < 1e-2
+
+# %% [markdown]
+# A preference is different: its score *is* a log-probability, $\beta \log \pi/\pi_\text{ref}$, read through
+# $W$, of whole sentences, against the base itself. It cannot improve by losing the words that it is made
+# of. (It can still make them worse elsewhere: the loss knows two answers, and no other text.)
+#
+# How far did the models here go? The next token after three kinds of prompt, made of the same held-out
+# sentences: a sentence broken off half-way, a request to paraphrase it, and the slot of
+# `"…" means in one word:"`, where the contrastive loss works. First how *sure* each model is.
+
+# %%
+from sempa_utils.templates import (
+    EXTRACTION_TEMPLATES,
+    fill,
+    paraphrase_request,
+    prepare_sentence,
+)
+
+prompts = {
+    "a sentence, half-way": signals.open_sentences(sentences),
+    "a paraphrase request": [paraphrase_request(sentence) for sentence in sentences],
+    "in one word": [
+        fill(EXTRACTION_TEMPLATES["prompteol"], prepare_sentence(sentence))
+        for sentence in sentences
+    ],
+}
+next_token = {kind: {} for kind in prompts}
+for row in rows:
+    with speaking_as(row) as model:
+        for kind, of_kind in prompts.items():
+            next_token[kind][row] = signals.next_token_log_probs(model, of_kind)
+entropies = {
+    kind: {row: signals.entropy(one).numpy() for row, one in of_rows.items()}
+    for kind, of_rows in next_token.items()
+}
+display(generation_plots.spread_by_prompt(entropies))
+
+# %% [markdown]
+# A low entropy is no virtue by itself: a model that always says the same is very sure. So also how far each
+# model's next token is from the base's, in nats: $\mathrm{KL}(\pi_\text{base} \,\|\, \pi) = \sum_w \pi_\text{base}(w) \log \frac{\pi_\text{base}(w)}{\pi(w)}$.
+
+# %%
+divergences = {
+    kind: {row: signals.divergence(of_rows[BASE], of_rows[row]).numpy() for row in adapters}
+    for kind, of_rows in next_token.items()
+}
+display(generation_plots.spread_by_prompt(divergences, "KL(base ‖ model) of the next token (nats)"))
+
+# %% [markdown]
+# And the words themselves, for one sentence broken off and for the slot:
+
+# %%
+PROMPT = 0  # which sentence: change it
+for kind in ("a sentence, half-way", "in one word"):
+    display(
+        generation_plots.next_tokens(
+            prompts[kind][PROMPT] + " …",
+            {row: likeliest(one[PROMPT]) for row, one in next_token[kind].items()},
+        )
+    )
+
+# %%
+for kind, of_rows in divergences.items():
+    order = sorted(of_rows, key=lambda row: -float(of_rows[row].mean()))
+    print(f"{kind:<22} farthest from the base first: ", end="")
+    print(", ".join(f"{row} {of_rows[row].mean():.3f}" for row in order))
+
+# %% [markdown]
+# **What to take from it.** Compare the first column with the last. At the slot an objective that moves the
+# embedding moves the words, since they are read from the same state. The question is how much of that spills
+# over to ordinary text, the first column: that is what the perplexity above adds up. It grows with the
+# learning rate and the number of rows, so a run of few steps shows little of it. A term that holds the next
+# words to the base's can be added to any objective: `--kl-weight` of `python -m sempa_utils train`.
+
+# %% [markdown]
+# ## The paper's setting and this run's
+
+# %%
+settings = results.settings_table(
+    [
+        ("model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
+        (
+            "training rows",
+            "40,000 to 80,000, the same for both objectives",
+            f"{len(anchors[0]):,}, {same} anchors, {training_rows.source}",
+        ),
+        (
+            "contrastive baseline",
+            "InfoNCE on the PromptEOL embedding; rate and temperature not stated",
+            f"the same; rate {records['contrastive']['recipe']['learning_rate']:g}, "
+            f"τ {records['contrastive']['recipe']['temperature']:g}",
+        ),
+        (
+            "benchmarks",
+            "GSM8K, MMLU, HellaSwag, DROP, TruthfulQA, whole",
+            "; ".join(
+                f"{name.split(',')[0]}: {items[t]} items, {data[t]['source']}"
+                for t, name in names.items()
+                if t != "mean"
+            ),
+        ),
+        (
+            "examples before a question",
+            "8, 5, 0, 3, 0",
+            ", ".join(str(r["shots"]) for r in found[BASE].values()),
+        ),
+        (
+            "harness",
+            "lm-evaluation-harness, DROP repaired",
+            "the same, 0.4.13; DROP's prompt mended (README)",
+        ),
+        ("uncertainty", "none", "standard errors, paired for differences"),
+        ("STS", "seven tasks", f"{', '.join(tasks)}, {profile.sts_pairs or 'all'} pairs each"),
+        ("precision", "bfloat16", base.precision),
+    ]
+)
+display(Markdown(settings))
+
+# %%
+best = {
+    row: f"{signed(points[row]['sts'])} STS, {signed(changes[row])} % perplexity"
+    for row in adapters
+}
+results.save_run(
+    "notebook_05_generation",
+    figures={
+        "benchmarks": compared,
+        "all_metrics": {
+            row: {task: result["all_metrics"] for task, result in of_row.items()}
+            for row, of_row in found.items()
+        },
+        "sts": {
+            row: {key: one[key] for key in ("mean", "difference") if key in one}
+            for row, one in sts_summary.items()
+        },
+        "signals": measured,
+        "perplexity_change": changes,
+        "entropy": {
+            kind: {row: one.mean() for row, one in of_rows.items()}
+            for kind, of_rows in entropies.items()
+        },
+        "divergence": {
+            kind: {row: one.mean() for row, one in of_rows.items()}
+            for kind, of_rows in divergences.items()
+        },
+        "adapters": {row: models.adapter_fingerprint(path) for row, path in adapters.items()},
+    },
+    headline=(
+        f"{len(items)} benchmarks, {sum(items.values())} items, mean: "
+        + ", ".join(f"{row} {compared[row]['mean']['value']:.1f}" for row in rows)
+        + "; less the base: "
+        + "; ".join(f"{row} {text}" for row, text in best.items())
+    ),
+    model=base.describe(),
+    data=[training_rows.record(), some.record(), text.record(), *data.values()],
+    settings={"items": profile.generation_items, "text_tokens": tokens, "pairs": profile.sts_pairs},
+    seed=SEED,
+)
+print("that was the last notebook; `python -m sempa_utils --help` does the same without one")

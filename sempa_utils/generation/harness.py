@@ -1,0 +1,412 @@
+"""Generation benchmarks by lm-evaluation-harness: the paper's five tasks on a loaded model, adapter or not.
+
+The harness writes the prompts, extracts the answers and scores them; here it is told on which rows and with
+how many shots, and each task's result is kept.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import io
+import json
+import logging
+import math
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from sempa_utils import __version__, models
+from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
+from sempa_utils.generation import local_tasks
+
+SAMPLES = 3  # items that a result shows whole
+GENERATION_TOKENS = 16384  # of a batch on the CPU, padding included: about a gigabyte in the packaged model
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark as the paper runs it; `repair` holds the fields of the harness' definition that are changed."""
+
+    name: str  # the harness' task or group
+    shots: int
+    metric: str  # as the harness names it: metric,filter
+    label: str  # for tables
+    column: str  # of the paper's Table 6
+    definition: str  # folder of the harness' tasks that defines it
+    repair: dict = field(default_factory=dict)
+
+
+# The harness gives DROP's few-shots the names of the answer's fields for an answer ("number,date,spans"),
+# nothing between question and answer, and cuts an answer at its decimal point (its issue 2137). The paper
+# used "a repaired task file" that it does not show; ours changes these three fields.
+DROP_REPAIR = {
+    "doc_to_target": "{{answers[0]|join(', ')}}",
+    "target_delimiter": " ",
+    "generation_kwargs": {"until": ["\n"]},
+}
+
+TASKS = {
+    "gsm8k": Task("gsm8k_cot", 8, "exact_match,strict-match", "GSM8K, accuracy", "GSM8K_acc", "gsm8k"),
+    "mmlu": Task("mmlu", 5, "acc,none", "MMLU, accuracy", "MMLU_acc", "mmlu/default"),
+    "hellaswag": Task("hellaswag", 0, "acc_norm,none", "HellaSwag, acc_norm", "HellaSwag_acc_norm", "hellaswag"),
+    "drop": Task("drop", 3, "f1,none", "DROP, F1", "DROP_f1", "drop", DROP_REPAIR),
+    "truthfulqa": Task("truthfulqa_mc1", 0, "acc,none", "TruthfulQA, MC1", "TruthfulQA_mc1", "truthfulqa"),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The harness' tasks (MMLU: one a subject) holding only the items to be run, and what they were drawn from."""
+
+    parts: dict[str, object]
+    data: dict
+    items: int
+
+
+def evaluate(
+    language_model: models.LanguageModel,
+    tasks: list[str] | None = None,
+    directory: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 42,
+    show_progress_bar: bool = True,
+) -> dict[str, dict]:
+    """Run benchmarks on a model as it is, its adapter on or switched off; return {task: result}.
+
+    A result has `value` and `standard_error` (× 100, the harness' own), `items`, `metric`, `shots`, `scores`
+    (× 100, one an item, in item order, so that models can be compared item by item), `all_metrics` (× 100, as
+    the harness names them), `data`, and a few `samples` shown whole, for a notebook and never for a record.
+    `limit` items of each task are drawn by `seed`; for MMLU that is over all subjects, as evenly as it goes.
+    `batch_size` is found where it is None. Each task's result is kept in the build folder under a fingerprint
+    of what it depends on, so a run goes on at the next task. Raises `InputError` as `check_tasks` does.
+    """
+    names = list(tasks or TASKS)
+    prepared = _prepare_all(names, directory, limit, seed)
+    kept = {name: _kept(language_model, name, prepared[name], limit, seed) for name in names}
+    missing = [name for name in names if not (kept[name] and kept[name].is_file())]
+    context = _context(language_model.model.config, language_model.tokenizer)
+    longest = {name: _check_context(name, prepared[name], language_model.tokenizer, context, seed) for name in missing}
+    results = {}
+    for name in names:
+        if name not in missing:
+            results[name] = json.loads(kept[name].read_text(encoding="utf8"))
+            continue
+        size = batch_size or _batch_size(language_model, longest[name])
+        results[name] = _run(language_model, name, prepared[name], longest[name], size, seed, show_progress_bar)
+        if kept[name]:
+            with write_whole(kept[name]) as draft:
+                draft.write_text(json.dumps(results[name], ensure_ascii=False), encoding="utf8")
+    return results
+
+
+def check_tasks(
+    tasks: list[str] | None = None,
+    directory: str | Path | None = None,
+    model: str | None = None,
+    limit: int | None = None,
+    seed: int = 42,
+) -> dict[str, dict]:
+    """Check tasks, files and, with `model` named, its context, without its weights; return {task: data record}.
+
+    Raises `InputError` for an unknown task, a missing or malformed file, a limit below 2 (no standard error
+    comes of a single item), and a context that is too short for the shots.
+    """
+    names = list(tasks or TASKS)
+    prepared = _prepare_all(names, directory, limit, seed)
+    if model:
+        config, tokenizer = _config_and_tokenizer(model)
+        for name in names:
+            _check_context(name, prepared[name], tokenizer, _context(config, tokenizer), seed)
+    return {name: one.data | {"items": one.items} for name, one in prepared.items()}
+
+
+def comparison(rows: dict[str, dict], against: str) -> dict:
+    """Return each row's figures, task by task and for their mean, and its differences from the row `against`.
+
+    `rows` is {row: what `evaluate` returned}. Gives {row: {task or "mean": {value, standard_error, items,
+    difference, difference_standard_error}}}, × 100. A difference is paired: its standard error is that of the
+    mean over items of the differences of scores. Tasks count as independent in the mean, the paper's Avg;
+    `against` has no difference. Raises `InputError` for rows that were not run on the same items.
+    """
+    base, found = pick(against, rows, "row to compare with"), {}
+    for row, results in rows.items():
+        _require_same_items(row, results, against, base)
+        found[row] = {}
+        for task, result in results.items():
+            figures = {key: result[key] for key in ("value", "standard_error", "items")}
+            if row != against:
+                apart = np.subtract(result["scores"], base[task]["scores"])
+                figures["difference"] = result["value"] - base[task]["value"]
+                figures["difference_standard_error"] = _standard_error(apart)
+            found[row][task] = figures
+        each, count = list(found[row].values()), len(results)
+        mean = {key: sum(one[key] for one in each) / count for key in ("value", "difference") if key in each[0]}
+        for key in ("standard_error", "difference_standard_error"):
+            if key in each[0]:
+                mean[key] = math.hypot(*(one[key] for one in each)) / count
+        found[row]["mean"] = mean | {"items": sum(one["items"] for one in each)}
+    return found
+
+
+def _require_same_items(row: str, results: dict, against: str, base: dict) -> None:
+    if list(results) != list(base):
+        raise InputError(f"{row} ran {', '.join(results)} and {against} ran {', '.join(base)}. Run the same tasks.")
+    for task, result in results.items():
+        theirs = base[task]
+        if (result["data"], len(result["scores"])) != (theirs["data"], len(theirs["scores"])):
+            raise InputError(f"{task}: {row} and {against} ran on different items. Run both with one limit and seed.")
+
+
+def _standard_error(values) -> float:
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def _prepare_all(names: list[str], directory, limit: int | None, seed: int) -> dict[str, Prepared]:
+    if not importlib.util.find_spec("lm_eval"):
+        raise InputError("lm-evaluation-harness is not installed. Run: pip install 'sempa-kit[evaluation]'")
+    for name in names:
+        pick(name, TASKS, "task")
+    if limit is not None and limit < 2:
+        raise InputError(f"A limit of {limit} items gives no standard error. Give at least 2, or none for all.")
+    return {name: _prepare(name, directory, limit, seed) for name in names}
+
+
+def _prepare(name: str, directory, limit: int | None, seed: int) -> Prepared:
+    """Load the harness' definitions on local rows or the hub's, and leave the drawn items in them."""
+    import datasets
+    from lm_eval.tasks import TaskManager
+
+    task, documents = TASKS[name], local_tasks.find(name, directory)
+    folder = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / task.definition
+    with _quiet():
+        manager = TaskManager(include_defaults=False, include_path=str(folder))
+        wanted = [{"task": task.name, **task.repair}]
+        if documents:
+            for part in documents.splits:
+                pick(part, manager.all_subtasks, f"part of {name}")
+            wanted = [
+                {"task": part, "custom_dataset": _given(splits), **task.repair}
+                for part, splits in documents.splits.items()
+            ]
+        # As members of a group they are the harness' definitions with changes; alone they would be new ones.
+        changed = documents or task.repair
+        parts = manager.load({"group": "sempa", "task": wanted} if changed else task.name)["tasks"]
+    sizes, digests = {}, []
+    for part, loaded in parts.items():
+        loaded.set_config("num_fewshot", task.shots)
+        split = _split(loaded)
+        sizes[part] = len(loaded.dataset[split])
+        shown = (loaded.config.fewshot_split or loaded.config.training_split) if task.shots else None
+        for rows in (loaded.dataset[one] for one in (split, shown) if one):
+            digests += [json.dumps(row, sort_keys=True, default=str) for row in rows]
+    chosen = draw(sizes, limit, seed)
+    for part, rows in chosen.items():
+        if len(rows) < sizes[part]:
+            split = _split(parts[part])
+            parts[part].dataset = datasets.DatasetDict(parts[part].dataset)
+            parts[part].dataset[split] = parts[part].dataset[split].select(rows)
+    record = {
+        "name": name,
+        "rows": sum(sizes.values()),
+        "source": documents.source if documents else "hub",
+        "fingerprint": fingerprint(*digests),
+        "dropped": documents.dropped if documents else {},
+    }
+    if len(sizes) > 1:
+        record["subjects"] = len(sizes)
+    items = sum(map(len, chosen.values()))
+    if items < 2:
+        raise InputError(f"{name}: {items} item from {record['source']} gives no standard error. Give at least 2.")
+    return Prepared({part: parts[part] for part in chosen}, record, items)
+
+
+def _given(splits: dict[str, list[dict]]):
+    def dataset(**_):
+        import datasets
+
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
+
+    return dataset
+
+
+def _split(loaded) -> str:
+    return loaded.config.test_split or loaded.config.validation_split
+
+
+def draw(sizes: dict[str, int], limit: int | None, seed: int) -> dict[str, list[int]]:
+    """Draw `limit` rows by `seed`, as many of each part as of the others where it has them: {part: rows in order}.
+
+    Parts of which no row is drawn are left out; None keeps all.
+    """
+    if limit is None or limit >= sum(sizes.values()):
+        return {part: list(range(size)) for part, size in sizes.items()}
+    generator, turns = random.Random(seed), []
+    places = generator.sample(range(len(sizes)), len(sizes))
+    for place, (part, size) in zip(places, sizes.items()):
+        turns += [(turn, place, part, row) for turn, row in enumerate(generator.sample(range(size), size))]
+    drawn = {part: [] for part in sizes}
+    for _, _, part, row in sorted(turns)[:limit]:
+        drawn[part].append(row)
+    return {part: sorted(rows) for part, rows in drawn.items() if rows}
+
+
+def _requests(prepared: Prepared, seed: int) -> list:
+    """Return all that will be asked of the model, as the harness' instances."""
+    instances = []
+    with _quiet():
+        for part in prepared.parts.values():
+            part.set_fewshot_seed(seed)
+            part.build_all_requests()
+            instances += part.instances
+    return instances
+
+
+def _check_context(name: str, prepared: Prepared, tokenizer, context: int, seed: int) -> int:
+    """Return the longest request's tokens, room for the answer included; raise unless all fit into `context`."""
+    needed = []
+    for instance in _requests(prepared, seed):
+        prompt, answer = instance.args
+        room = 0 if isinstance(answer, str) else answer.get("max_gen_toks", _generated_tokens())
+        needed.append((prompt + answer if isinstance(answer, str) else prompt, room))
+    # A token is at least a byte, but for a few special ones: only texts that could be too long are counted, and
+    # the longest in any case.
+    needed.sort(key=lambda one: len(one[0].encode()) + one[1], reverse=True)
+    counted = [len(tokenizer(text)["input_ids"]) + room
+               for place, (text, room) in enumerate(needed)
+               if place == 0 or len(text.encode()) + room + 8 > context]  # fmt: skip
+    longest = max(counted)
+    if longest > context:
+        raise InputError(
+            f"{name}: {longest:,} tokens are needed, {TASKS[name].shots} shots and the answer included, and the "
+            f"model's context holds {context:,}. Leave {name} out, or take a model with a longer context."
+        )
+    return longest
+
+
+def _generated_tokens() -> int:
+    from lm_eval.defaults import DEFAULT_MAX_GEN_TOKS
+
+    return DEFAULT_MAX_GEN_TOKS
+
+
+def _context(config, tokenizer) -> int:
+    from lm_eval.models.utils import resolve_max_length
+
+    return resolve_max_length(config, tokenizer, default=2048)
+
+
+def _config_and_tokenizer(model: str):
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = models.fetch(model)
+    try:
+        return AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{model}: its configuration and tokenizer are not to be had ({str(error).splitlines()[0][:200]}). Name a "
+            "model directory, a hub id that this machine can reach, or 'packaged'."
+        ) from error
+
+
+def _kept(language_model, name: str, prepared: Prepared, limit: int | None, seed: int) -> Path | None:
+    adapter = language_model.active_adapter
+    if adapter == "unsaved":  # has no name that a later run could know it by
+        return None
+    parts = (__version__, importlib.metadata.version("lm_eval"), language_model.fingerprint, language_model.precision,
+             adapter, language_model.device.type, name, TASKS[name], prepared.data, limit, seed)  # fmt: skip
+    return build_folder() / "generation" / f"{fingerprint(*parts)}.json"
+
+
+def _batch_size(language_model, longest: int) -> int | str:
+    # On a GPU the harness tries what fits. On a CPU nothing fails before memory is full, so the longest prompt
+    # decides; a generated token costs nearly the same for one row or many. Scored answers need no batch size.
+    return "auto" if language_model.device.type != "cpu" else max(1, min(16, GENERATION_TOKENS // longest))
+
+
+def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size, seed: int, show_progress_bar) -> dict:
+    from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
+    from lm_eval.evaluator import evaluate as run_harness
+
+    from sempa_utils.generation.harness_model import HarnessModel
+
+    task, parts = TASKS[name], prepared.parts
+    metric, chosen_filter = task.metric.split(",")
+    for part in parts.values():
+        part.set_fewshot_seed(seed)
+    with _quiet(name, show_progress_bar):
+        wrapped = HarnessModel(language_model.model, tokenizer=language_model.tokenizer, batch_size=batch_size,
+                               max_length=longest)  # fmt: skip
+        found = run_harness(wrapped, {"tasks": parts, "groups": {}})
+    scores, samples = [], []
+    for part in parts:
+        rows = [row for row in found["samples"][part] if row["filter"] == chosen_filter]
+        scores += [100 * float(row[metric]) for row in rows]
+        samples += [_sample(parts[part], row, metric) for row in rows[: SAMPLES - len(samples)]]
+    results = [found["results"][part] for part in parts]
+    sizes = [result["sample_len"] for result in results]
+    figures = {
+        key: 100 * float(aggregate_subtask_metrics([result[key] for result in results], sizes))
+        for key in results[0]
+        if "," in key and "_stderr" not in key
+    }
+    errors = [result[f"{metric}_stderr,{chosen_filter}"] for result in results]
+    # A subject with a single item has no error to pool; then all items count as one sample.
+    pooled = min(sizes) > 1
+    return {
+        "value": figures[task.metric],
+        "standard_error": 100 * float(pooled_sample_stderr(errors, sizes)) if pooled else _standard_error(scores),
+        "items": prepared.items,
+        "metric": task.label,
+        "shots": task.shots,
+        "scores": scores,
+        "all_metrics": figures,
+        "data": prepared.data,
+        "samples": samples,
+    }
+
+
+def _sample(part, row: dict, metric: str) -> dict:
+    """Show an item: what the model read, what it answered, what was right."""
+    answer, target = row["resps"][0][0], row["target"]
+    if part.OUTPUT_TYPE == "multiple_choice":
+        choices = part.doc_to_choice(row["doc"])
+        likelihoods = np.array([likelihood for likelihood, _ in row["filtered_resps"]])
+        lengths = np.array([len(choice) for choice in choices]) if metric == "acc_norm" else 1.0
+        answer, target = choices[int(np.argmax(likelihoods / lengths))], choices[target]
+    return {
+        "prompt": row["arguments"][0][0],
+        "answer": answer,
+        "target": str(target),
+        "score": 100 * float(row[metric]),
+    }
+
+
+@contextlib.contextmanager
+def _quiet(name: str = "", show_progress_bar: bool = False):
+    """Draw at most one bar, under our name, and hold back the harness' notes to those who write tasks."""
+    import datasets
+    from tqdm.auto import tqdm
+
+    def bar(total: int, **_):
+        return tqdm(total=total, desc=name, disable=not show_progress_bar)
+
+    logger, bars = logging.getLogger("lm_eval"), datasets.are_progress_bars_disabled()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        with (
+            mock.patch("lm_eval.api.task.tqdm", lambda rows, **_: rows),
+            mock.patch("lm_eval.api.model.tqdm", lambda rows, **_: rows),
+            mock.patch("lm_eval.models.huggingface.tqdm", bar),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            yield
+    finally:
+        logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()

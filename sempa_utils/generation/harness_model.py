@@ -1,0 +1,57 @@
+"""The harness' wrapper of a transformers model, with what its prompts share computed once."""
+
+import torch
+from lm_eval.models import huggingface
+
+from sempa_utils import prefix_tree
+
+TREE_TOKENS = 1536  # a larger tree would spend on attention what it saves elsewhere
+
+
+class HarnessModel(huggingface.HFLM):
+    """`HFLM` whose log-likelihoods come of `prefix_tree`; generation, tokens and stop rules are its own.
+
+    Multiple-choice requests repeat their few-shots, and their question for each choice.
+    """
+
+    def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
+        """Return (summed log-probability, False) per request ((context, answer), context tokens, answer tokens).
+
+        Whether the answer is the greedy one, the harness' second value, enters none of the tasks' metrics.
+        """
+        found, bar = [None] * len(requests), huggingface.tqdm(total=len(requests), disable=disable_tqdm)
+        for places in self._trees([context + answer for _, context, answer in requests]):
+            tree = prefix_tree.build([requests[place][1] for place in places],
+                                     [[requests[place][2]] for place in places])  # fmt: skip
+            tree = prefix_tree.PrefixTree(*(part.to(self.device) for part in tree))
+            with torch.inference_mode():
+                scores = prefix_tree.log_probs(self.model, tree).tolist()
+            for place, score in zip(places, scores, strict=True):
+                found[place] = (score, False)
+            bar.update(len(places))
+        bar.close()
+        return found
+
+    def _trees(self, sequences: list[list[int]]):
+        """Yield the places of sequences that make a tree: those of which each has half or more from those before."""
+        most = self.batch_size if isinstance(self.batch_size, int) else len(sequences)
+        places, size, before = [], 0, []
+        # In the order of a dictionary, where those that share most stand side by side.
+        for place in sorted(range(len(sequences)), key=sequences.__getitem__):
+            shared = _shared(before, sequences[place])
+            new = len(sequences[place]) - shared
+            if places and (new > shared or size + new > TREE_TOKENS or len(places) == most):
+                yield places
+                places, size, new = [], 0, len(sequences[place])
+            places.append(place)
+            size, before = size + new, sequences[place]
+        if places:
+            yield places
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """Return how many tokens two sequences have in common from the first on."""
+    for count, (left, right) in enumerate(zip(one, other)):
+        if left != right:
+            return count
+    return min(len(one), len(other))

@@ -1,0 +1,227 @@
+"""Pictures of what training did to a model's speech: benchmarks, the price of a better embedding, the next token."""
+
+import itertools
+import textwrap
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+
+MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
+QUIET = "#5A5A5A"
+
+
+def _signs():
+    """Yield a colour and a mark for each row, a pair that no other one has for the first 36."""
+    for turn in itertools.count():
+        for place, colour in enumerate(CYCLE):
+            yield colour, MARKS[(place + turn) % len(MARKS)]
+
+
+# --- benchmarks ----------------------------------------------------------------------------------
+
+
+def task_scores(rows: dict[str, dict], tasks: dict[str, str], chance: dict[str, float] | None = None) -> Figure:
+    """Draw each model's figure ± its standard error, a panel a task: {model: {task: {"value", "standard_error"}}}.
+
+    `tasks` is {task: its name}; the first model's figure is a thin line in each panel; `chance` {task: the figure of
+    guessing} a dashed one.
+    """
+    places, models = np.arange(len(rows)), list(rows)
+    with page_style():
+        figure, axes = panels(columns=len(tasks), height=1.5 + 0.34 * len(rows), squeeze=False, sharey=True)
+        for one, (task, name) in zip(axes[0], tasks.items()):
+            keys = ("value", "standard_error")
+            values, errors = (np.array([row[task][key] for row in rows.values()]) for key in keys)
+            if task in (chance or {}):
+                one.axvline(chance[task], color=COLOURS["grey"], linestyle="--", linewidth=1.2, label="guessing")
+            one.axvline(values[0], color=COLOURS["blue"], linewidth=0.8, label=models[0])
+            one.hlines(places, values - errors, values + errors, color=COLOURS["blue"], alpha=0.4, linewidth=2.5)
+            one.plot(values, places, "o", color=COLOURS["blue"], label="_value")
+            for place, value in zip(places, values):
+                text = f"{value:.0f}" if value >= 10 or not value else f"{value:.1f}"
+                above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": 9}
+                one.annotate(text, (value, place), **above)
+            high = 1.12 * max(10.0, (chance or {}).get(task, 0), *(values + errors))
+            one.set(title=name, xlim=(min(-0.06 * high, *(values - errors)), high), ylim=(len(rows) - 0.5, -0.75))
+            one.xaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
+            one.grid(axis="y", visible=False)
+            one.tick_params(axis="y", length=0)
+        axes[0][0].set_yticks(places, models)
+        figure.supxlabel("figure × 100, ± one standard error", fontsize=11)
+        if chance:
+            handle = Line2D([], [], color=COLOURS["grey"], linestyle="--", linewidth=1.2, label="guessing")
+            figure.legend(handles=[handle], loc="outside upper right", fontsize=10)
+    return figure
+
+
+# --- what is gained and what is lost -------------------------------------------------------------
+
+
+def gained_and_lost(ours: dict[str, dict], published: list[dict] | None = None, what: dict | None = None) -> Figure:
+    """Draw STS gained (y) against generation gained or lost (x), both as differences from the base, in points.
+
+    `ours` is {model: {"generation", "sts"}} with 95 % intervals as "generation_low", "sts_high" and so on. `published`
+    rows have name, generation and, where the paper has it, sts: other models and other tests, so hollow; one without
+    sts is a line. `what` names the axes' measures: {"generation": …, "sts": …}.
+    """
+    what = {"generation": "mean of the benchmarks", "sts": "STS, ρ × 100"} | (what or {})
+    with page_style():
+        figure, axes = panels(height=5.2)
+        handles, hollow = [], []
+        for (model, row), (colour, mark) in zip(ours.items(), _signs()):
+            x, y = row["generation"], row["sts"]
+            span = {"color": colour, "linewidth": 1.6, "alpha": 0.5}
+            axes.hlines(y, row.get("generation_low", x), row.get("generation_high", x), **span)
+            axes.vlines(x, row.get("sts_low", y), row.get("sts_high", y), **span)
+            handles += axes.plot(x, y, mark, color=colour, markersize=9, label=model, zorder=3)
+        for row, mark in zip(published or [], _published_marks(published or [])):
+            if row.get("sts") is None:
+                line = {"color": COLOURS["grey"], "linestyle": mark, "linewidth": 1.4, "zorder": 0.5}
+                hollow.append(axes.axvline(row["generation"], label=f"{row['name']}\n(STS not given)", **line))
+            else:
+                style = {"color": COLOURS["black"], "markerfacecolor": "white", "markersize": 8}
+                hollow += axes.plot(row["generation"], row["sts"], mark, linestyle="", label=row["name"], **style)
+        _name_quadrants(axes)
+        axes.set(xlabel=f"generation: {what['generation']}, less the base (points)",
+                 ylabel=f"embedding: {what['sts']},\nless the base")  # fmt: skip
+        legend = {"alignment": "left", "fontsize": 9.5, "title_fontsize": 9.5}
+        figure.legend(handles=handles, title="this run, 95 % intervals", loc="outside right upper", **legend)
+        if hollow:
+            title = "published (7–8B,\nfull benchmarks)"
+            figure.legend(handles=hollow, title=title, loc="outside right lower", **legend)
+    return figure
+
+
+def _published_marks(rows: list[dict]) -> list[str]:
+    """A mark for each row with two figures, a line style for each with one."""
+    marks, lines = iter(MARKS), iter([":", "-.", "--"])
+    return [next(lines if row.get("sts") is None else marks) for row in rows]
+
+
+def _name_quadrants(axes) -> None:
+    """Draw the base's two lines, leave each quadrant at least a quarter of the axis, and write what it means."""
+    for limits, set_limits in ((axes.get_xlim, axes.set_xlim), (axes.get_ylim, axes.set_ylim)):
+        low, high = min(limits()[0], 0.0), max(limits()[1], 0.0)
+        low, high = min(low, -high / 3), max(high, -low / 3)
+        set_limits(low - 0.1 * (high - low), high + 0.1 * (high - low))
+    axes.axhline(0, color=COLOURS["black"], linewidth=0.8, label="_no gain")
+    axes.axvline(0, color=COLOURS["black"], linewidth=0.8, label="_no loss")
+    for left in (True, False):
+        for above in (True, False):
+            words = f"{'better' if above else 'worse'} embedding,\n{'speaks worse' if left else 'speaks no worse'}"
+            axes.text(0.012 if left else 0.988, 0.985 if above else 0.015, words, transform=axes.transAxes,
+                      ha="left" if left else "right", va="top" if above else "bottom", color=QUIET, fontsize=9.5,
+                      style="italic", bbox={"color": "white", "pad": 1.5})  # fmt: skip
+
+
+def frontier(curves: dict[str, list[dict]], base: dict[str, float], band: float = 3.0, text: str = "a text") -> Figure:
+    """Draw STS gained against the change of perplexity, a curve an objective over its checkpoints.
+
+    `curves` is {objective: [{"rows", "sts", "perplexity"}, …]} in the order of training, `base` has sts (ρ × 100) and
+    perplexity; each curve begins there. The band holds what stays within `band` % of the base's perplexity. Above 30 %
+    the scale becomes logarithmic outside the band.
+    """
+    with page_style():
+        figure, axes = panels(height=4.6)
+        axes.axvspan(-band, band, color=COLOURS["sky"], alpha=0.22, linewidth=0, label=f"within {band:g} % of the base")
+        axes.axhline(0, color=COLOURS["black"], linewidth=0.8, label="_base")
+        changes = []
+        for (objective, points), (colour, mark) in zip(curves.items(), _signs()):
+            x = np.array([0.0, *(100 * (point["perplexity"] / base["perplexity"] - 1) for point in points)])
+            y = np.array([0.0, *(point["sts"] - base["sts"] for point in points)])
+            changes.append(x)
+            axes.plot(x, y, color=colour, linewidth=1.6, alpha=0.8, label="_path")
+            axes.plot(x[1:], y[1:], mark, color=colour, markersize=7, label=objective)
+            above = y[-1] >= 0  # away from where the curves begin
+            beside = {"xytext": (0, 8 if above else -8), "va": "bottom" if above else "top", "ha": "center"}
+            beside |= {"textcoords": "offset points", "fontsize": 9, "color": QUIET}
+            axes.annotate(f"{points[-1]['rows']:,} rows", (x[-1], y[-1]), **beside)
+        axes.plot(0, 0, "o", color=COLOURS["black"], markersize=9, label="base", zorder=4)
+        changes = np.concatenate(changes)
+        if np.abs(changes).max() > 30:
+            axes.set_xscale("symlog", linthresh=band, linscale=0.6)
+            low, top = min(changes.min(), -band), max(changes.max(), band)
+            ticks = [-30, -10, -3, 0, 3, 10, 30, 100, 300, 1000, 3000, 10_000]
+            axes.set_xticks([tick for tick in ticks if low <= tick <= 1.5 * top])
+            axes.xaxis.set_minor_locator(ticker.NullLocator())
+            axes.set_xlim(1.8 * low, 1.8 * top)
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed_per_cent))
+        axes.margins(y=0.14)
+        axes.set(xlabel=f"perplexity of {text}, change from the base", ylabel="STS gained (ρ × 100)")
+        figure.legend(loc="outside right upper", fontsize=10)
+    return figure
+
+
+def _signed_per_cent(value: float, _=None) -> str:
+    return f"{value:+g} %".replace("-", "−") if value else "0 %"
+
+
+# --- the next token ------------------------------------------------------------------------------
+
+
+def next_tokens(prompt: str, models: dict[str, dict]) -> Figure:
+    """Draw the likeliest next tokens of one prompt, a panel a model: {model: {"tokens", "probabilities", "entropy"}}.
+
+    `tokens` and `probabilities` have equal lengths, the likeliest first; `entropy` is that of the whole distribution,
+    in nats. Tokens that are not among the first model's are orange.
+    """
+    columns = min(4, len(models))
+    rows = -(-len(models) // columns)
+    known = set(next(iter(models.values()))["tokens"])
+    longest = max(max(model["probabilities"]) for model in models.values())
+    with page_style():
+        height = 1.1 + 0.25 * max(len(model["tokens"]) for model in models.values())
+        figure, axes = panels(columns, rows, height=height, squeeze=False)
+        for one, (name, model) in zip(axes.flat, models.items()):
+            places = np.arange(len(model["tokens"]))
+            colours = [COLOURS["blue" if token in known else "orange"] for token in model["tokens"]]
+            one.barh(places, [100 * p for p in model["probabilities"]], 0.7, color=colours)
+            one.set_yticks(places, [_visible(token) for token in model["tokens"]], fontsize=9)
+            one.invert_yaxis()
+            one.set(xlim=(0, 108 * longest))
+            one.set_title(f"{name}\nentropy {model['entropy']:.2f} nats", fontsize=10.5)
+            one.grid(axis="y", visible=False)
+            one.tick_params(axis="y", length=0)
+        for one in axes.flat[len(models) :]:
+            one.set_axis_off()
+        key = "probability of the next token (%); orange: not among the first model's likeliest"
+        figure.supxlabel(key, fontsize=10)
+        figure.suptitle(textwrap.fill(prompt.replace("$", r"\$"), 95), x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def _visible(token: str) -> str:
+    """A token with its white space to be seen, and not longer than a label may be."""
+    token = token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·").replace("$", r"\$")
+    return token if len(token) <= 14 else token[:13] + "…"
+
+
+def spread_by_prompt(
+    kinds: dict[str, dict[str, np.ndarray]], label: str = "entropy of the next token (nats)"
+) -> Figure:
+    """Draw a number per prompt and model, a panel a kind of prompt: {kind: {model: (n,)}}; a bar marks the median."""
+    models = list(next(iter(kinds.values())))
+    generator = np.random.default_rng(0)
+    highest = max(np.max(values) for kind in kinds.values() for values in kind.values())
+    with page_style():
+        figure, axes = panels(columns=len(kinds), height=1.2 + 0.42 * len(models), squeeze=False, sharey=True)
+        for one, (kind, of_models) in zip(axes[0], kinds.items()):
+            for place, (model, (colour, _)) in enumerate(zip(models, _signs())):
+                values = np.asarray(of_models[model], dtype=float)
+                heights = place + generator.uniform(-0.2, 0.2, len(values))
+                one.scatter(values, heights, s=11, alpha=0.45, color=colour, linewidths=0)
+                median = float(np.median(values))
+                one.vlines(median, place - 0.34, place + 0.34, color=COLOURS["black"], linewidth=2)
+                text = f"{median:.2f}" if median >= 0.1 else f"{median:.1g}"
+                above = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center", "fontsize": 8.5}
+                one.annotate(text, (median, place - 0.34), va="bottom", **above)
+            one.set(title=kind, xlim=(-0.03 * highest, 1.05 * highest), ylim=(len(models) - 0.5, -0.8))
+            one.grid(axis="y", visible=False)
+            one.tick_params(axis="y", length=0)
+        axes[0][0].set_yticks(range(len(models)), models)
+        figure.supxlabel(label + "; bar: median", fontsize=11)
+    return figure
