@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", help="comma-separated: sts, geometry, signals, frontier, generation (default: all)")
     command.add_argument("--triplets", type=int, help="training rows (default: all)")
     command.add_argument("--sts-pairs", type=int, help="pairs per task; then it is not the published measure")
-    command.add_argument("--generation-items", type=int, help="per benchmark (default: 100; 0: all)")
+    command.add_argument("--generation-items", type=int, help="per benchmark (default: 40; 0: all)")
     command.add_argument("--state", action="store_true", help="say what is done and what is left, and do nothing")
     command.add_argument("--ship", metavar="NAME", help="afterwards put the adapter of the one run into the package")
     command.set_defaults(run=reproduce)
@@ -512,6 +512,8 @@ def analyse(options) -> None:
 
 def benchmark(options) -> None:
     """Run generation benchmarks on a base and adapters, and print the comparison."""
+    import torch
+
     from sempa_utils import generation, models, results
 
     profile = profiles.get(options.profile)
@@ -539,8 +541,9 @@ def benchmark(options) -> None:
             print(f"{row:<24}{task:<12}{one['value']:8.2f} ± {one['standard_error']:.2f}{apart}")
     if options.record:
         means = "; ".join(f"{row} {found['mean']['value']:.1f}" for row, found in figures.items())
-        settings = {"limit": limit, "tasks": {task: {"metric": one["metric"], "shots": one["shots"]}
-                                              for task, one in rows["base"].items()}}  # fmt: skip
+        took = {row: sum(one["seconds"] for one in found.values()) for row, found in rows.items()}
+        measured = {task: {"metric": one["metric"], "shots": one["shots"]} for task, one in rows["base"].items()}
+        settings = {"limit": limit, "tasks": measured, "seconds": took, "threads": torch.get_num_threads()}
         data = [result["data"] for result in rows["base"].values()]
         results.save_run(options.record, figures, f"mean of {len(tasks)} benchmarks: {means}",
                          base.describe() | adapters, data, settings, options.seed, folder="results")  # fmt: skip

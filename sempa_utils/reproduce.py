@@ -61,7 +61,7 @@ class Sizes:
     frontier_points: int = 4  # checkpoints of a run, spread evenly
     text_tokens: int = 8000  # that the perplexity is taken over
     held_out: int = 60  # NLI rows of the kit's own for preference accuracy and paraphrases
-    generation_items: int | None = 100  # a benchmark
+    generation_items: int | None = 40  # a benchmark
 
 
 STEPS = {  # and the sizes that each depends on

@@ -351,10 +351,14 @@ def test_prefix_trees_score_as_the_harness_own_wrapper(items, roomy):
                 assert scores == pytest.approx([score for score, _ in stock], abs=1e-3)
 
 
-def test_trees_hold_what_shares(roomy):
+def test_trees_hold_what_shares(roomy, monkeypatch):
     ours = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size="auto")
     sequences = [[1, 2, 3, 9], [7, 7], [1, 2, 3, 4], [1, 2, 3, 4, 5], [7, 8, 9, 9]]
     assert list(ours._trees(sequences)) == [[2, 3, 0], [1], [4]]
+    monkeypatch.setattr(harness_model, "TREE_TOKENS", 4)
+    assert list(ours._trees([[5, 6, 7, choice] for choice in range(9)])) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+    long = [[*range(10), choice] for choice in range(4)]  # longer than a tree should be, yet computed once
+    assert list(ours._trees(long)) == [[0, 1, 2, 3]]
 
 
 def test_results_do_not_depend_on_the_batch(items, roomy, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import random
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -79,10 +80,10 @@ def evaluate(
 
     A result has `value` and `standard_error` (× 100, the harness' own), `items`, `metric`, `shots`, `scores`
     (× 100, one an item, in item order, so that models can be compared item by item), `all_metrics` (× 100, as
-    the harness names them), `data`, and a few `samples` shown whole, for a notebook and never for a record.
-    `limit` items of each task are drawn by `seed`; for MMLU that is over all subjects, as evenly as it goes.
-    `batch_size` is found where it is None. Each task's result is kept in the build folder under a fingerprint
-    of what it depends on, so a run goes on at the next task. Raises `InputError` as `check_tasks` does.
+    the harness names them), `data`, the `seconds` it took, and a few `samples` shown whole, for a notebook
+    and never for a record. `limit` items of each task are drawn by `seed`; for MMLU that is over all subjects, as
+    evenly as it goes. `batch_size` is found where it is None. Each task's result is kept in the build folder under
+    a fingerprint of what it depends on, so a run goes on at the next task. Raises `InputError` as `check_tasks` does.
     """
     names = list(tasks or TASKS)
     prepared = _prepare_all(names, directory, limit, seed)
@@ -96,7 +97,9 @@ def evaluate(
             results[name] = json.loads(kept[name].read_text(encoding="utf8"))
             continue
         size = batch_size or _batch_size(language_model, longest[name])
+        started = time.perf_counter()
         results[name] = _run(language_model, name, prepared[name], longest[name], size, seed, show_progress_bar)
+        results[name]["seconds"] = round(time.perf_counter() - started, 1)
         if kept[name]:
             with write_whole(kept[name]) as draft:
                 draft.write_text(json.dumps(results[name], ensure_ascii=False), encoding="utf8")

@@ -5,7 +5,7 @@ from lm_eval.models import huggingface
 
 from sempa_utils import prefix_tree
 
-TREE_TOKENS = 1536  # a larger tree would spend on attention what it saves elsewhere
+TREE_TOKENS = 1536  # a larger tree of short sequences would spend on attention what it saves elsewhere
 
 
 class HarnessModel(huggingface.HFLM):
@@ -40,7 +40,8 @@ class HarnessModel(huggingface.HFLM):
         for place in sorted(range(len(sequences)), key=sequences.__getitem__):
             shared = _shared(before, sequences[place])
             new = len(sequences[place]) - shared
-            if places and (new > shared or size + new > TREE_TOKENS or len(places) == most):
+            full = size + new > max(TREE_TOKENS, 2 * len(sequences[place])) or len(places) == most
+            if places and (new > shared or full):
                 yield places
                 places, size, new = [], 0, len(sequences[place])
             places.append(place)
