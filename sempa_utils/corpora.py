@@ -140,7 +140,7 @@ def load_triplets(directory: str | Path | None = None, limit: int | None = None,
     Rows with an empty cell, with equal answers, or seen before are dropped and counted. Raises
     `InputError` for a missing column, a short row or a file without rows.
     """
-    for folder, source in _folders(directory):
+    for folder, source in data_folders(directory):
         for path in (folder / "nli" / NLI_FILE, folder / NLI_FILE):
             if path.is_file():
                 return read_triplets(path, source).sample(limit, seed)
@@ -154,7 +154,7 @@ def read_triplets(path: str | Path, source: str | None = None) -> Corpus:
     """Read a CSV file with the columns sent0, sent1 and hard_neg as triplets."""
     path = Path(path)
     rows, dropped, seen = [], Counter({"with an empty cell": 0, "with equal answers": 0, "duplicate": 0}), set()
-    for _, row in _csv_rows(path, NLI_COLUMNS):
+    for _, row in csv_rows(path, NLI_COLUMNS):
         triplet = Triplet(*(" ".join(row[column].split()) for column in NLI_COLUMNS))
         if not all(triplet):
             dropped["with an empty cell"] += 1
@@ -177,7 +177,7 @@ def load_ranked_nli(directory: str | Path | None = None, limit: int | None = Non
     mini corpus. A premise's first sentence of each label is taken; premises without all three labels
     are dropped and counted.
     """
-    for folder, source in _folders(directory):
+    for folder, source in data_folders(directory):
         files = [folder / "nli" / name for name in ("snli_dev.jsonl", "mnli_dev_matched.jsonl")]
         found = [path for path in files if path.is_file()]
         if found:
@@ -195,7 +195,7 @@ def _read_labelled_nli(paths: list[Path], source: str) -> Corpus:
     by_premise: dict[str, dict[str, str]] = {}
     unlabelled = 0
     for path in paths:
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(text_lines(path), start=1):
             try:
                 row = json.loads(line)
                 premise, hypothesis, label = row["premise"].strip(), row["hypothesis"].strip(), row["label"]
@@ -224,7 +224,7 @@ def _read_labelled_nli(paths: list[Path], source: str) -> Corpus:
 
 def _mini_nli() -> list[RankedRow]:
     path = MINI_CORPUS / "nli.csv"
-    return [RankedRow(*(row[column] for column in RankedRow._fields)) for _, row in _csv_rows(path, RankedRow._fields)]
+    return [RankedRow(*(row[column] for column in RankedRow._fields)) for _, row in csv_rows(path, RankedRow._fields)]
 
 
 def sts_tasks(directory: str | Path | None = None) -> list[str]:
@@ -248,10 +248,10 @@ def load_sts(task: str, directory: str | Path | None = None, split: str = "test"
     pick(split, ("test", "dev") if task in ("STS-B", MINI_STS) else ("test",), f"split of {task}")
     name = task if split == "test" else f"{task} {split}"
     if task == MINI_STS:
-        rows = _csv_rows(MINI_CORPUS / "sts.csv", ("split", "score", "sentence1", "sentence2"))
+        rows = csv_rows(MINI_CORPUS / "sts.csv", ("split", "score", "sentence1", "sentence2"))
         pairs = [Pair(r["sentence1"], r["sentence2"], float(r["score"])) for _, r in rows if r["split"] == split]
         return _corpus(name, pairs, "mini corpus (packaged)")
-    for folder, source in _folders(directory):
+    for folder, source in data_folders(directory):
         for root in ("senteval/downstream", "SentEval/data/downstream", "data/downstream", "downstream"):
             if (folder / root / "STS").is_dir():
                 pairs = _read_sts(folder / root, task, split)
@@ -275,7 +275,7 @@ def _read_sts(root: Path, task: str, split: str) -> list[Pair]:
     pairs = []
     for subset in STS_TASKS[task]:
         inputs, scores = folder / f"STS.input.{subset}.txt", folder / f"STS.gs.{subset}.txt"
-        sentences, gold = _lines(inputs), _lines(scores)
+        sentences, gold = text_lines(inputs), text_lines(scores)
         if len(sentences) != len(gold):
             raise InputError(
                 f"{inputs} has {len(sentences)} rows and {scores} has {len(gold)}. "
@@ -289,12 +289,12 @@ def _read_sts(root: Path, task: str, split: str) -> list[Pair]:
 
 def _read_stsb(path: Path) -> list[Pair]:
     # Not quoted CSV: a quote is a character.
-    rows = [line.split("\t") for line in _lines(path)]
+    rows = [line.split("\t") for line in text_lines(path)]
     return [_pair(path, n, row[5:7], row[4] if len(row) > 4 else "") for n, row in enumerate(rows, start=1)]
 
 
 def _read_sick(path: Path) -> list[Pair]:
-    rows = [line.split("\t") for line in _lines(path)]
+    rows = [line.split("\t") for line in text_lines(path)]
     columns = ("sentence_A", "sentence_B", "relatedness_score")
     _require_columns(path, rows[0], columns)
     first, second, score = (rows[0].index(column) for column in columns)
@@ -323,9 +323,10 @@ def _pair(path: Path, number: int, sentences: list[str], score: str, subset: str
     return Pair(*sentences, value, subset)
 
 
-def _lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
+    """Return a file's lines without their ends. Raises `InputError` for a missing, empty or non-UTF-8 file."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file. The folder's layout is that of SentEval's release; complete it.")
+        raise InputError(f"{path}: no such file. The folder's layout is that of the public release; complete it.")
     try:
         lines = path.read_text(encoding="utf8").split("\n")
     except UnicodeDecodeError as error:
@@ -337,7 +338,7 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _csv_rows(path: Path, columns):
+def csv_rows(path: Path, columns):
     """Yield (row number, row) of a CSV file, checked for its columns; rows count from 2, as an editor shows."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -368,7 +369,7 @@ def _require_columns(path: Path, found, needed) -> None:
         )
 
 
-def _folders(directory: str | Path | None):
+def data_folders(directory: str | Path | None):
     """Yield (folder, its name for readers): the one the user names, then the cache."""
     named = directory or os.environ.get("SEMPA_DATA_DIR")
     if named:

@@ -9,6 +9,7 @@ allocator holds back come on top (on the CPU, resident memory was 1.2 to 2.2 tim
 
 import contextlib
 import functools
+import gc
 import json
 import warnings
 import weakref
@@ -19,9 +20,16 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 
-from sempa_utils import models, prefix_tree
+from sempa_utils import models, prefix_tree, profiles
 from sempa_utils.checks import InputError, pick
 
 GIB = 2**30
@@ -29,18 +37,60 @@ FIELDS = ("lora_rank", "lora_alpha", "micro_batch", "gradient_checkpointing", "m
 MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # bytes per trained weight, both moments together
 SPARE = 0.1  # the share of a card that advice leaves to the CUDA context and to gaps between arrays
 
-_7B = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
-_8B = {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
-SHAPES = {  # LlamaConfig keywords, from the published config.json files
-    "llama-2-7b": {**_7B, "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096},
-    "llama-3-8b": {
-        **_8B,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 8192,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
-    },
-}
+
+class Published(NamedTuple):
+    """A public model: its id on the hub, its licence, whether the hub asks for an agreement first, its config.json."""
+
+    model: str
+    licence: str
+    access: str
+    family: type[PreTrainedConfig]
+    keywords: dict
+
+
+def _sizes(vocabulary, width, inner, layers, heads, key_value_heads, positions, base=10_000.0, tied=False, **other):
+    """Return a configuration's keywords; `base` is that of the rotary positions."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_value_heads,
+        "max_position_embeddings": positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": base},
+        "tie_word_embeddings": tied,
+        **other,
+    }
+
+
+_OPEN, _GATED, _ASKED = "open", "log in and accept", "log in if asked"  # Mistral's were gated for a time
+_LLAMA_2, _LLAMA_3 = "Llama 2 Community", "Llama 3 Community"
+_APACHE, _HUGGING_FACE = "Apache-2.0", "HuggingFaceTB/SmolLM2-"
+SHAPES = {  # from the published config.json files
+    "smollm2-135m": Published(f"{_HUGGING_FACE}135M-Instruct", _APACHE, "packaged", LlamaConfig,
+                              _sizes(49152, 576, 1536, 30, 9, 3, 8192, 1e5, tied=True)),
+    "smollm2-360m": Published(f"{_HUGGING_FACE}360M", _APACHE, _OPEN, LlamaConfig,
+                              _sizes(49152, 960, 2560, 32, 15, 5, 8192, 1e5, tied=True)),
+    "qwen2.5-0.5b": Published("Qwen/Qwen2.5-0.5B", _APACHE, _OPEN, Qwen2Config,
+                              _sizes(151936, 896, 4864, 24, 14, 2, 32768, 1e6, tied=True)),
+    "tinyllama-1.1b": Published("TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T", _APACHE, _OPEN, LlamaConfig,
+                                _sizes(32000, 2048, 5632, 22, 32, 4, 2048)),
+    "qwen2.5-1.5b": Published("Qwen/Qwen2.5-1.5B", _APACHE, _OPEN, Qwen2Config,
+                              _sizes(151936, 1536, 8960, 28, 12, 2, 131072, 1e6, tied=True)),
+    "smollm2-1.7b": Published(f"{_HUGGING_FACE}1.7B", _APACHE, _OPEN, LlamaConfig,
+                              _sizes(49152, 2048, 8192, 24, 32, 32, 8192, 1.3e5, tied=True)),
+    "llama-2-7b": Published("meta-llama/Llama-2-7b-hf", _LLAMA_2, _GATED, LlamaConfig,
+                            _sizes(32000, 4096, 11008, 32, 32, 32, 4096)),
+    "mistral-7b-v0.3": Published("mistralai/Mistral-7B-v0.3", _APACHE, _ASKED, MistralConfig,
+                                 _sizes(32768, 4096, 14336, 32, 32, 8, 32768, 1e6, sliding_window=None)),
+    "qwen2.5-7b": Published("Qwen/Qwen2.5-7B", _APACHE, _OPEN, Qwen2Config,
+                            _sizes(152064, 3584, 18944, 28, 28, 4, 131072, 1e6)),
+    "llama-3-8b": Published("meta-llama/Meta-Llama-3-8B", _LLAMA_3, _GATED, LlamaConfig,
+                            _sizes(128256, 4096, 14336, 32, 32, 8, 8192, 5e5)),
+}  # fmt: skip
+WAYS = {"nf4 t4": ("nf4", "t4"), "nf4 24gb": ("nf4", "24gb"), "bfloat16": ("bfloat16", "24gb")}  # precision, profile
+CARDS = {"16 GB": 16 * 10**9, "24 GB": 24 * 10**9}  # bytes
 
 
 class TokenCounts(NamedTuple):
@@ -72,7 +122,7 @@ def shape(name: str) -> PreTrainedConfig:
     Raises `InputError` where it cannot be had.
     """
     if name in SHAPES:
-        return LlamaConfig(tie_word_embeddings=False, **SHAPES[name])
+        return SHAPES[name].family(**SHAPES[name].keywords)
     try:
         return AutoConfig.from_pretrained(models.fetch(name))
     except InputError:
@@ -162,6 +212,85 @@ def advice(
     return f"{text}. What fits: {'; or '.join(fitting)} (raise accumulation to keep the batch)."
 
 
+class Suggestion(NamedTuple):
+    """A row of the table of suggested models."""
+
+    shape: str
+    model: str
+    parameters: int
+    licence: str
+    access: str
+    planned: dict[str, int]  # bytes at the peak of each of `WAYS`
+    fits: dict[str, list[str]]  # by card: the ways that leave `SPARE` of it free
+    operations: int  # of a triplet under the 24gb profile
+
+
+def suggested(names=None, lora_rank: int = 8, lora_alpha: int = 32) -> list[Suggestion]:
+    """Return rows of public models (all of `SHAPES`, or `names`) with what pairwise training is planned to take.
+
+    Bytes are the sum of `plan` for the longest micro-batch (`LONGEST`), as in `advice`; some seconds a model,
+    and no download. Raises `InputError` for a name that is not in `SHAPES`.
+    """
+    rows = []
+    for name in names or SHAPES:
+        published, config = pick(name, SHAPES, "shape"), shape(name)
+        planned = {
+            way: total(plan(config, precision, _recipe(profile, lora_rank, lora_alpha), LONGEST))
+            for way, (precision, profile) in WAYS.items()
+        }
+        fits = {
+            card: [way for way, size in planned.items() if size <= (1 - SPARE) * capacity]
+            for card, capacity in CARDS.items()
+        }
+        parameters = sum(parameter.numel() for parameter in _empty(config).parameters())
+        about = (published.model, parameters, published.licence, published.access)
+        work = operations(config, _recipe("24gb", lora_rank, lora_alpha))
+        rows.append(Suggestion(name, *about, planned, fits, work))
+    return rows
+
+
+def suggested_table(rows: list[Suggestion]) -> str:
+    """Return rows of `suggested` as a Markdown table: planned GiB, and operations in units of 10¹²."""
+    ways, cards = " | ".join(WAYS), " | ".join(f"fits {card}" for card in CARDS)
+    lines = [
+        f"| model | shape | parameters | licence | access | {ways} | {cards} | 10¹² operations a triplet |",
+        "|---|---|---:|---|---|" + "---:|" * len(WAYS) + "---|" * len(CARDS) + "---:|",
+    ]
+    for row in rows:
+        sizes = " | ".join(f"{size / GIB:.1f}" for size in row.planned.values())
+        fits = " | ".join(", ".join(found) or "nothing" for found in row.fits.values())
+        about = f"`{row.model}` | `{row.shape}` | {row.parameters:,} | {row.licence} | {row.access}"
+        lines.append(f"| {about} | {sizes} | {fits} | {row.operations / 1e12:.2f} |")
+    return "\n".join(lines)
+
+
+def operations(config, recipe, tokens: TokenCounts = TokenCounts()) -> int:  # noqa: B008 (a tuple)
+    """Return the floating-point operations of one triplet of pairwise training: products with frozen weights alone.
+
+    Two a weight and token: forward, its gradient and the reference, and with gradient checkpointing the
+    forward again. Attention, the adapter and the unpacking of nf4 come on top.
+    """
+    model = _empty(config)
+    head = model.get_output_embeddings()
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    layers = sum(module.weight.numel() for module in linear)
+    # An answer's last token is read off the token before it.
+    places = tokens.instruction / recipe.micro_batch + tokens.anchor + 2 * (tokens.answer - 1)
+    passes = 4 if recipe.gradient_checkpointing else 3
+    return round(2 * (passes * places * layers + 3 * 2 * tokens.answer * head.weight.numel()))
+
+
+def _empty(config):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _recipe(name: str, lora_rank: int, lora_alpha: int) -> SimpleNamespace:
+    profile = profiles.get(name)
+    sizes = {one: getattr(profile, one) for one in ("micro_batch", "gradient_checkpointing", "max_length")}
+    return SimpleNamespace(lora_rank=lora_rank, lora_alpha=lora_alpha, **sizes)
+
+
 @functools.lru_cache(maxsize=64)
 def _count(config_text: str, config_class, setting: _Setting) -> dict[str, int]:
     config = config_class.from_dict(json.loads(config_text))
@@ -175,7 +304,7 @@ def _count(config_text: str, config_class, setting: _Setting) -> dict[str, int]:
         else:
             weights += parameter.nbytes + _scale_bytes(parameter)
     live = _Live(model, answers=2 * setting.micro_batch)
-    with warnings.catch_warnings(), _as_trained(setting), live:
+    with warnings.catch_warnings(), _as_trained(setting), _no_collector(), live:
         warnings.simplefilter("ignore")
         _step(model, setting)
     return {"weights": weights, "adapter": adapter} | live.peak
@@ -263,6 +392,18 @@ def _stock_scores(model, setting: _Setting) -> torch.Tensor:
     logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits.float()
     found = logits.gather(-1, ids[:, :answer, None])[..., 0] - logits.logsumexp(dim=-1)
     return found.sum(dim=1)
+
+
+@contextlib.contextmanager
+def _no_collector():
+    """Keep what refers to itself alive, so that a plan does not depend on when Python looks for it."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -36,12 +36,13 @@ def overview(found: dict[str, dict | None]) -> str:
         own = _figures(found, run)
         mean, apart = (own.get("sts", {}).get(key) for key in ("mean", "difference"))
         rows[_name(run)] = [
+            f"{own['train']['rows']:,}" if own else NOT_RUN,
             f"{mean['spearman']:.2f} ({mean['low']:.1f} to {mean['high']:.1f})" if mean else NOT_RUN,
             _difference(apart["mean"]) if apart else "" if run == BASE else NOT_RUN,
             _perplexity(own, base),
             _generation_mean(own, run),
         ]
-    columns = ["seven STS tasks, mean ρ × 100 (95 % interval)", "less the base", "perplexity, change",
+    columns = ["triplets", "seven STS tasks, mean ρ × 100 (95 % interval)", "less the base", "perplexity, change",
                "mean of five benchmarks, less the base"]  # fmt: skip
     return _markdown("run", columns, rows)
 

@@ -199,7 +199,9 @@ class _Work:
                  for step in STEPS if self.path(step).is_file()}  # fmt: skip
         trained, about = self.trained or {}, self.base.describe()
         kept = ("last_quarter", "steps", "seconds", "triplets_per_second", "trainable_parameters", "rows_too_long")
-        figures = {"train": {name: trained[name] for name in kept if name in trained}} | steps
+        training_figures = {"rows": trained["data"]["rows"] if trained else 0}
+        training_figures |= {name: trained[name] for name in kept if name in trained}
+        figures = {"train": training_figures} | steps
         said = []
         if "sts" in steps:
             pairs = f", {self.sizes.sts_pairs} pairs a task" if self.sizes.sts_pairs else ""

@@ -1,12 +1,15 @@
 """The memory plan against the bytes that a real step allocates, and the laws it must obey."""
 
+import gc
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from conftest import tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM
 
-from sempa_utils import memory, models, prefix_tree
+from sempa_utils import memory, models, prefix_tree, profiles, training
 from sempa_utils.checks import InputError
 from sempa_utils.memory import GIB, TokenCounts, advice, plan, total
 
@@ -25,6 +28,19 @@ class Sizes:
 
 def config(layers=4, width=64):
     return tiny_model(layers, width).config
+
+
+def small_of(name: str):
+    """Return a small random model of a public model's family, with its biases and its kind of head."""
+    sizes = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    torch.manual_seed(0)
+    family, keywords = memory.SHAPES[name].family, memory.SHAPES[name].keywords
+    model = AutoModelForCausalLM.from_config(family(**keywords | sizes | {"initializer_range": 0.2})).eval()
+    for key, parameter in model.named_parameters():
+        if key.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
 
 
 def measured_peak(model, sizes: Sizes, tokens: TokenCounts) -> int:
@@ -86,6 +102,27 @@ def test_the_plan_is_the_measured_peak_of_a_small_model(layers, width, micro_bat
     assert planned == pytest.approx(measured_peak(model, sizes, TokenCounts()), rel=0.15)
 
 
+@pytest.mark.parametrize("name", ["qwen2.5-0.5b", "mistral-7b-v0.3"])
+def test_the_plan_is_the_measured_peak_of_another_family(name):
+    sizes, tokens = Sizes(micro_batch=4), TokenCounts()
+    model = small_of(name)
+    assert type(model).__name__ == {"q": "Qwen2ForCausalLM", "m": "MistralForCausalLM"}[name[0]]
+    assert total(plan(model.config, "float32", sizes)) == pytest.approx(measured_peak(model, sizes, tokens), rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-0.5b", "mistral-7b-v0.3"])
+def test_prefix_trees_are_exact_in_another_family(name):
+    model = small_of(name)
+    prompts, answers = [[5, 6, 7], [5, 6, 8, 9]], [[[10, 11, 2], [12, 2]], [[13, 2], [10, 14, 15, 2]]]
+    found = prefix_tree.log_probs(model, prefix_tree.build(prompts, answers))
+    expected = []
+    for prompt, pair in zip(prompts, answers):
+        for answer in pair:
+            logits = model(torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
+            expected.append(sum(logits[len(prompt) - 1 + place, token] for place, token in enumerate(answer)))
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.model
 @pytest.mark.parametrize(("precision", "checkpointing"), [("float32", False), ("nf4", True)])
 def test_the_plan_is_the_measured_peak_of_the_packaged_model(precision, checkpointing):
@@ -110,6 +147,81 @@ def test_weights_of_the_published_shapes():
     # 6,738,415,616 and 8,030,261,248 parameters, as published.
     assert plan(llama_2, "bfloat16", sizes)["weights"] == 2 * 6_738_415_616
     assert plan(llama_3, "bfloat16", sizes)["weights"] == 2 * 8_030_261_248
+
+
+# Weights in the files on the hub, tied ones once.
+PUBLISHED = {
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "qwen2.5-0.5b": 494_032_768,
+    "tinyllama-1.1b": 1_100_048_384,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "smollm2-1.7b": 1_711_376_384,
+    "llama-2-7b": 6_738_415_616,
+    "mistral-7b-v0.3": 7_248_023_552,
+    "qwen2.5-7b": 7_615_616_512,
+    "llama-3-8b": 8_030_261_248,
+}
+
+
+def test_every_shape_has_the_published_number_of_weights():
+    found = {}
+    for name in memory.SHAPES:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(memory.shape(name))
+        found[name] = sum(parameter.numel() for parameter in model.parameters())
+    assert found == PUBLISHED
+
+
+@pytest.mark.model
+def test_the_packaged_model_has_the_shape_of_its_name():
+    packaged, named = memory.shape("packaged"), memory.shape("smollm2-135m")
+    for field in memory.SHAPES["smollm2-135m"].keywords:
+        assert getattr(packaged, field) == getattr(named, field), field
+
+
+def test_a_suggestion_is_the_plan_of_the_profiles_recipe():
+    (row,) = memory.suggested(["smollm2-135m"])
+    config = memory.shape("smollm2-135m")
+    for way, (precision, name) in {"nf4 t4": ("nf4", "t4"), "bfloat16": ("bfloat16", "24gb")}.items():
+        recipe = training.Recipe.of_profile(profiles.get(name))
+        assert row.planned[way] == total(plan(config, precision, recipe, memory.LONGEST))
+    assert row.parameters == PUBLISHED["smollm2-135m"] and row.fits["16 GB"] == list(row.planned)
+    with pytest.raises(InputError, match="shape"):
+        memory.suggested(["llama-9-9b"])
+
+
+def test_what_a_card_does_not_hold_is_said_not_to_fit(monkeypatch):
+    (row,) = memory.suggested(["smollm2-135m"])
+    smallest = min(row.planned, key=row.planned.get)
+    card = int(row.planned[smallest] / (1 - memory.SPARE)) + 1
+    monkeypatch.setattr(memory, "CARDS", {"tight": card, "too small": row.planned[smallest]})
+    (row,) = memory.suggested(["smollm2-135m"])
+    assert row.fits == {"tight": [smallest], "too small": []}
+    assert memory.suggested_table([row]).splitlines()[-1].split(" | ")[-3:-1] == [smallest, "nothing"]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_operations_are_those_of_a_step(checkpointing):
+    from peft import LoraConfig, get_peft_model
+
+    sizes = Sizes(micro_batch=4, gradient_checkpointing=checkpointing)
+    # Wide, so that attention and the adapter weigh little.
+    tokens, wide = TokenCounts(), config(layers=4, width=1024)
+    tree = prefix_tree.build(
+        [[0] * tokens.instruction + [1 + index] * tokens.anchor for index in range(4)],
+        [[[5] * tokens.answer, [6] * tokens.answer] for _ in range(4)],
+    )
+    lora = LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_config(wide), lora).train()
+    model.enable_input_require_grads()
+    if checkpointing:
+        model.get_base_model().activation_checkpointing_enable()
+    with FlopCounterMode(display=False) as counter:
+        prefix_tree.log_probs(model, tree).sum().backward()
+        with torch.no_grad():
+            prefix_tree.log_probs(model, tree)
+    assert memory.operations(wide, sizes, tokens) == pytest.approx(counter.get_total_flops() / 4, rel=0.05)
 
 
 def test_more_triplets_need_more_and_checkpointing_needs_less():
@@ -203,3 +315,18 @@ def test_planning_leaves_torch_as_it_was():
     plan(config(), "nf4", Sizes(micro_batch=3, gradient_checkpointing=True))
     assert before == (functions.linear, functions.scaled_dot_product_attention, torch.is_autocast_enabled)
     assert torch.ones(1).device.type == "cpu"
+
+
+def test_a_plan_does_not_depend_on_pythons_collector():
+    def planned():
+        memory._count.cache_clear()
+        return plan(config(width=128), "nf4", Sizes(micro_batch=16, gradient_checkpointing=True))
+
+    usual, often = gc.get_threshold(), (20, 2, 2)
+    first = planned()
+    gc.set_threshold(*often)
+    try:
+        assert planned() == first
+    finally:
+        gc.set_threshold(*usual)
+    assert gc.isenabled()

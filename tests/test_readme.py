@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sempa_utils.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
@@ -52,30 +54,39 @@ def test_every_module_is_in_the_map():
 
 def test_every_marked_number_is_that_of_its_record():
     """A cell that ends in <!-- results/NAME.json: KEY.KEY --> shows that figure, rounded as it is written."""
-    marks = re.findall(r"^(.*)<!-- (results/[\w.]+): (.+?) -->", README, flags=re.MULTILINE)
+    marks = re.findall(r"^(.*)<!-- (results/[\w.-]+): (.+?) -->", README, flags=re.MULTILINE)
     assert len(marks) >= 10
     for line, name, path in marks:
         value = json.loads((ROOT / name).read_text(encoding="utf8"))
         for key in path.split("."):
-            value = value[key]
+            value = value[int(key) if isinstance(value, list) else key]
         shown = re.findall(r"[-−]?\d+\.?\d*", line)[-1].replace("−", "-")
         decimals = len(shown.partition(".")[2])
         assert float(shown) == round(value, decimals), (line, value)
 
 
-def test_the_table_of_figures_has_no_unmarked_number():
-    table = README.split("## What was measured")[1].split("**A negative result")[0]
+@pytest.mark.parametrize("section", ["What was found", "What was measured"])
+def test_the_tables_of_figures_have_no_unmarked_number(section):
+    table = README.split(f"## {section}")[1].split("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| what")]
     assert rows and all("<!-- results/" in row for row in rows)
 
 
-def test_the_picture_was_drawn_from_the_committed_records():
+def test_tables_and_pictures_are_those_of_the_committed_records():
     from PIL import Image
 
-    from sempa_utils import results
+    from sempa_utils import report
 
-    with Image.open(ROOT / "results" / "figures" / "first_result.png") as picture:
-        assert picture.text["Description"] == results.records_fingerprint(), "draw it again: make report"
+    found, documents = report.records(), report.documents()
+    assert ROOT / "README.md" in documents
+    for path in documents:
+        text = path.read_text(encoding="utf8")
+        assert text == report.fill(text, found), f"{path.name}: write it again: make report"
+    pictures = report.pictures()
+    assert pictures
+    for name, (_, mark) in pictures.items():
+        with Image.open(ROOT / "results" / "figures" / f"{name}.png") as picture:
+            assert picture.text["Description"] == mark, "draw it again: make report"
 
 
 def test_the_scored_adapters_are_the_trained_ones():

@@ -17,6 +17,7 @@ def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
     value = {"value": 30.0, "standard_error": 1.5, "items": 10}
     paired = {"difference": -0.84, "difference_standard_error": 0.5} if trained else {}
     return {
+        "train": {"rows": 8816 if trained else 0},
         "sts": {
             "tasks": {name: task for name in report.STS},
             "mean": task,
@@ -46,10 +47,10 @@ def cells(table: str, row: str) -> list[str]:
 def test_the_overview_has_a_row_a_run_and_says_what_was_not_run(found):
     table = report.overview(found)
     assert len(table.splitlines()) == 2 + len(RUNS)
-    assert cells(table, "base") == ["63.62 (62.6 to 64.6)", "", "20.00", "30.0 ± 1.5"]
+    assert cells(table, "base") == ["0", "63.62 (62.6 to 64.6)", "", "20.00", "30.0 ± 1.5"]
     assert cells(table, "`pairwise`") == [
-        "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)", "21.00, +5.0 %", "−0.8 ± 0.5"]  # fmt: skip
-    assert cells(table, "`listwise`") == ["not run"] * 4
+        "8,816", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)", "21.00, +5.0 %", "−0.8 ± 0.5"]  # fmt: skip
+    assert cells(table, "`listwise`") == ["not run"] * 5
 
 
 def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):

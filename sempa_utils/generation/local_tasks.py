@@ -37,7 +37,7 @@ def find(task: str, directory: str | Path | None = None) -> Documents | None:
     a malformed file.
     """
     name, read = READERS[task]
-    for folder, source in corpora._folders(directory):
+    for folder, source in corpora.data_folders(directory):
         for root in (folder / "generation", folder):
             if any((root / file).exists() for file, _ in READERS.values()):
                 if not (root / name).exists():
@@ -73,7 +73,7 @@ def read_hellaswag(path: Path) -> dict[str, dict[str, list[dict]]]:
     The hub keeps the context in two parts, of which the harness capitalises the second: the words that the
     ending goes on from, after the last whole sentence. A context that is whole (WikiHow's) has no such part.
     """
-    lines, rows = corpora._lines(path), []
+    lines, rows = corpora.text_lines(path), []
     if len(lines) % 6:
         raise InputError(
             f"{path}, line {len(lines)}: {len(lines)} lines are no multiple of six. Complete the last item."
@@ -113,7 +113,7 @@ def read_mmlu(folder: Path) -> dict[str, dict[str, list[dict]]]:
             raise InputError(f"{dev}: no such file. The few-shots of {path.name} belong there; add it.")
         for split, file in (("test", path), ("dev", dev)):
             rows[split] = []
-            for number, row in corpora._csv_rows(file, columns):
+            for number, row in corpora.csv_rows(file, columns):
                 if row["answer"] not in ("0", "1", "2", "3"):
                     raise InputError(f"{file}, row {number}: the answer {row['answer']!r} is none of 0 to 3. Mend it.")
                 choices = [row[column] for column in columns[1:5]]

@@ -36,7 +36,7 @@ def load_text(directory: str | Path | None = None) -> corpora.Corpus:
 
     Looked for as `text/wikitext2_test.txt` in the named directory (argument or `SEMPA_DATA_DIR`), then in the cache.
     """
-    for folder, source in corpora._folders(directory):
+    for folder, source in corpora.data_folders(directory):
         if (folder / TEXT_FILE).is_file():
             rows = [(folder / TEXT_FILE).read_text(encoding="utf8").strip()]
             if not rows[0]:
