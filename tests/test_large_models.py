@@ -24,19 +24,26 @@ def test_the_table_has_every_suggested_model():
     assert list(ROWS) == list(memory.SHAPES)
 
 
+def planned(line: str) -> list[float]:
+    return [float(cell) for cell in line.split("|")[6:9]]
+
+
 # One of each family and kind of head: all rows come from the same planner, and a plan takes seconds.
 @pytest.mark.parametrize("name", ["smollm2-360m", "mistral-7b-v0.3", "qwen2.5-7b", "llama-3-8b"])
 def test_a_row_is_what_the_planner_gives(name):
-    made = memory.suggested_table(memory.suggested([name])).splitlines()
-    assert made[:2] == TABLE.splitlines()[:2], "write the table again: memory.suggested_table(memory.suggested())"
-    assert made[2] == ROWS[name], "write the table again: memory.suggested_table(memory.suggested())"
+    (row,) = memory.suggested([name])
+    made = memory.suggested_table([row]).splitlines()
+    advice = "write the table again: memory.suggested_table(memory.suggested())"
+    assert made[:2] == TABLE.splitlines()[:2], advice
+    # A plan in nf4 differs by some tens of megabytes from call to call; the page rounds to 0.1.
+    assert planned(ROWS[name]) == pytest.approx([size / memory.GIB for size in row.planned.values()], abs=0.13), advice
+    assert made[2].split("|")[9:] == ROWS[name].split("|")[9:], advice
 
 
 def test_every_row_has_its_models_figures(monkeypatch):
     """All but the plans, which are taken from the page."""
-    shown = {name: [float(cell) for cell in line.split("|")[6:9]] for name, line in ROWS.items()}
     for name, line in ROWS.items():
-        sizes = iter(shown[name])
+        sizes = iter(planned(line))
         monkeypatch.setattr(memory, "plan", lambda *_, sizes=sizes: {"all": round(next(sizes) * memory.GIB)})
         assert memory.suggested_table(memory.suggested([name])).splitlines()[2] == line
 

@@ -65,6 +65,16 @@ def test_every_marked_number_is_that_of_its_record():
         assert float(shown) == round(value, decimals), (line, value)
 
 
+def test_the_record_in_the_committed_notebook_is_the_committed_one():
+    from sempa_utils import report
+
+    cells = json.loads((ROOT / "notebooks" / "04_sts.ipynb").read_text(encoding="utf8"))["cells"]
+    outputs = [output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.get("outputs", [])]
+    shown = ["".join(output) for output in outputs]
+    for table in (report.overview, report.sts):
+        assert table(report.records()) in shown, "execute the notebook again: make notebooks"
+
+
 @pytest.mark.parametrize("section", ["What was found", "What was measured"])
 def test_the_tables_of_figures_have_no_unmarked_number(section):
     table = README.split(f"## {section}")[1].split("\n## ")[0]
