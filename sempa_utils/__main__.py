@@ -107,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("plan", parents=[model, recipe], help="how much memory training takes, part by part",
                                   description="How much memory training takes, part by part, before it is tried. "
-                                  "--model may also be llama-2-7b or llama-3-8b: nothing is downloaded.")  # fmt: skip
+                                  "--model may also be llama-2-7b, llama-3-8b or another shape of "
+                                  "results/large_models.md: nothing is downloaded.")  # fmt: skip
     command.add_argument("--capacity", type=float, metavar="GIGABYTES", help="of your card (default: of the one here)")
     command.add_argument("--figure", metavar="FILE", help="also draw the bars (.png)")
     command.set_defaults(run=plan)
@@ -472,9 +473,12 @@ def _print_table(figures: dict, tasks: list[str], layers: dict[str, int], agains
 
 def _labels(folders: list[str]) -> dict[str, str]:
     """Return a name for each adapter: "adapter" for a single one, else the objective or folder it came from."""
+    from sempa_utils import models
+
     if len(folders) == 1:
         return {folders[0]: "adapter"}
-    labels = {folder: Path(folder).resolve().parent.name for folder in folders}
+    labels = {one: one if models.adapter_folder(one) != Path(one) else Path(one).resolve().parent.name
+              for one in folders}  # fmt: skip
     if len(set(labels.values())) < len(labels):
         raise InputError(f"The adapters' parent folders have the same name: {', '.join(folders)}. Rename one.")
     return labels

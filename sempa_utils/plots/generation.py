@@ -136,8 +136,7 @@ def frontier(curves: dict[str, list[dict]], base: dict[str, float], band: float 
             changes.append(x)
             axes.plot(x, y, color=colour, linewidth=1.6, alpha=0.8, label="_path")
             axes.plot(x[1:], y[1:], mark, color=colour, markersize=7, label=objective)
-            above = y[-1] >= 0  # away from where the curves begin
-            beside = {"xytext": (0, 8 if above else -8), "va": "bottom" if above else "top", "ha": "center"}
+            beside = {"xytext": (9, 0), "va": "center", "ha": "left"}  # a curve mostly comes from the left
             beside |= {"textcoords": "offset points", "fontsize": 9, "color": QUIET}
             axes.annotate(f"{points[-1]['rows']:,} rows", (x[-1], y[-1]), **beside)
         axes.plot(0, 0, "o", color=COLOURS["black"], markersize=9, label="base", zorder=4)
@@ -150,7 +149,7 @@ def frontier(curves: dict[str, list[dict]], base: dict[str, float], band: float 
             axes.xaxis.set_minor_locator(ticker.NullLocator())
             axes.set_xlim(1.8 * low, 1.8 * top)
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed_per_cent))
-        axes.margins(y=0.14)
+        axes.margins(x=0.12, y=0.14)
         axes.set(xlabel=f"perplexity of {text}, change from the base", ylabel="STS gained (ρ × 100)")
         figure.legend(loc="outside right upper", fontsize=10)
     return figure
