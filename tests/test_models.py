@@ -316,3 +316,27 @@ def test_a_finished_adapter_is_taken_by_its_name(tiny, tmp_path, monkeypatch):
     (folder / "sempa.json").unlink()
     with pytest.raises(InputError, match="its base is not known"):
         models.ship_adapter(folder, "other-one")
+
+
+def test_a_hub_model_is_downloaded_without_pickles_or_fails_clearly(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.update(how) or str(tmp_path))
+    assert models.download("some/model-1B") == tmp_path
+    assert "*.safetensors" in asked["allow_patterns"] and not any("bin" in one for one in asked["allow_patterns"])
+    assert models.download(str(saved(tmp_path))) == tmp_path / "model", "a directory is taken as it is"
+
+    def refuse(*_, **__):
+        raise OSError("gated")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match="some/model-1B: not to be had from the hub: gated"):
+        models.download("some/model-1B")
+
+
+def saved(folder):
+    """Save a tiny model with its tokenizer; return its directory."""
+    tiny_model().save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    return folder / "model"
