@@ -370,7 +370,9 @@ def test_results_do_not_depend_on_the_batch(items, roomy, tmp_path, monkeypatch)
     found = []
     for batch_size in (1, 4):
         monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / f"build-{batch_size}"))
-        found.append(generation.evaluate(roomy, directory=items, batch_size=batch_size, show_progress_bar=False))
+        results = generation.evaluate(roomy, directory=items, batch_size=batch_size, show_progress_bar=False)
+        assert all(result.pop("seconds") >= 0 for result in results.values())
+        found.append(results)
     assert found[0] == found[1]
 
 
