@@ -534,9 +534,8 @@ def benchmark(options) -> None:
     arguments = (tasks, options.data, limit, options.batch_size, options.seed)
     rows, adapters = {"base": generation.evaluate(base, *arguments)}, {}
     for folder, label in labels.items():
-        adapted = models.add_adapter(base, folder)
-        rows[label], adapters[label] = generation.evaluate(adapted, *arguments), adapted.adapter
-        base = models.remove_adapter(adapted)
+        with models.wearing(base, folder) as adapted:
+            rows[label], adapters[label] = generation.evaluate(adapted, *arguments), adapted.adapter
     figures = generation.comparison(rows, "base")
     print("value ± standard error, and the paired difference from the base; "
           + (f"{limit} items a task at most: not the published measure" if limit else "all items"))  # fmt: skip

@@ -172,14 +172,8 @@ def _train(name: str, profile: Profile, directory, objective: str, changes: list
 def _with_each(base: models.LanguageModel, adapters: dict, show: bool) -> Iterator[tuple]:
     """Yield (label, the base with that adapter on it) for {label: folder, or None for the bare base}."""
     for label, folder in tqdm(adapters.items(), desc="scoring", unit="adapter", disable=not show):
-        if folder is None:
-            yield label, base
-            continue
-        adapted = models.add_adapter(base, folder)
-        try:
-            yield label, adapted
-        finally:
-            models.remove_adapter(adapted)
+        with models.wearing(base, folder) as model:
+            yield label, model
 
 
 def _score(language_model, method, tasks, directory, profile: Profile, seed: int, split: str = "test") -> dict:

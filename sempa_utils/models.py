@@ -1,5 +1,6 @@
 """Where weights come from: the packaged model, a hub id or a local directory; precision; adapters."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -436,6 +437,19 @@ def remove_adapter(language_model: LanguageModel) -> LanguageModel:
     base = language_model.model.unload()
     base.__dict__.pop("peft_config", None)
     return replace(language_model, model=base, adapter=None)
+
+
+@contextlib.contextmanager
+def wearing(base: LanguageModel, adapter: Path | str | None):
+    """Give the base with an adapter on it for a `with` block; the bare base for None."""
+    if adapter is None:
+        yield base
+        return
+    adapted = add_adapter(base, adapter)
+    try:
+        yield adapted
+    finally:
+        remove_adapter(adapted)
 
 
 def base_of_adapter(folder: Path | str) -> str | None:

@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 
 from sempa_utils import models, results
 from sempa_utils.checks import fingerprint, pick
+from sempa_utils.corpora import STS_TASKS
+from sempa_utils.generation import TASKS
 from sempa_utils.plots.generation import frontier
 from sempa_utils.reproduce import BASE, RUNS, record_name
 
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
-STS = ("STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R")
-BENCHMARKS = {"gsm8k": "GSM8K", "mmlu": "MMLU", "hellaswag": "HellaSwag", "drop": "DROP", "truthfulqa": "TruthfulQA"}
+BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
 PUBLISHED_STS = [("reference", "SBERT-NLI-base"), ("LLaMA2-7B", "PromptEOL"), ("LLaMA2-7B", "SemPA"),
                  ("LLaMA3-8B", "PromptEOL"), ("LLaMA3-8B", "SemPA")]  # fmt: skip
 
@@ -51,14 +52,14 @@ def sts(found: dict[str, dict | None]) -> str:
     """Return ρ × 100 of each run on each task, and the published rows."""
     rows = {}
     for run, own in _having(found, "sts"):
-        tasks = [f"{own['tasks'][task]['spearman']:.2f}" for task in STS]
+        tasks = [f"{own['tasks'][task]['spearman']:.2f}" for task in STS_TASKS]
         mean, unseen = own["mean"]["spearman"], own["without_training_sentences"]["mean"]
         rows[_name(run)] = [*tasks, f"{mean:.2f}", f"{unseen:.2f}"]
     for group, method in PUBLISHED_STS:
         row = results.published_sts(group, method)
         label = method if group == "reference" else f"{group} {method}"
-        rows[f"{label}, *published*"] = [*(f"{row[task]:.2f}" for task in (*STS, "Avg")), ""]
-    return _markdown("", [*STS, "mean", "mean without training sentences"], rows)
+        rows[f"{label}, *published*"] = [*(f"{row[task]:.2f}" for task in (*STS_TASKS, "Avg")), ""]
+    return _markdown("", [*STS_TASKS, "mean", "mean without training sentences"], rows)
 
 
 def generation(found: dict[str, dict | None]) -> str:
@@ -67,7 +68,7 @@ def generation(found: dict[str, dict | None]) -> str:
     for run, own in _having(found, "generation"):
         rows[_name(run)] = [_with_error(own["tasks"][task]) for task in (*BENCHMARKS, "mean")]
     for row in results.published("table6_generation"):
-        figures = [f"{value:.2f}" for key, value in row.items() if key not in ("model", "variant")]
+        figures = [f"{row[column]:.2f}" for column in (*(task.column for task in TASKS.values()), "Avg")]
         rows[f"{row['model']} {row['variant']}, *published*"] = figures
     return _markdown("", [*BENCHMARKS.values(), "mean"], rows)
 

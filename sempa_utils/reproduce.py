@@ -4,7 +4,6 @@ A run goes through the `STEPS`; each keeps what it found, so `reproduce` goes on
 call computes nothing. Whatever could be chosen was chosen on STS-B dev; the tests are read and never tuned on.
 """
 
-import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -150,14 +149,19 @@ def _trained(base, run: str, profile, directory, sizes: Sizes, seed: int, train:
     """Return the record of a run's training, trained now if it has to be and `train`; None for the base."""
     if run == BASE:
         return None
-    chosen = recipe(run, profile, seed)
-    load = corpora.load_ranked_nli if OBJECTIVES[chosen.objective].ranked else corpora.load_triplets
-    corpus = load(directory, sizes.triplets, seed)
+    chosen, corpus = recipe(run, profile, seed), _training_rows(run, directory, sizes, seed)
     folder = training.run_folder(base, corpus, chosen)
     if train and not training.read_record(folder):
         watch(f"{run}: training on {len(corpus):,} rows")
         training.train(base, corpus, chosen, folder)
     return training.read_record(folder)
+
+
+def _training_rows(run: str, directory, sizes: Sizes, seed: int) -> corpora.Corpus:
+    """Return what a run is trained on; for the base, what the triplets' objectives are."""
+    objective = RUNS[run].objective
+    load = corpora.load_ranked_nli if objective and OBJECTIVES[objective].ranked else corpora.load_triplets
+    return load(directory, sizes.triplets, seed)
 
 
 class _Work:
@@ -173,7 +177,7 @@ class _Work:
         self.text = signals.load_text(directory)
         # The kit's own rows: the training rows are the dev and test splits of which nothing else is left.
         self.held_out = corpora.packaged_ranked_nli().sample(sizes.held_out, seed)
-        self.training_rows = corpora.load_triplets(directory, sizes.triplets, seed)
+        self.training_rows = _training_rows(run, directory, sizes, seed)
 
     def data(self) -> list[dict]:
         """Return the records of all data that the steps read."""
@@ -223,7 +227,7 @@ class _Work:
 
     def _model(self, adapter: str | Path | None = None):
         """Give the base with an adapter, by default the run's own, for a `with` block."""
-        return _wearing(self.base, adapter or (self.trained and self.trained["adapter"]))
+        return models.wearing(self.base, adapter or (self.trained and self.trained["adapter"]))
 
     def _beside_the_base(self, score: Callable) -> dict[str, dict]:
         """Return {BASE: what `score` gives of the base, run: of the run's model}; the base's is found again."""
@@ -299,19 +303,6 @@ class _Work:
             "sts": sts.spearman(cosines, [pair.score for pair in self.dev.rows]),
             "perplexity": signals.perplexity(model, self.text.rows, limit=self.sizes.text_tokens)["perplexity"],
         }
-
-
-@contextlib.contextmanager
-def _wearing(base: models.LanguageModel, adapter: str | Path | None):
-    """Give the base with an adapter on it for a `with` block; the bare base for None."""
-    if adapter is None:
-        yield base
-        return
-    adapted = models.add_adapter(base, adapter)
-    try:
-        yield adapted
-    finally:
-        models.remove_adapter(adapted)
 
 
 def _letters(sentence: str) -> str:

@@ -19,7 +19,7 @@ def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
     return {
         "train": {"rows": 8816 if trained else 0},
         "sts": {
-            "tasks": {name: task for name in report.STS},
+            "tasks": {name: task for name in report.STS_TASKS},
             "mean": task,
             "without_training_sentences": {"mean": 70.0},
         }

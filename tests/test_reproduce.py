@@ -148,3 +148,10 @@ def test_every_run_of_the_grid_is_a_recipe():
                 assert recipe.objective == one.objective and recipe.save_every == reproduce.SAVE_EVERY
     recipes = [reproduce.recipe(run, profiles.get("cpu")) for run, one in reproduce.RUNS.items() if one.objective]
     assert len(set(recipes)) == len(recipes)
+
+
+def test_a_run_is_held_against_the_rows_that_it_was_trained_on(no_data):
+    sizes = replace(SIZES, triplets=10)
+    ranked, triplets = (reproduce._training_rows(run, None, sizes, 42) for run in ("listwise", "pairwise"))
+    assert len(ranked.rows[0]) == 4 and len(triplets.rows[0]) == 3
+    assert reproduce._training_rows("base", None, sizes, 42).fingerprint == triplets.fingerprint
