@@ -195,8 +195,6 @@ print(
 # leave out what any sentence could begin with, and the shortest pieces of words.
 
 # %%
-import contextlib
-
 lens_sentences = [sentence, "My sister plays the cello.", "The cat slept through the storm."]
 ANY_SENTENCE = set(
     "the this that and was were has had for from with because one she her his they them their there "
@@ -226,18 +224,8 @@ def likeliest_words(probabilities: torch.Tensor) -> tuple[str, float]:
     return "\n".join(words[:2]), found.values[0].item()
 
 
-@contextlib.contextmanager
-def with_adapter():
-    """The base with SemPA's adapter on its weights, which is taken off again at the end."""
-    adapted = models.add_adapter(base, record["adapter"])
-    try:
-        yield adapted
-    finally:
-        models.remove_adapter(adapted)
-
-
 heard = {"base model": lens(base)}
-with with_adapter() as adapted:
+with models.wearing(base, record["adapter"]) as adapted:
     heard["SemPA"] = lens(adapted)
 exact = profile.evaluation_precision == "float32"
 said = output.logits[0, -1].argmax().item()
@@ -368,7 +356,7 @@ def choose_layer(row: str, embedder: Embedder) -> None:
 
 
 choose_layer("PromptEOL", embedders["PromptEOL"])
-with with_adapter() as adapted:
+with models.wearing(base, record["adapter"]) as adapted:
     choose_layer("SemPA", Embedder(adapted, "prompteol"))
 display(method_plots.dev_by_layer(curves, chosen, dev_task))
 
@@ -402,16 +390,15 @@ def score_with_inner_layer(row: str, embedder: Embedder) -> None:
 
 for name, embedder in embedders.items():
     (score_with_inner_layer if name == "PromptEOL" else score)(name, embedder)
-with with_adapter() as adapted:
+with models.wearing(base, record["adapter"]) as adapted:
     description = adapted.describe()
     score_with_inner_layer("SemPA", Embedder(adapted, "prompteol"))
     for name in WITH_ADAPTER:
         score(f"SemPA, {name}", Embedder(adapted, METHODS[name]))
 # What comes with the kit was trained on thousands of rows, not in a notebook's minutes.
 for name, folder in models.finished_adapters(base).items():
-    finished = models.add_adapter(base, folder)
-    score(f"finished: {name}", Embedder(finished, "prompteol"))
-    models.remove_adapter(finished)
+    with models.wearing(base, folder) as finished:
+        score(f"finished: {name}", Embedder(finished, "prompteol"))
 
 pairs = {task: corpora.load_sts(task).sample(profile.sts_pairs, SEED) for task in tasks}
 for task in pairs.values():
@@ -649,7 +636,7 @@ def look_up_with(method: str, embedder: Embedder) -> None:
 look_up("shared words", [[shared_words(one, other) for other in everything] for one in premises])
 for name, embedder in embedders.items():
     look_up_with(name, embedder)
-with with_adapter() as adapted:
+with models.wearing(base, record["adapter"]) as adapted:
     look_up_with("SemPA", Embedder(adapted, "prompteol"))
 display(method_plots.search_scores(search))
 
