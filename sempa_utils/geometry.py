@@ -134,6 +134,28 @@ def effective_rank(vectors) -> float:
     return float(np.exp(stats.entropy(spectrum(vectors))))
 
 
+# --- before and after ------------------------------------------------------------------------------
+
+
+def displacement(before, after) -> tuple[float, float]:
+    """Return how far rows have moved, and how much of that is the same for all rows.
+
+    The first is the mean of ‖after − before‖ / ‖before‖, the second the share, 0 to 1, of the squared movement that
+    the mean movement makes up (0 where nothing moves). `before` and `after` are (n, width). Raises `InputError` for
+    unequal shapes and for a row of zeros before.
+    """
+    before, after = _checked(before), _checked(after)
+    if before.shape != after.shape:
+        raise InputError(f"Rows are compared one by one, so {before.shape} and {after.shape} do not go together.")
+    lengths = np.linalg.norm(before, axis=1)
+    if not lengths.all():
+        raise InputError(f"vectors[{lengths.argmin()}] is zero and its movement has no measure. Leave it out.")
+    movement = after - before
+    total = np.square(movement).sum()
+    alike = len(movement) * np.square(movement.mean(axis=0)).sum() / total if total else 0.0
+    return float((np.linalg.norm(movement, axis=1) / lengths).mean()), float(alike)
+
+
 # --- two samples -----------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from sempa_utils.checks import fingerprint, pick
 from sempa_utils.corpora import STS_TASKS
 from sempa_utils.generation import TASKS
 from sempa_utils.plots.generation import frontier
+from sempa_utils.plots.space import movement_by_layer
 from sempa_utils.reproduce import BASE, RUNS, record_name
 
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -97,9 +98,9 @@ def space(found: dict[str, dict | None]) -> str:
         "average_cosine": "average cosine",
         "effective_rank": "effective rank",
     }
-    rows = {_name(run): [f"{own[name]:.2f}" for name in columns] for run, own in _having(found, "geometry")}
+    rows = {_name(run): [_minus(f"{own[name]:.2f}") for name in columns] for run, own in _having(found, "geometry")}
     for row in results.published("table5_geometry"):
-        figures = [f"{row[name]:.2f}" if name in row else "" for name in columns]
+        figures = [_minus(f"{row[name]:.2f}") if name in row else "" for name in columns]
         rows[f"{row['model']} {row['method']}, *published*"] = figures
     return _markdown("", list(columns.values()), rows)
 
@@ -121,16 +122,22 @@ def documents() -> list[Path]:
 
 def pictures() -> dict[str, tuple[Figure, str]]:
     """Return {name: (figure, fingerprint of the records that it was drawn from)} of results/figures/."""
-    found = records()
+    found, drawn = records(), {}
     runs, base = curves(found)
-    return {"frontier": (frontier(runs, base, text="WikiText-2"), fingerprint(runs, base))} if runs and base else {}
+    if runs and base:
+        drawn["frontier"] = frontier(runs, base, text="WikiText-2"), fingerprint(runs, base)
+    runs = dict(_having(found, "layers"))
+    base = runs.pop(BASE, None)
+    if runs and base:
+        drawn["layers"] = movement_by_layer(runs, base), fingerprint(runs, base)
+    return drawn
 
 
 def curves(found: dict[str, dict | None]) -> tuple[dict[str, list[dict]], dict | None]:
     """Return {run: its checkpoints' points} and the base's point, as `plots.generation.frontier` takes them."""
-    points = {run: _figures(found, run).get("frontier", {}).get("points") for run in RUNS}
-    base = (points.pop(BASE) or [None])[0]
-    return {run: own for run, own in points.items() if own}, base
+    runs = {run: own["points"] for run, own in _having(found, "frontier")}
+    base = (runs.pop(BASE, None) or [None])[0]
+    return {run: own for run, own in runs.items() if own}, base
 
 
 def _markdown(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
@@ -181,4 +188,8 @@ def _with_error(one: dict) -> str:
 
 
 def _signed(value: float, decimals: int = 2) -> str:
-    return f"{value:+.{decimals}f}".replace("-", "−")
+    return _minus(f"{value:+.{decimals}f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

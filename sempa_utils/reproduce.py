@@ -32,20 +32,22 @@ class Run:
 
 
 _ANSWERS = {"micro_batch": 8, "accumulation": 4}
-_SLOTS = {"micro_batch": 16, "accumulation": 1}
-_HELD = {"kl_weight": HELD, "chunk": 16, "gradient_caching": False}
+_SLOTS = {"micro_batch": 16, "accumulation": 1, "chunk": 16}
+_WORDS = _SLOTS | {"cache_reference": True}  # the runs that differ by their seed share what the base says
+_WHOLE = {"gradient_caching": False}  # a batch of short sentences fits, and a second forward is saved
+_HELD = {"kl_weight": HELD}
 
 RUNS = {
     BASE: Run(None),
     "pairwise": Run("pairwise", _ANSWERS),
     "pairwise_kl": Run("pairwise", _ANSWERS | _HELD),
     "listwise": Run("listwise", _ANSWERS),
-    "one_word": Run("one_word", _SLOTS),
-    "one_word_seed_43": Run("one_word", _SLOTS | {"seed": 43}),
-    "one_word_seed_44": Run("one_word", _SLOTS | {"seed": 44}),
-    "one_word_kl": Run("one_word", _SLOTS | _HELD),
-    "contrastive": Run("contrastive", _SLOTS),
-    "contrastive_kl": Run("contrastive", _SLOTS | _HELD),
+    "one_word": Run("one_word", _WORDS),
+    "one_word_seed_43": Run("one_word", _WORDS | {"seed": 43}),
+    "one_word_seed_44": Run("one_word", _WORDS | {"seed": 44}),
+    "one_word_kl": Run("one_word", _WORDS | _HELD),
+    "contrastive": Run("contrastive", _SLOTS | _WHOLE),
+    "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _HELD),
 }
 SAVE_EVERY = 1024  # rows between the checkpoints that the frontier is drawn from
 
@@ -66,6 +68,7 @@ class Sizes:
 STEPS = {  # and the sizes that each depends on
     "sts": ("sts_pairs", "triplets"),
     "geometry": ("frontier_pairs",),
+    "layers": ("frontier_pairs",),
     "signals": ("text_tokens", "held_out"),
     "frontier": ("frontier_pairs", "frontier_points", "text_tokens"),
     "generation": ("generation_items",),
@@ -268,6 +271,22 @@ class _Work:
             "average_cosine": geometry.average_cosine(vectors),
             "effective_rank": geometry.effective_rank(vectors),
         }
+
+    def layers(self) -> dict:
+        """Follow PromptEOL's state up the layers: STS-B dev at each, and how far training has moved it from the base's.
+
+        Gives, a figure a layer, `sts` (None where all pairs are alike) and of a trained run `moved` and `moved_alike`.
+        """
+        sentences = [pair.first for pair in self.dev.rows] + [pair.second for pair in self.dev.rows]
+        before = Embedder(self.base).encode_layers(sentences, show_progress_bar=True)
+        with self._model() as model:
+            after = Embedder(model).encode_layers(sentences, show_progress_bar=True) if self.trained else before
+        scores = sts.layer_scores(after, [pair.score for pair in self.dev.rows])
+        found = {"sts": [scores.get(layer) for layer in range(len(after))]}
+        if self.trained:
+            steps = [geometry.displacement(*pair) for pair in zip(before, after)]
+            found["moved"], found["moved_alike"] = map(list, zip(*steps))
+        return found
 
     def signals(self) -> dict:
         """Take the cheap signals: perplexity of a text, preference, paraphrases, entropy."""

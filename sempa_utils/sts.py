@@ -190,17 +190,26 @@ def best_layer(
 ) -> tuple[int, dict[int, float]]:
     """Choose the layer to read on STS-B dev, or mini-STS dev where there is no STS-B; never on a test.
 
-    Returns (layer, {layer: ρ × 100}) over all layers, read in one pass. A layer at which all pairs are
-    equally similar (the embedding table, under a template) has no figure.
+    Returns (layer, what `layer_scores` gives) over all layers, read in one pass.
     """
     name = "STS-B" if "STS-B" in corpora.sts_tasks(directory) else corpora.MINI_STS
     task = corpora.load_sts(name, directory, "dev").sample(limit, seed)
     sentences = [pair.first for pair in task.rows] + [pair.second for pair in task.rows]
-    scores, found = [pair.score for pair in task.rows], {}
-    for layer, vectors in enumerate(embedder.encode_layers(sentences, show_progress_bar=show_progress_bar)):
+    states = embedder.encode_layers(sentences, show_progress_bar=show_progress_bar)
+    found = layer_scores(states, [pair.score for pair in task.rows])
+    return max(found, key=found.get), found
+
+
+def layer_scores(states, scores) -> dict[int, float]:
+    """Return {layer: ρ × 100} of states (layers, 2 × pairs, width), all first sentences before all second ones.
+
+    A layer at which all pairs are equally similar (the embedding table, under a template) has no figure.
+    """
+    found = {}
+    for layer, vectors in enumerate(states):
         with contextlib.suppress(InputError):
             found[layer] = spearman(_cosines(vectors.double().numpy()), scores)
-    return max(found, key=found.get), found
+    return found
 
 
 def summary(rows: dict[str, dict[str, dict]], tasks: dict[str, corpora.Corpus], against: str, seed: int = 42) -> dict:

@@ -623,3 +623,32 @@ def test_aligned_tokens_of_the_packaged_model(packaged):
     _, logits = plain_forward(packaged.model, packaged.tokenizer, SENTENCES[0])
     assert row.tolist() == logits.topk(10).indices.tolist()
     assert "salt" in {text.strip().lower() for text in geometry.decode(packaged.tokenizer, row)}
+
+
+# --- before and after --------------------------------------------------------------------------
+
+
+@given(SHAPES)
+def test_displacement_is_the_formula_row_by_row(shape):
+    rows, width, seed = shape
+    before, after = cloud(rows, width, seed), cloud(rows, width, seed + 1)
+    lengths = [math.dist(one, other) for one, other in zip(before, after)]
+    mean_step = [sum(column) / rows for column in (after - before).T]
+    share = rows * sum(x * x for x in mean_step) / sum(x * x for x in lengths)
+    moved, alike = geometry.displacement(before, after)
+    assert moved == pytest.approx(np.mean([x / math.hypot(*row) for x, row in zip(lengths, before)]))
+    assert alike == pytest.approx(share)
+    assert 0 <= alike <= 1 + 1e-12
+
+
+def test_displacement_in_closed_form():
+    vectors = cloud(20, 4)
+    assert geometry.displacement(vectors, vectors) == (0.0, 0.0)
+    assert geometry.displacement(vectors, 1.5 * vectors)[0] == pytest.approx(0.5)
+    assert geometry.displacement(vectors, vectors + [3.0, 0, 0, 4.0])[1] == pytest.approx(1.0), "one step for all"
+    apart = np.array([[1.0, 0], [-1.0, 0]])
+    assert geometry.displacement(apart, 2 * apart) == (pytest.approx(1.0), pytest.approx(0.0, abs=1e-15))
+    with pytest.raises(InputError, match=r"\(20, 4\) and \(19, 4\)"):
+        geometry.displacement(vectors, vectors[1:])
+    with pytest.raises(InputError, match=r"vectors\[1\] is zero"):
+        geometry.displacement([[1.0, 0], [0, 0]], apart)

@@ -151,6 +151,23 @@ def test_layer_curves(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["PromptEOL", "SemPA"]
 
 
+def test_movement_by_layer(tmp_path):
+    runs = {name: {"sts": [None, n, n + 1.0], "moved": [0.0, 0.1 * n, 0.2 * n], "moved_alike": [0.0, 0.5, 0.6]}
+            for n, name in enumerate(["pairwise", "one_word"], start=1)}  # fmt: skip
+    figure = saved(space.movement_by_layer(runs, {"sts": [None, 3.0, 4.0]}), tmp_path)
+    scores, moved, alike = figure.axes
+    lines = {line.get_label(): line for line in scores.lines}
+    assert list(lines) == ["base", "pairwise", "one_word"]
+    np.testing.assert_array_equal(lines["base"].get_ydata(), [np.nan, 3, 4])
+    np.testing.assert_array_equal(lines["one_word"].get_ydata(), [np.nan, 2, 3])
+    for axes, measure in ((moved, "moved"), (alike, "moved_alike")):
+        assert [line.get_label() for line in axes.lines] == list(runs), "the base does not move from itself"
+        for line, row in zip(axes.lines, runs.values(), strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), row[measure])
+    assert "STS-B dev" in title(scores) and "length" in title(moved)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
+
+
 def test_uniformity_against_isotropy(tmp_path):
     ours = {"positive": {"PromptEOL": (-0.5, 0.39)}, "both": {"PromptEOL": (-0.5, 0.15)}}
     theirs = {"LLaMA2-7B": {"PromptEOL": (-1.0, 0.42), "SemPA": (-1.9, 0.49)}}

@@ -29,6 +29,7 @@ def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
         "generation": {"tasks": {name: value | paired for name in (*report.BENCHMARKS, "mean")}},
         "geometry": {"uniformity": -1.5, "isotropy": 0.5, "isotropy_both_signs": 0.3, "average_cosine": 0.6,
                      "effective_rank": 100.0},
+        "layers": {"sts": [None, mean]} | ({"moved": [0.0, 0.5], "moved_alike": [0.0, 0.2]} if trained else {}),
         "frontier": {"points": [{"rows": 1024, "sts": mean, "perplexity": perplexity}]},
     }  # fmt: skip
 
@@ -62,8 +63,8 @@ def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):
     assert cells(generation, "`pairwise`")[0] == "30.0 ± 1.5 (−0.8 ± 0.5)"
     assert cells(generation, "LLaMA2-7B base, *published*")[0] == "14.03"
     assert cells(report.speech(found), "base")[0] == "20.00"
-    assert cells(report.space(found), "`pairwise`") == ["-1.50", "0.50", "0.30", "0.60", "100.00"]
-    assert cells(report.space(found), "LLaMA2-7B SemPA, *published*")[:2] == ["-1.91", "0.49"]
+    assert cells(report.space(found), "`pairwise`") == ["−1.50", "0.50", "0.30", "0.60", "100.00"]
+    assert cells(report.space(found), "LLaMA2-7B SemPA, *published*")[:2] == ["−1.91", "0.49"]
     for table in report.TABLES.values():
         assert len({line.count("|") for line in table(found).splitlines()}) == 1, "every row has every column"
         assert table({}).count("\n") >= 1, "no record at all is a table too"
@@ -90,7 +91,9 @@ def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
     assert report.records("some/Other-1B", tmp_path) == dict.fromkeys(RUNS)
     assert record_name("some/Other-1B", "base") == "reproduce_other-1b_base"
     monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
-    first = report.pictures()["frontier"][1]
+    drawn = report.pictures()
+    assert set(drawn) == {"frontier", "layers"}
+    first = drawn["frontier"][1]
     found["pairwise"]["figures"]["frontier"]["points"][0]["sts"] += 1
     (tmp_path / f"{record_name('packaged', 'pairwise')}.json").write_text(json.dumps(found["pairwise"]))
     assert report.pictures()["frontier"][1] != first

@@ -93,6 +93,22 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     assert points[-1]["sts"] != points[0]["sts"]
 
 
+def test_layers_are_followed_from_the_base_to_the_run(place):
+    do(place, ["base", "contrastive_kl"], ["layers"])
+    base = models.load(str(place / "Tiny"))
+    dev = corpora.load_sts("mini-STS", None, "dev").sample(SIZES.frontier_pairs, 42)
+    scores = [pair.score for pair in dev.rows]
+    untouched = record(place, "base")["figures"]["layers"]
+    assert set(untouched) == {"sts"} and untouched["sts"][0] is None, "under a template the first layer is one point"
+    for layer, found in enumerate(untouched["sts"][1:], start=1):
+        cosines = sts.pair_similarities(Embedder(base, layer=layer).encode, dev.rows)
+        assert found == pytest.approx(sts.spearman(cosines, scores), abs=1e-3)
+    moved = record(place, "contrastive_kl")["figures"]["layers"]
+    assert len(moved["moved"]) == len(moved["sts"]) == len(untouched["sts"])
+    assert moved["moved"][0] == 0 and all(step > 0 for step in moved["moved"][1:])
+    assert moved["sts"][-1] != untouched["sts"][-1]
+
+
 def test_pairs_with_a_training_sentence_are_left_out(place, monkeypatch):
     task = corpora.load_sts("mini-STS").sample(SIZES.sts_pairs, 42)
     seen = [pair.first.upper().replace(" ", "  ") + " !" for pair in task.rows[:5]]  # other case and marks
@@ -137,7 +153,7 @@ def test_unknown_names_are_said(place):
 def test_the_command_prints_what_is_left(place, capsys, monkeypatch):
     code = command_line.main(["reproduce", "--model", str(place / "Tiny"), "--state", "--runs", "base,one_word"])
     out = capsys.readouterr().out
-    assert code == 0 and out.splitlines()[2].split() == ["one_word"] + ["left"] * 6
+    assert code == 0 and out.splitlines()[2].split() == ["one_word"] + ["left"] * (1 + len(reproduce.STEPS))
 
 
 def test_every_run_of_the_grid_is_a_recipe():

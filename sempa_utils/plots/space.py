@@ -111,6 +111,31 @@ def layer_curves(
     return figure
 
 
+def movement_by_layer(runs: dict[str, dict], base: dict, what: str = "STS-B dev") -> Figure:
+    """Draw what training did layer by layer: {run: {"sts", "moved", "moved_alike"}} of (layers,) each, `base` {"sts"}.
+
+    `sts` is ρ × 100 on `what` (None where there is none), the others as `geometry.displacement` gives them.
+    """
+    titles = {
+        "sts": f"{what}, ρ × 100",
+        "moved": "movement of the state / its length",
+        "moved_alike": "share that is the same for all",
+    }
+    with page_style():
+        figure, axes = panels(3, height=3.6)
+        for one, (measure, title) in zip(axes, titles.items()):
+            if measure in base:
+                values = np.array(base[measure], dtype=float)
+                one.plot(values, color=COLOURS["black"], linewidth=1.2, label="base")
+            for place, (run, row) in enumerate(runs.items()):
+                one.plot(np.array(row[measure], dtype=float), linewidth=1.8, label=run, **_line(place))
+            one.set_title(title, fontsize=11)
+            one.set_xlabel("layer")
+        axes[2].set_ylim(-0.03, 1.03)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
 def _beside(axes, models: dict[str, dict[str, float]], main) -> None:
     """Draw published values {model: {method: value}} on the scale of the panel `main`."""
     axes.sharey(main)
