@@ -19,6 +19,7 @@ from sempa_utils.reproduce import BASE, RUNS, record_name
 
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
+SHOWN_SUBSETS = 3
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
 PUBLISHED_STS = [("reference", "SBERT-NLI-base"), ("LLaMA2-7B", "PromptEOL"), ("LLaMA2-7B", "SemPA"),
                  ("LLaMA3-8B", "PromptEOL"), ("LLaMA3-8B", "SemPA")]  # fmt: skip
@@ -105,7 +106,31 @@ def space(found: dict[str, dict | None]) -> str:
     return _markdown("", list(columns.values()), rows)
 
 
-TABLES = {"overview": overview, "sts": sts, "generation": generation, "speech": speech, "space": space}
+def checkpoints(found: dict[str, dict | None]) -> str:
+    """Return ρ × 100 on STS-B dev, in brackets the change of perplexity, a column for each number of triplets seen."""
+    runs, base = curves(found)
+    seen = sorted({point["rows"] for points in runs.values() for point in points})
+    rows = {BASE: [f"{base['sts']:.1f}"] + [""] * len(seen)} if base else {}
+    for run, points in runs.items():
+        cells = {point["rows"]: f"{point['sts']:.1f} ({_change(point, base)})" for point in points}
+        rows[_name(run)] = ["", *(cells.get(number, "") for number in seen)]
+    return _markdown("triplets seen", ["0", *(f"{number:,}" for number in seen)], rows)
+
+
+def subsets(found: dict[str, dict | None]) -> str:
+    """Return the `SHOWN_SUBSETS` parts of the STS tasks on which each run gains the most and the least, ρ × 100."""
+    base = _parts(_figures(found, BASE).get("sts", {}).get("tasks", {}))
+    rows = {}
+    for run, own in _having(found, "sts"):
+        if run != BASE and base:
+            gains = {part: value - base[part] for part, value in _parts(own["tasks"]).items()}
+            falling = [f"{part} {_signed(gains[part], 1)}" for part in sorted(gains, key=gains.get, reverse=True)]
+            rows[_name(run)] = [", ".join(falling[:SHOWN_SUBSETS]), ", ".join(falling[: -SHOWN_SUBSETS - 1 : -1])]
+    return _markdown("", ["gains most", "gains least"], rows)
+
+
+TABLES = {"overview": overview, "sts": sts, "generation": generation, "speech": speech, "space": space,
+          "checkpoints": checkpoints, "subsets": subsets}  # fmt: skip
 
 
 def fill(text: str, found: dict[str, dict | None]) -> str:
@@ -168,7 +193,21 @@ def _perplexity(own: dict, base: dict) -> str:
     value = own["signals"]["perplexity"]
     if own is base or "signals" not in base:
         return f"{value:.2f}"
-    return f"{value:.2f}, {_signed(100 * (value / base['signals']['perplexity'] - 1), 1)} %"
+    return f"{value:.2f}, {_change(own['signals'], base['signals'])}"
+
+
+def _change(own: dict, base: dict) -> str:
+    """Return how far a perplexity is from the base's."""
+    return f"{_signed(100 * (own['perplexity'] / base['perplexity'] - 1), 1)} %"
+
+
+def _parts(tasks: dict) -> dict[str, float]:
+    """Return {part of a task, or the task if it has none: ρ × 100}."""
+    return {
+        f"{task} {part}".strip(): value
+        for task, row in tasks.items()
+        for part, value in (row["subsets"] or {"": row["spearman"]}).items()
+    }
 
 
 def _generation_mean(own: dict, run: str) -> str:

@@ -23,7 +23,6 @@ PUBLISHED = {
     "table4_templates": "Table 4: training and extraction templates, mean ρ × 100",
     "table5_geometry": "Table 5: uniformity and isotropy",
     "table6_generation": "Table 6: generation benchmarks",
-    "section6_gar": "Section 6: GAR, ten nearest tokens, 10,000 Wikipedia sentences",
     "table8_seeds": "Table 8: three seeds",
     "figure3_data_size": "Figure 3, read off the paper's figure",
 }

@@ -12,7 +12,7 @@ from sempa_utils.reproduce import RUNS, record_name
 
 def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
     """What a run's record holds, in small."""
-    task = {"spearman": mean, "low": mean - 1, "high": mean + 1}
+    task = {"spearman": mean, "low": mean - 1, "high": mean + 1, "subsets": {}}
     apart = {"difference": 9.5, "low": 8.06, "high": 11.0, "p_value": 0.001}
     value = {"value": 30.0, "standard_error": 1.5, "items": 10}
     paired = {"difference": -0.84, "difference_standard_error": 0.5} if trained else {}
@@ -68,6 +68,26 @@ def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):
     for table in report.TABLES.values():
         assert len({line.count("|") for line in table(found).splitlines()}) == 1, "every row has every column"
         assert table({}).count("\n") >= 1, "no record at all is a table too"
+
+
+def test_checkpoints_stand_under_the_triplets_seen(found):
+    table = report.checkpoints(found)
+    assert table.splitlines()[0] == "| triplets seen | 0 | 1,024 |"
+    assert cells(table, "base") == ["63.6", ""]
+    assert cells(table, "`pairwise`") == ["", "73.1 (+5.0 %)"]
+
+
+def test_the_parts_with_the_most_and_the_least_gain(found):
+    gains = {"a": 3.0, "b": -2.0, "c": 1.0, "d": 0.5}
+    for run, sign in (("base", 0), ("pairwise", 1)):
+        tasks = found[run]["figures"]["sts"]["tasks"] = {
+            "STS12": {"spearman": 50.0, "subsets": {part: 50 + sign * gain for part, gain in gains.items()}},
+            "SICK-R": {"spearman": 50.0 + sign * 7, "subsets": {}},
+        }
+        assert len(tasks) == 2
+    assert cells(report.subsets(found), "`pairwise`") == [
+        "SICK-R +7.0, STS12 a +3.0, STS12 c +1.0", "STS12 b −2.0, STS12 d +0.5, STS12 c +1.0"]  # fmt: skip
+    assert "base" not in report.subsets(found)
 
 
 def test_a_block_is_written_anew_and_the_rest_stays(found):
