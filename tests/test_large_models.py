@@ -52,7 +52,7 @@ def test_every_row_has_its_models_figures(monkeypatch):
 def test_every_shown_command_parses(line):
     words = shlex.split(line)[3:]
     options = _parser().parse_args(words)
-    assert options.run.__name__ == words[0]
+    assert options.run.__module__ == f"sempa_utils.commands.{words[0]}"
     if getattr(options, "profile", "24gb") != "24gb":
         assert words[0] in ("doctor", "fetch"), "for one 24 GB card"
 

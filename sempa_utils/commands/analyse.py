@@ -1,0 +1,53 @@
+"""`analyse`: the paper's analyses on one's own model."""
+
+import dataclasses
+import json
+
+from sempa_utils import profiles
+from sempa_utils.checks import InputError
+from sempa_utils.commands import shared
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser("analyse", help="the paper's Table 4, Figure 3 or Table 8 on one's own model, "
+                                  "in a profile's sizes; goes on where it stopped")  # fmt: skip
+    shared.add_model(command)
+    shared.add_profile(command)
+    shared.add_data(command)
+    command.add_argument("what", choices=["templates", "data-size", "seeds"],
+                         help="training and extraction templates; checkpoints of one run; several seeds")  # fmt: skip
+    command.add_argument("--objective", default="pairwise", help="as in train (default: pairwise)")
+    command.add_argument("--folder", help="data-size: a finished run's (default: the profile's own run)")
+    command.add_argument("--tasks", help="comma-separated (default: all that is here)")
+    command.add_argument("--figure", metavar="FILE", help="also draw it (.png)")
+    shared.add_record(command)
+    command.set_defaults(run=run)
+
+
+def run(options) -> None:
+    """Run one of the paper's analyses and print what came of it."""
+    from sempa_utils import analyses, results
+    from sempa_utils.plots import analyses as pictures
+
+    runs = {
+        "templates": (analyses.template_grid, pictures.template_map),
+        "data-size": (analyses.data_size_curve, pictures.data_size),
+        "seeds": (analyses.seed_spread, pictures.seeds),
+    }
+    analysis, draw = runs[options.what]
+    if options.folder and options.what != "data-size":
+        raise InputError(f"--folder names the one run of data-size; {options.what} trains several. Leave it out.")
+    changes = {"folder": options.folder} if options.folder else {}
+    profile = profiles.get(options.profile)
+    if options.precision:
+        profile = dataclasses.replace(profile, precision=options.precision, evaluation_precision=options.precision)
+    tasks = options.tasks.split(",") if options.tasks else None
+    found = analysis(options.model, profile, seed=options.seed, directory=options.data, objective=options.objective,
+                     tasks=tasks, **changes)  # fmt: skip
+    print(json.dumps(results.plain(found["figures"]), indent=1, ensure_ascii=False))
+    print(found["headline"])
+    if options.figure:
+        shared.save_figure(draw(found["figures"], found["model"]["name"]), options.figure)
+    if options.record:
+        results.save_run(options.record, **found, folder="results")

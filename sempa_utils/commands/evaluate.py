@@ -1,0 +1,142 @@
+"""`evaluate`: methods, models and adapters in one table of STS scores."""
+
+from sempa_utils import profiles
+from sempa_utils.checks import InputError, pick
+from sempa_utils.commands import shared
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "evaluate", help="score methods, models and adapters on STS tasks; goes on where it stopped"
+    )
+    shared.add_data(command)
+    command.add_argument("--methods", default="mean,prompteol", help="comma-separated: mean, echo, prompteol, "
+                         "pretended_cot, knowledge_enhancement, contrastive_prompting, token_prepending "
+                         "(default: mean,prompteol)")  # fmt: skip
+    command.add_argument(
+        "--tasks", help="comma-separated: STS12 … STS16, STS-B, SICK-R, mini-STS (default: all that is here)"
+    )
+    command.add_argument("--split", default="test", help="test, or dev for STS-B and mini-STS (default: test)")
+    command.add_argument("--model", action="append", metavar="MODEL",
+                         help="packaged, a hub id, or a directory; may be repeated (default: packaged)")  # fmt: skip
+    shared.add_profile(command, default="the profile's for evaluation", sets="precision")
+    command.add_argument("--adapter", metavar="FOLDER", action="append", default=[],
+                         help="score this adapter beside its base; may be repeated")  # fmt: skip
+    command.add_argument("--baseline", metavar="MODEL", action="append", default=[],
+                         help="a sentence-transformers model as a row, for comparison; may be repeated")  # fmt: skip
+    command.add_argument("--layer", help="read this layer (an index of hidden_states), or 'dev': for each row the best "
+                         "one on STS-B dev (default: each method's own)")  # fmt: skip
+    command.add_argument("--against", metavar="ROW",
+                         help="the row to compare the others with (default: prompteol, or the first)")  # fmt: skip
+    command.add_argument("--limit", type=int, help="pairs per task; then the figures are not the published measure")
+    command.add_argument("--batch-size", type=int, help="sentences per batch, at most (default: by tokens)")
+    shared.add_record(command)
+    command.set_defaults(run=run)
+
+
+def run(options) -> None:
+    """Score rows (method × model × adapter, and baselines) on STS tasks and print a table."""
+    from tqdm.auto import tqdm
+
+    from sempa_utils import corpora, results, sts
+    from sempa_utils.embedding import METHODS
+
+    methods = options.methods.split(",")
+    for method in methods:
+        pick(method, METHODS, "method")
+    if options.layer not in (None, "dev") and not options.layer.lstrip("-").isdigit():
+        raise InputError(f"--layer {options.layer}: neither a number nor 'dev'.")
+    names = options.tasks.split(",") if options.tasks else corpora.sts_tasks(options.data)
+    # Broken or missing data are found before a model is loaded.
+    tasks = {task: corpora.load_sts(task, options.data, options.split).sample(options.limit, options.seed)
+             for task in names}  # fmt: skip
+    adapters = _adapters(options)
+    count = len(methods) * (len(options.model or [1]) + sum(map(len, adapters.values()))) + len(options.baseline)
+    scores, described, layers = {}, {}, {}
+    total = count * sum(map(len, tasks.values()))
+    with tqdm(total=total, unit="pair", desc="evaluate", smoothing=0.05) as bar:
+        for row, embedder, about in _rows(options, methods, adapters):
+            bar.set_description(row)
+            if options.layer == "dev" and hasattr(embedder, "at_layer"):
+                layers[row], _ = sts.best_layer(embedder, options.data, seed=options.seed)
+                embedder = embedder.at_layer(layers[row])
+            scores[row] = sts.evaluate(embedder, names, options.data, options.split, options.limit, options.seed,
+                                       options.batch_size, show_progress_bar=True, watch=bar.update)  # fmt: skip
+            described |= about
+
+    against = options.against or ("prompteol" if "prompteol" in scores else next(iter(scores)))
+    figures = sts.summary(scores, tasks, against, options.seed)
+    _print_table(figures, names, layers, against, options)
+    if options.record:
+        means = "; ".join(f"{row} {found['mean']['spearman']:.2f}" for row, found in figures.items())
+        settings = {"split": options.split, "limit": options.limit, "against": against, "layers from dev": layers}
+        data = [task.record() for task in tasks.values()]
+        headline = f"mean ρ × 100: {means}"
+        results.save_run(options.record, figures, headline, described, data, settings, options.seed, folder="results")
+
+
+def _adapters(options) -> dict[str, dict[str, str]]:
+    """Return {model: {adapter's folder: its label}}; with several models, by the base that an adapter names."""
+    from sempa_utils import models
+
+    chosen = options.model or ["packaged"]
+    for model in chosen:
+        models.fetch(model)  # a folder without weights is found before anything runs
+    found = {model: {} for model in chosen}
+    for folder, label in shared.labels(options.adapter).items():
+        base = models.base_of_adapter(folder)
+        fitting = [model for model in chosen if models.plain_name(model) == base]
+        if len(chosen) > 1 and not fitting:
+            raise InputError(f"{folder}: an adapter for {base}, which is none of the models {', '.join(chosen)}.")
+        for model in fitting or chosen:
+            found[model][folder] = label
+    return found
+
+
+def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]]):
+    """Yield (row's name, embedder, what a record keeps of the model), one model in memory at a time."""
+    from sempa_utils import models
+    from sempa_utils.embedding import Embedder
+
+    layer = int(options.layer) if options.layer not in (None, "dev") else None
+    precision = options.precision or profiles.get(options.profile).evaluation_precision
+    for name in adapters:
+        base = models.load(name, precision)
+        for folder in adapters[name]:
+            models.check_adapter(base, folder)
+        prefix = f"{base.name.split('/')[-1]}: " if len(adapters) > 1 else ""
+        about = {prefix.rstrip(": "): base.describe()} if prefix else base.describe()
+        for method in methods:
+            yield f"{prefix}{method}", Embedder(base, method, layer=layer), about
+        for folder, label in adapters[name].items():
+            adapted = models.add_adapter(base, folder)
+            for method in methods:
+                row = f"{prefix}{method} + {label}"
+                yield row, Embedder(adapted, method, layer=layer), {f"{prefix}{label}": adapted.adapter}
+            base = models.remove_adapter(adapted)
+        del base
+    for address in options.baseline:
+        from sempa_utils.export import load_baseline
+
+        baseline = load_baseline(address)
+        about = baseline.describe()
+        yield about["name"], baseline, {about["name"]: about}
+
+
+def _print_table(figures: dict, tasks: list[str], layers: dict[str, int], against: str, options) -> None:
+    width = max(map(len, figures)) + 2
+    limit = f", {options.limit} pairs a task: not the published measure" if options.limit else ""
+    print(f"Spearman ρ × 100 with its 95 % bootstrap interval, {options.split}{limit}")
+    print(" " * width + "".join(f"{name:>14}" for name in [*tasks, "mean"]))
+    for row, found in figures.items():
+        spans = [*(found["tasks"][task] for task in tasks), found["mean"]]
+        print(f"{row:<{width}}" + "".join(f"{span['spearman']:14.2f}" for span in spans))
+        between = (f"{span['low']:.1f} to {span['high']:.1f}" for span in spans)
+        print(" " * width + "".join(f"{text:>14}" for text in between))
+    for row, found in figures.items():
+        for name, less in found.get("difference", {}).items():
+            print(f"{name}, {row}, less {against}: {less['difference']:+.2f}, 95 % interval {less['low']:+.2f} to "
+                  f"{less['high']:+.2f}, p = {less['p_value']:.4f}")  # fmt: skip
+    for row, layer in layers.items():
+        print(f"{row}: layer {layer}, chosen on dev")

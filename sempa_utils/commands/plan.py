@@ -1,0 +1,44 @@
+"""`plan`: the memory of a training run, before it is tried."""
+
+from sempa_utils import profiles
+from sempa_utils.commands import shared
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser("plan", help="how much memory training takes, part by part",
+                                  description="How much memory training takes, part by part, before it is tried. "
+                                  "--model may also be llama-2-7b, llama-3-8b or another shape of "
+                                  "results/large_models.md: nothing is downloaded.")  # fmt: skip
+    shared.add_model(command)
+    shared.add_profile(command)
+    shared.add_recipe(command)
+    command.add_argument("--capacity", type=float, metavar="GIGABYTES", help="of your card (default: of the one here)")
+    command.add_argument("--figure", metavar="FILE", help="also draw the bars (.png)")
+    command.set_defaults(run=run)
+
+
+def run(options) -> None:
+    """Print how much memory training takes, part by part, and what would fit."""
+    import torch
+
+    from sempa_utils import memory, models
+
+    recipe, profile = shared.recipe(options), profiles.get(options.profile)
+    precision = options.precision or profile.precision
+    config = memory.shape(options.model)
+    here = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
+    capacity = options.capacity * 2**30 if options.capacity else here
+    compute = models.compute_dtype("cuda") if here else None
+    planned = memory.plan(config, precision, recipe, shared_prefix=recipe.shared_prefix, compute_dtype=compute)
+    print(f"{options.model}, {precision}, micro-batch {recipe.micro_batch}, planned in GiB")
+    for part, size in planned.items():
+        print(f"{part:>12} {size / 2**30:8.2f}")
+    print(f"{'total':>12} {memory.total(planned) / 2**30:8.2f}")
+    if capacity:
+        print(memory.advice(config, precision, recipe, int(capacity), compute_dtype=compute))
+    if options.figure:
+        from sempa_utils.plots.training import memory_bars
+
+        figure = memory_bars({f"{options.model}, {options.profile}": planned}, capacity)
+        shared.save_figure(figure, options.figure)

@@ -1,0 +1,27 @@
+"""`report`: tables and pictures, written anew from the records."""
+
+from sempa_utils.checks import write_whole
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser("report", help="write the tables and pictures of the README from results/")
+    command.set_defaults(run=run)
+
+
+def run(options) -> None:
+    """Write the tables of README and model cards, and the pictures, anew from the committed records."""
+    from sempa_utils import report, results
+
+    root, found = results.committed_folder().parent, report.records()
+    for path in report.documents():
+        text = path.read_text(encoding="utf8")
+        with write_whole(path) as draft:
+            draft.write_text(report.fill(text, found), encoding="utf8")
+        print(path.relative_to(root))
+    for name, (figure, mark) in report.pictures().items():
+        path = results.committed_folder() / "figures" / f"{name}.png"
+        with write_whole(path) as draft:
+            # The picture carries the fingerprint of its records, so that a test can tell a stale one.
+            figure.savefig(draft, format="png", metadata={"Description": mark})
+        print(path.relative_to(root))

@@ -1,0 +1,44 @@
+"""`reproduce`: the kit's own record, run by run."""
+
+from sempa_utils import profiles
+from sempa_utils.checks import InputError
+from sempa_utils.commands import shared
+
+
+def add(commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser("reproduce", help="the kit's own record: train, score and question every run "
+                                  "of the grid; goes on where it stopped")  # fmt: skip
+    shared.add_model(command)
+    shared.add_profile(command)
+    shared.add_data(command)
+    command.add_argument("--runs", help="comma-separated (default: all of the grid; --state lists them)")
+    command.add_argument(
+        "--steps", help="comma-separated: sts, geometry, layers, signals, frontier, generation (default: all)"
+    )
+    command.add_argument("--triplets", type=int, help="training rows (default: all)")
+    command.add_argument("--sts-pairs", type=int, help="pairs per task; then it is not the published measure")
+    command.add_argument("--generation-items", type=int, help="per benchmark (default: 40; 0: all)")
+    command.add_argument("--state", action="store_true", help="say what is done and what is left, and do nothing")
+    command.add_argument("--records", metavar="FOLDER", help="where the records go (default: results/)")
+    command.add_argument("--ship", metavar="NAME", help="afterwards put the adapter of the one run into the package")
+    command.set_defaults(run=run)
+
+
+def run(options) -> None:
+    """Do what is left of the grid and print what is done."""
+    from sempa_utils import reproduce
+
+    given = {"triplets": options.triplets, "sts_pairs": options.sts_pairs}
+    if options.generation_items is not None:
+        given["generation_items"] = options.generation_items or None
+    runs, steps = (value.split(",") if value else None for value in (options.runs, options.steps))
+    if options.ship and (not runs or len(runs) != 1 or runs == [reproduce.BASE]):
+        raise InputError("--ship puts one adapter into the package. Name its run, and no other: --runs contrastive_kl.")
+    profile = profiles.get(options.profile)
+    state = reproduce.reproduce(options.model, runs, steps, profile, options.precision, options.data,
+                                reproduce.Sizes(**given), options.seed, options.records, options.state)  # fmt: skip
+    print(reproduce.table(state))
+    if options.ship:
+        print(reproduce.ship(runs[0], options.ship, options.model, profile, options.precision, options.data,
+                             reproduce.Sizes(**given), options.seed))  # fmt: skip
