@@ -7,7 +7,7 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 
 from sempa_utils import __main__ as command_line
-from sempa_utils import corpora, models, profiles, reproduce, sts, training
+from sempa_utils import corpora, models, profiles, reproduce, results, sts, training
 from sempa_utils.checks import InputError
 from sempa_utils.embedding import Embedder
 from sempa_utils.generation import signals
@@ -154,6 +154,32 @@ def test_the_command_prints_what_is_left(place, capsys, monkeypatch):
     code = command_line.main(["reproduce", "--model", str(place / "Tiny"), "--state", "--runs", "base,one_word"])
     out = capsys.readouterr().out
     assert code == 0 and out.splitlines()[2].split() == ["one_word"] + ["left"] * (1 + len(reproduce.STEPS))
+
+
+def test_the_command_writes_the_records_where_it_is_told(place):
+    told = ["--records", str(place / "elsewhere"), "--precision", "float32"]
+    arguments = ["reproduce", "--model", str(place / "Tiny"), "--runs", "base", "--steps", "geometry", *told]
+    assert command_line.main(arguments) == 0
+    assert [path.name for path in (place / "elsewhere").iterdir()] == ["reproduce_tiny_base.json"]
+
+
+def numbers(figures: dict, path: str = "") -> dict[str, float]:
+    """Every number of nested figures by its path."""
+    if isinstance(figures, dict):
+        return {
+            name: number for key, value in figures.items() for name, number in numbers(value, f"{path}/{key}").items()
+        }
+    return {path: figures}
+
+
+def test_a_second_run_of_a_seed_gave_the_same_figures():
+    folder = results.committed_folder() / "repeated"
+    first, second = (results.load_run(path) for path in sorted(folder.glob("*/*.json")))
+    for key in ("data", "settings", "seed", "versions", "machine"):
+        assert first[key] == second[key], key
+    one, other = (numbers(record["figures"]["sts"]) for record in (first, second))
+    assert len(one) > 50 and one.keys() == other.keys()
+    assert max(abs(one[path] - other[path]) for path in one) <= 0.01
 
 
 def test_every_run_of_the_grid_is_a_recipe():
