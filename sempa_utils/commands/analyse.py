@@ -15,6 +15,7 @@ def add(commands) -> None:
     shared.add_model(command)
     shared.add_profile(command)
     shared.add_data(command)
+    shared.add_seed(command)
     command.add_argument("what", choices=["templates", "data-size", "seeds"],
                          help="training and extraction templates; checkpoints of one run; several seeds")  # fmt: skip
     command.add_argument("--objective", default="pairwise", help="as in train (default: pairwise)")

@@ -13,6 +13,7 @@ def add(commands) -> None:
     shared.add_model(command)
     shared.add_profile(command)
     shared.add_data(command)
+    shared.add_seed(command)
     command.add_argument("--tasks", help="comma-separated: gsm8k, mmlu, hellaswag, drop, truthfulqa (default: all)")
     command.add_argument("--adapter", metavar="FOLDER", action="append", default=[],
                          help="run this adapter beside its base; may be repeated")  # fmt: skip

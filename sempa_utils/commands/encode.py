@@ -13,7 +13,7 @@ def add(commands) -> None:
     """Add the command and its options."""
     command = commands.add_parser("encode", help="lines in, vectors out (.npy or .jsonl)")
     shared.add_model(command)
-    shared.add_profile(command)
+    shared.add_profile(command, sets="precision")
     command.add_argument(
         "--input", default="-", metavar="FILE", help="UTF-8 text, a sentence a line (default: standard input)"
     )

@@ -11,6 +11,7 @@ def add(commands) -> None:
         "evaluate", help="score methods, models and adapters on STS tasks; goes on where it stopped"
     )
     shared.add_data(command)
+    shared.add_seed(command)
     command.add_argument("--methods", default="mean,prompteol", help="comma-separated: mean, echo, prompteol, "
                          "pretended_cot, knowledge_enhancement, contrastive_prompting, token_prepending "
                          "(default: mean,prompteol)")  # fmt: skip

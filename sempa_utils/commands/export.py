@@ -8,7 +8,7 @@ def add(commands) -> None:
     """Add the command and its options."""
     command = commands.add_parser("export", help="write a folder that sentence-transformers loads")
     shared.add_model(command)
-    shared.add_profile(command)
+    shared.add_profile(command, sets="precision")
     command.add_argument("--adapter", metavar="FOLDER", help="a trained adapter")
     command.add_argument("--method", default="prompteol", help="prompteol or pretended_cot (default: prompteol)")
     command.add_argument("--beside", action="store_true", help="keep the adapter beside the weights, not merged")

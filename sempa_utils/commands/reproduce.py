@@ -12,6 +12,7 @@ def add(commands) -> None:
     shared.add_model(command)
     shared.add_profile(command)
     shared.add_data(command)
+    shared.add_seed(command)
     command.add_argument("--runs", help="comma-separated (default: all of the grid; --state lists them)")
     command.add_argument(
         "--steps", help="comma-separated: sts, geometry, layers, signals, frontier, generation (default: all)"

@@ -22,8 +22,12 @@ def add_profile(command, default: str = "the profile's", sets: str = "sizes and 
 
 
 def add_data(command) -> None:
-    """Add --data and --seed."""
+    """Add --data."""
     command.add_argument("--data", metavar="DIRECTORY", help="where nli/ and senteval/ lie (default: SEMPA_DATA_DIR)")
+
+
+def add_seed(command) -> None:
+    """Add --seed."""
     command.add_argument("--seed", type=int, default=42, help="of everything that is drawn (default: 42)")
 
 

@@ -12,6 +12,7 @@ def add(commands) -> None:
     shared.add_model(command)
     shared.add_profile(command)
     shared.add_data(command)
+    shared.add_seed(command)
     shared.add_recipe(command)
     command.add_argument("--output", required=True, metavar="FOLDER", help="gets adapter/, checkpoints/, training.json")
     command.add_argument("--triplets", type=int, help="how many training rows (default: the profile's; 0: all)")
