@@ -150,7 +150,7 @@ def pictures() -> dict[str, tuple[Figure, str]]:
     found, drawn = records(), {}
     runs, base = curves(found)
     if runs and base:
-        drawn["frontier"] = frontier(runs, base, text="WikiText-2"), fingerprint(runs, base)
+        drawn["frontier"] = frontier(runs, base, text="WikiText-2", gained="STS-B dev"), fingerprint(runs, base)
     runs = dict(_having(found, "layers"))
     base = runs.pop(BASE, None)
     if runs and base:

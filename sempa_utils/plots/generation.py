@@ -118,7 +118,13 @@ def _name_quadrants(axes) -> None:
                       style="italic", bbox={"color": "white", "pad": 1.5})  # fmt: skip
 
 
-def frontier(curves: dict[str, list[dict]], base: dict[str, float], band: float = 3.0, text: str = "a text") -> Figure:
+def frontier(
+    curves: dict[str, list[dict]],
+    base: dict[str, float],
+    band: float = 3.0,
+    text: str = "a text",
+    gained: str = "STS",
+) -> Figure:
     """Draw STS gained against the change of perplexity, a curve an objective over its checkpoints.
 
     `curves` is {objective: [{"rows", "sts", "perplexity"}, …]} in the order of training, `base` has sts (ρ × 100) and
@@ -136,7 +142,7 @@ def frontier(curves: dict[str, list[dict]], base: dict[str, float], band: float 
             changes.append(x)
             axes.plot(x, y, color=colour, linewidth=1.6, alpha=0.8, label="_path")
             axes.plot(x[1:], y[1:], mark, color=colour, markersize=7, label=objective)
-            beside = {"xytext": (9, 0), "va": "center", "ha": "left"}  # a curve mostly comes from the left
+            beside = {"xytext": (13, -2), "va": "top", "ha": "left"}  # a curve mostly comes from the lower left
             beside |= {"textcoords": "offset points", "fontsize": 9, "color": QUIET}
             axes.annotate(f"{points[-1]['rows']:,} rows", (x[-1], y[-1]), **beside)
         axes.plot(0, 0, "o", color=COLOURS["black"], markersize=9, label="base", zorder=4)
@@ -150,7 +156,7 @@ def frontier(curves: dict[str, list[dict]], base: dict[str, float], band: float 
             axes.set_xlim(1.8 * low, 1.8 * top)
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed_per_cent))
         axes.margins(x=0.12, y=0.14)
-        axes.set(xlabel=f"perplexity of {text}, change from the base", ylabel="STS gained (ρ × 100)")
+        axes.set(xlabel=f"perplexity of {text}, change from the base", ylabel=f"{gained} gained (ρ × 100)")
         figure.legend(loc="outside right upper", fontsize=10)
     return figure
 
