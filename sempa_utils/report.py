@@ -46,7 +46,7 @@ def overview(found: dict[str, dict | None]) -> str:
             _generation_mean(own, run),
         ]
     columns = ["triplets", "seven STS tasks, mean ρ × 100 (95 % interval)", "less the base", "perplexity, change",
-               "five benchmarks, samples: the base's mean, else less the base"]  # fmt: skip
+               "five benchmarks, sampled: mean, or less the base"]  # fmt: skip
     return _markdown("run", columns, rows)
 
 

@@ -111,11 +111,10 @@ def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]]):
         for method in methods:
             yield f"{prefix}{method}", Embedder(base, method, layer=layer), about
         for folder, label in adapters[name].items():
-            adapted = models.add_adapter(base, folder)
-            for method in methods:
-                row = f"{prefix}{method} + {label}"
-                yield row, Embedder(adapted, method, layer=layer), {f"{prefix}{label}": adapted.adapter}
-            base = models.remove_adapter(adapted)
+            with models.wearing(base, folder) as adapted:
+                for method in methods:
+                    row = f"{prefix}{method} + {label}"
+                    yield row, Embedder(adapted, method, layer=layer), {f"{prefix}{label}": adapted.adapter}
         del base
     for address in options.baseline:
         from sempa_utils.export import load_baseline

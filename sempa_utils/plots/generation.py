@@ -128,8 +128,8 @@ def frontier(
     """Draw STS gained against the change of perplexity, a curve an objective over its checkpoints.
 
     `curves` is {objective: [{"rows", "sts", "perplexity"}, …]} in the order of training, `base` has sts (ρ × 100) and
-    perplexity; each curve begins there. The band holds what stays within `band` % of the base's perplexity. Above 30 %
-    the scale becomes logarithmic outside the band.
+    perplexity; each curve begins there. `text` and `gained` name what the two are taken on. The band holds what stays
+    within `band` % of the base's perplexity. Above 30 % the scale becomes logarithmic outside the band.
     """
     with page_style():
         figure, axes = panels(height=4.6)
