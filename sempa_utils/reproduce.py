@@ -202,9 +202,14 @@ class _Work:
 
     def write(self, folder) -> None:
         """Write the run's record with what its steps have found up to now."""
-        steps = {step: json.loads(self.path(step).read_text(encoding="utf8"))
-                 for step in STEPS if self.path(step).is_file()}  # fmt: skip
-        trained, about = self.trained or {}, self.base.describe()
+        trained = self.trained or {}
+        model = self.base.describe() | {"adapter": trained.get("adapter_fingerprint")}
+        data = ([trained["data"]] if trained else []) + self.data()
+        about = model, data, {"recipe": trained.get("recipe"), "sizes": asdict(self.sizes)}, self.seed
+        name, folder = record_name(self.base.name, self.run), Path(folder or results.committed_folder())
+        steps = _recorded(folder / f"{name}.json", results.origin(*about))
+        steps |= {step: json.loads(self.path(step).read_text(encoding="utf8"))
+                  for step in STEPS if self.path(step).is_file()}  # fmt: skip
         kept = ("last_quarter", "steps", "seconds", "triplets_per_second", "trainable_parameters", "rows_too_long")
         training_figures = {"rows": trained["data"]["rows"] if trained else 0}
         training_figures |= {name: trained[name] for name in kept if name in trained}
@@ -217,16 +222,7 @@ class _Work:
             said.append(f"perplexity {steps['signals']['perplexity']:.2f}")
         if "generation" in steps:
             said.append(f"generation mean {steps['generation']['tasks']['mean']['value']:.1f}")
-        results.save_run(
-            record_name(self.base.name, self.run),
-            figures,
-            f"{self.run}: {'; '.join(said)}",
-            about | {"adapter": trained.get("adapter_fingerprint")},
-            ([trained["data"]] if trained else []) + self.data(),
-            {"recipe": trained.get("recipe"), "sizes": asdict(self.sizes)},
-            self.seed,
-            folder=folder or results.committed_folder(),
-        )
+        results.save_run(name, figures, f"{self.run}: {'; '.join(said)}", *about, folder=folder)
 
     def _model(self, adapter: str | Path | None = None):
         """Give the base with an adapter, by default the run's own, for a `with` block."""
@@ -322,6 +318,14 @@ class _Work:
             "sts": sts.spearman(cosines, [pair.score for pair in self.dev.rows]),
             "perplexity": signals.perplexity(model, self.text.rows, limit=self.sizes.text_tokens)["perplexity"],
         }
+
+
+def _recorded(path: Path, origin: dict) -> dict:
+    """Return the steps of the record at `path` where it has this `origin`: the build folder may have gone since."""
+    found = results.load_run(path) if path.is_file() else {}
+    if any(found.get(key) != value for key, value in origin.items()):
+        return {}
+    return {step: found["figures"][step] for step in STEPS if step in found["figures"]}
 
 
 def _letters(sentence: str) -> str:

@@ -102,24 +102,25 @@ def save_run(
     `figures` holds the numbers (NaN and infinity are refused), `headline` says the main ones in a
     sentence, `model` and `data` are what `LanguageModel.describe` and `Corpus.record` return.
     """
-    record = {
-        "name": name,
-        "headline": headline,
-        "figures": plain(figures),
-        "model": {key: _bare(value) for key, value in model.items()} if model else None,
-        "data": data,
-        "settings": plain(settings or {}),
-        "seed": seed,
-        "command": _command(),
-        "profile": os.environ.get("SEMPA_PROFILE"),
-        "date": datetime.date.today().isoformat(),
-        **environment(),
-    }
+    record = {"name": name, "headline": headline, "figures": plain(figures)} | origin(model, data, settings, seed)
+    record |= {"command": _command(), "profile": os.environ.get("SEMPA_PROFILE"),
+               "date": datetime.date.today().isoformat()}  # fmt: skip
     path = Path(folder or build_folder() / "records") / f"{name}.json"
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with write_whole(path) as draft:
         draft.write_text(text, encoding="utf8")
     return path
+
+
+def origin(model: dict | None, data: list[dict] | dict | None, settings: dict | None, seed: int | None) -> dict:
+    """Return what the figures of a record depend on: two of the same origin may stand in one."""
+    return {
+        "model": {key: _bare(value) for key, value in model.items()} if model else None,
+        "data": data,
+        "settings": plain(settings or {}),
+        "seed": seed,
+        **environment(),
+    }
 
 
 def load_run(path: str | Path) -> dict:

@@ -70,6 +70,18 @@ def test_the_grid_is_done_once_and_leaves_a_record_each(place):
     assert str(place) not in text and corpora.packaged_ranked_nli().rows[0].premise not in text
 
 
+def test_a_step_is_added_to_the_record_of_the_same_run(place, monkeypatch):
+    do(place, ["pairwise"], ["geometry"])
+    geometry = record(place, "pairwise")["figures"]["geometry"]
+    monkeypatch.setenv("SEMPA_BUILD_DIR", str(place / "another"))  # as in a fresh clone: only the record is left
+    do(place, ["pairwise"], ["signals"])
+    both = record(place, "pairwise")["figures"]
+    assert both["geometry"] == geometry and "signals" in both
+    # Another seed has another origin: its record starts anew.
+    do(place, ["pairwise"], ["signals"], seed=43)
+    assert "geometry" not in record(place, "pairwise")["figures"]
+
+
 def test_a_steps_figures_are_those_of_the_plain_calls(place):
     do(place, ["base", "contrastive_kl"], ["sts", "signals", "frontier"])
     base = models.load(str(place / "Tiny"))
