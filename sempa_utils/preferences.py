@@ -18,18 +18,20 @@ def preference_dataset(triplets, template: str = "keep_same_meaning") -> Dataset
     """Return TRL conversational preference data: columns prompt, chosen, rejected (lists of turns).
 
     `triplets` is an iterable of rows whose first sentence is the anchor, whose second is entailed and
-    whose last is contradicted; `template` an id of the paper's Table 4.
+    whose last is contradicted; `template` an id of the paper's Table 4, or of an extraction template: then
+    the columns are plain text.
     """
+    requests = [(paraphrase_request(row[0], template), row[1], row[-1]) for row in triplets]
     return Dataset.from_list(
         [
-            {
-                "prompt": paraphrase_request(row[0], template),
-                "chosen": [{"role": "assistant", "content": row[1]}],
-                "rejected": [{"role": "assistant", "content": row[-1]}],
-            }
-            for row in triplets
+            {"prompt": request, "chosen": _answered(request, chosen), "rejected": _answered(request, rejected)}
+            for request, chosen, rejected in requests
         ]
     )
+
+
+def _answered(request: list[dict] | str, answer: str) -> list[dict] | str:
+    return answer if isinstance(request, str) else [{"role": "assistant", "content": answer}]
 
 
 def answers_dataset(tokenizer, rows, template: str, max_length: int, ranked: bool) -> Dataset:
@@ -77,11 +79,15 @@ def _some(tokenised: list[dict], max_length: int) -> Dataset:
     return Dataset.from_list(tokenised)
 
 
-def answer_tokens(tokenizer, request: list[dict], answer: str) -> tuple[list[int], list[int]]:
+def answer_tokens(tokenizer, request: list[dict] | str, answer: str) -> tuple[list[int], list[int]]:
     """Return the token ids of the chat up to the answer, and of the answer with its end token.
 
-    Raises `InputError` where the tokenizer does not keep the request's tokens as a prefix.
+    A plain text and its answer are tokenised apart, so that the last token is the one that embeddings are read
+    from. Raises `InputError` where the tokenizer does not keep a chat's tokens as a prefix.
     """
+    if isinstance(request, str):
+        answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return tokenizer(request)["input_ids"], [*answer_ids, tokenizer.eos_token_id]
     prompt = tokenizer.apply_chat_template(request, add_generation_prompt=True, tokenize=True, return_dict=False)
     turns = [*request, {"role": "assistant", "content": answer}]
     whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)

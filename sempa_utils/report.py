@@ -13,9 +13,10 @@ from sempa_utils import models, results
 from sempa_utils.checks import fingerprint, pick
 from sempa_utils.corpora import STS_TASKS
 from sempa_utils.generation import TASKS
+from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.plots.generation import frontier
 from sempa_utils.plots.space import movement_by_layer
-from sempa_utils.reproduce import BASE, RUNS, record_name
+from sempa_utils.reproduce import ALL, BASE, RUNS, TRIALS, record_name
 
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
@@ -26,9 +27,9 @@ PUBLISHED_STS = [("reference", "SBERT-NLI-base"), ("LLaMA2-7B", "PromptEOL"), ("
 
 
 def records(model: str = models.PACKAGED, folder: str | Path | None = None) -> dict[str, dict | None]:
-    """Return {run of the grid: its record, or None where there is none} for a model."""
+    """Return {run of the grid or trial: its record, or None where there is none} for a model."""
     folder = Path(folder or results.committed_folder())
-    paths = {run: folder / f"{record_name(model, run)}.json" for run in RUNS}
+    paths = {run: folder / f"{record_name(model, run)}.json" for run in ALL}
     return {run: results.load_run(path) if path.is_file() else None for run, path in paths.items()}
 
 
@@ -109,12 +110,23 @@ def space(found: dict[str, dict | None]) -> str:
 def checkpoints(found: dict[str, dict | None]) -> str:
     """Return ρ × 100 on STS-B dev, in brackets the change of perplexity, a column for each number of triplets seen."""
     runs, base = curves(found)
-    seen = sorted({point["rows"] for points in runs.values() for point in points})
+    seen, reached = _reached(runs, base)
     rows = {BASE: [f"{base['sts']:.1f}"] + [""] * len(seen)} if base else {}
-    for run, points in runs.items():
-        cells = {point["rows"]: f"{point['sts']:.1f} ({_change(point, base)})" for point in points}
-        rows[_name(run)] = ["", *(cells.get(number, "") for number in seen)]
-    return _markdown("triplets seen", ["0", *(f"{number:,}" for number in seen)], rows)
+    rows |= {_name(run): ["", *cells] for run, cells in reached.items()}
+    return _markdown("triplets seen", ["0", *seen], rows)
+
+
+def trials(found: dict[str, dict | None]) -> str:
+    """Return the trials as `checkpoints` does, beside what their recipes differ in."""
+    runs = {run: _figures(found, run)["frontier"]["points"] for run in TRIALS if found.get(run)}
+    seen, reached = _reached(runs, curves(found)[1])
+    rows = {}
+    for run, cells in reached.items():
+        recipe = found[run]["settings"]["recipe"]
+        asked = recipe["template"] if OBJECTIVES[recipe["objective"]].reads == "answers" else ""
+        batch = recipe["micro_batch"] * recipe["accumulation"]
+        rows[_name(run)] = [f"{recipe['learning_rate']:g}", f"{batch}", f"{asked}", *cells]
+    return _markdown("", ["learning rate", "batch", "answers asked for by", *seen], rows)
 
 
 def subsets(found: dict[str, dict | None]) -> str:
@@ -130,7 +142,7 @@ def subsets(found: dict[str, dict | None]) -> str:
 
 
 TABLES = {"overview": overview, "sts": sts, "generation": generation, "speech": speech, "space": space,
-          "checkpoints": checkpoints, "subsets": subsets}  # fmt: skip
+          "checkpoints": checkpoints, "trials": trials, "subsets": subsets}  # fmt: skip
 
 
 def fill(text: str, found: dict[str, dict | None]) -> str:
@@ -163,6 +175,14 @@ def curves(found: dict[str, dict | None]) -> tuple[dict[str, list[dict]], dict |
     runs = {run: own["points"] for run, own in _having(found, "frontier")}
     base = (runs.pop(BASE, None) or [None])[0]
     return {run: own for run, own in runs.items() if own}, base
+
+
+def _reached(runs: dict[str, list[dict]], base: dict | None) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the numbers of rows seen in any run, and {run: a cell for each of them, blank where it has none}."""
+    seen = sorted({point["rows"] for points in runs.values() for point in points})
+    told = {run: {point["rows"]: f"{point['sts']:.1f} ({_change(point, base)})" for point in points}
+            for run, points in runs.items()}  # fmt: skip
+    return [f"{rows:,}" for rows in seen], {run: [one.get(rows, "") for rows in seen] for run, one in told.items()}
 
 
 def _markdown(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:

@@ -29,6 +29,7 @@ class Run:
 
     objective: str | None
     changes: dict = field(default_factory=dict)
+    rows: int | None = None  # at most; None: what the sizes say
 
 
 _ANSWERS = {"micro_batch": 8, "accumulation": 4}
@@ -49,6 +50,15 @@ RUNS = {
     "contrastive": Run("contrastive", _SLOTS | _WHOLE),
     "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _HELD),
 }
+# What a choice in a recipe does, on fewer rows and on dev alone: the first of each objective is the grid's recipe.
+TRIALS = {
+    "pairwise_2048": Run("pairwise", _ANSWERS, 2048),
+    "pairwise_2048_swapped": Run("pairwise", {"micro_batch": 8, "accumulation": 2, "learning_rate": 5e-4}, 2048),
+    "pairwise_2048_bare": Run("pairwise", _ANSWERS | {"template": "prompteol"}, 2048),
+    "one_word_2048": Run("one_word", _WORDS, 2048),
+    "one_word_2048_swapped": Run("one_word", _WORDS | {"accumulation": 2, "learning_rate": 1e-4}, 2048),
+}
+ALL = RUNS | TRIALS
 SAVE_EVERY = 1024  # rows between the checkpoints that the frontier is drawn from
 
 
@@ -73,6 +83,7 @@ STEPS = {  # and the sizes that each depends on
     "frontier": ("frontier_pairs", "frontier_points", "text_tokens"),
     "generation": ("generation_items",),
 }
+TRIAL_STEPS = ("frontier",)
 
 
 def reproduce(
@@ -88,15 +99,16 @@ def reproduce(
     state_only: bool = False,
     watch: Callable = print,
 ) -> dict[str, dict[str, bool]]:
-    """Do what is left of `runs` (keys of `RUNS`) and `steps` (of `STEPS`); return {run: {step: whether it is done}}.
+    """Do what is left of `runs` (keys of `ALL`) and `steps` (of `STEPS`); return {run: {step: whether it is done}}.
 
-    Training and scoring are in one `precision`, by default the profile's for training. A run's record is written
-    into `folder` (the repository's results/) after its steps, as reproduce_MODEL_RUN.json. `state_only` does nothing
-    and says what is done. `watch` is called with a line for each step. Raises `InputError` for an unknown run
-    or step, and whatever training and the benchmarks raise.
+    A trial has but `TRIAL_STEPS`. Training and scoring are in one `precision`, by default the profile's for
+    training. A run's record is written into `folder` (the repository's results/) after its steps, as
+    reproduce_MODEL_RUN.json; steps that stand there of the same run are kept. `state_only` does nothing and says
+    what is done. `watch` is called with a line for each step. Raises `InputError` for an unknown run or step, and
+    whatever training and the benchmarks raise.
     """
     for run in runs or ():
-        pick(run, RUNS, "run")
+        pick(run, ALL, "run")
     for step in steps or ():
         pick(step, STEPS, "step")
     profile, sizes = profile or profiles.get(), sizes or Sizes()
@@ -104,15 +116,16 @@ def reproduce(
         check_tasks(None, directory, name, sizes.generation_items, seed)
     base = models.load(name, precision or profile.precision)
     state = {}
-    for run in runs or RUNS:
+    for run in runs or ALL:
+        own = [step for step in steps or STEPS if run in RUNS or step in TRIAL_STEPS]
         trained = _trained(base, run, profile, directory, sizes, seed, train=not state_only, watch=watch)
         work = _Work(base, run, trained, directory, sizes, seed)
-        for step in steps or STEPS:
+        for step in own:
             if not state_only and not work.path(step).is_file():
                 watch(f"{run}: {step}")
                 work.keep(step)
         ready = run == BASE or trained is not None
-        state[run] = {"train": ready} | {step: ready and work.path(step).is_file() for step in steps or STEPS}
+        state[run] = {"train": ready} | {step: ready and work.path(step).is_file() for step in own}
         if not state_only:
             work.write(folder)
     return state
@@ -129,11 +142,12 @@ def ship(run: str, name: str, model: str, profile: Profile, precision: str | Non
 
 def table(state: dict[str, dict[str, bool]]) -> str:
     """Return what is done and what is left as lines of text."""
-    steps = list(next(iter(state.values())))
+    steps = list(max(state.values(), key=len))
     width = max(map(len, state)) + 2
     lines = [" " * width + "".join(f"{step:>12}" for step in steps)]
     for run, done in state.items():
-        lines.append(f"{run:<{width}}" + "".join(f"{'done' if done[step] else 'left':>12}" for step in steps))
+        words = ["" if step not in done else "done" if done[step] else "left" for step in steps]
+        lines.append(f"{run:<{width}}" + "".join(f"{word:>12}" for word in words))
     return "\n".join(lines)
 
 
@@ -143,8 +157,8 @@ def record_name(model: str, run: str) -> str:
 
 
 def recipe(run: str, profile: Profile, seed: int = 42) -> training.Recipe:
-    """Return the recipe of a run of the grid, in a profile's sequence length and memory switches."""
-    one = RUNS[run]
+    """Return the recipe of a run, in a profile's sequence length and memory switches."""
+    one = ALL[run]
     return training.Recipe.of_profile(profile, one.objective, **{"seed": seed, "save_every": SAVE_EVERY} | one.changes)
 
 
@@ -162,9 +176,10 @@ def _trained(base, run: str, profile, directory, sizes: Sizes, seed: int, train:
 
 def _training_rows(run: str, directory, sizes: Sizes, seed: int) -> corpora.Corpus:
     """Return what a run is trained on; for the base, what the triplets' objectives are."""
-    objective = RUNS[run].objective
-    load = corpora.load_ranked_nli if objective and OBJECTIVES[objective].ranked else corpora.load_triplets
-    return load(directory, sizes.triplets, seed)
+    one = ALL[run]
+    load = corpora.load_ranked_nli if one.objective and OBJECTIVES[one.objective].ranked else corpora.load_triplets
+    rows = min((number for number in (one.rows, sizes.triplets) if number), default=None)
+    return load(directory, rows, seed)
 
 
 class _Work:
@@ -218,6 +233,9 @@ class _Work:
         if "sts" in steps:
             pairs = f", {self.sizes.sts_pairs} pairs a task" if self.sizes.sts_pairs else ""
             said.append(f"{len(self.tasks)} STS tasks{pairs}: mean {steps['sts']['mean']['spearman']:.2f}")
+        if "frontier" in steps and not said:
+            last = steps["frontier"]["points"][-1]
+            said.append(f"after {last['rows']:,} rows STS dev {last['sts']:.2f}, perplexity {last['perplexity']:.2f}")
         if "signals" in steps:
             said.append(f"perplexity {steps['signals']['perplexity']:.2f}")
         if "generation" in steps:

@@ -29,6 +29,8 @@ EXTRACTION_TEMPLATES = {
     ),
 }
 
+REQUEST_TEMPLATES = PARAPHRASE_TEMPLATES | EXTRACTION_TEMPLATES  # that a preference can be trained in
+
 # For base models whose tokenizer brings no chat template of its own (LLaMA-2, LLaMA-3).
 PLAIN_CHAT_TEMPLATE = (
     "{{ bos_token or '' }}"
@@ -60,9 +62,15 @@ def prepare_sentence(sentence: str) -> str:
     return sentence[:-1] + "." if sentence.endswith("?") else sentence
 
 
-def paraphrase_request(sentence: str, template: str = "keep_same_meaning") -> list[dict[str, str]]:
-    """Return the chat that asks for a paraphrase of `sentence`: a system and a user turn."""
-    words = pick(template, PARAPHRASE_TEMPLATES, "paraphrase template")
+def paraphrase_request(sentence: str, template: str = "keep_same_meaning") -> list[dict[str, str]] | str:
+    """Return the chat that asks for a paraphrase of `sentence`: a system and a user turn.
+
+    For an extraction template it is that template's plain text: a bare prompt, after whose last token the
+    paraphrase is said (this kit's own, for comparison).
+    """
+    words = pick(template, REQUEST_TEMPLATES, "paraphrase template")
+    if template in EXTRACTION_TEMPLATES:
+        return fill(words, prepare_sentence(sentence))
     return [
         {"role": "system", "content": SYSTEM_PROMPT},
         {"role": "user", "content": fill(words, sentence)},

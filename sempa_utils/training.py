@@ -22,7 +22,7 @@ from sempa_utils.checks import InputError, build_folder, fingerprint, pick, requ
 from sempa_utils.corpora import Corpus, load_ranked_nli, load_triplets
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
-from sempa_utils.templates import EXTRACTION_TEMPLATES, PARAPHRASE_TEMPLATES
+from sempa_utils.templates import EXTRACTION_TEMPLATES, REQUEST_TEMPLATES
 from sempa_utils.trainer import WHOLE, check, make_trainer, points, processes, reference_table
 
 RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of the run
@@ -63,7 +63,7 @@ class Recipe:
 
     def __post_init__(self):
         pick(self.objective, OBJECTIVES, "objective")
-        pick(self.template, PARAPHRASE_TEMPLATES, "paraphrase template")
+        pick(self.template, REQUEST_TEMPLATES, "paraphrase template")
         pick(self.extraction_template, EXTRACTION_TEMPLATES, "extraction template")
         pick(self.optimizer, memory.MOMENTS, "optimiser")
         positive = ("beta", "temperature", "learning_rate", "lora_rank", "epochs", "micro_batch", "accumulation",

@@ -13,7 +13,7 @@ from sempa_utils import models
 from sempa_utils.checks import InputError
 from sempa_utils.corpora import Triplet
 from sempa_utils.preferences import answer_log_probs, answer_tokens, preference_dataset
-from sempa_utils.templates import PARAPHRASE_TEMPLATES, PLAIN_CHAT_TEMPLATE, paraphrase_request
+from sempa_utils.templates import EXTRACTION_TEMPLATES, PARAPHRASE_TEMPLATES, PLAIN_CHAT_TEMPLATE, paraphrase_request
 
 TRIPLETS = [
     Triplet("The kettle is on.", "Water is being heated.", "The kettle is cold."),
@@ -55,6 +55,12 @@ def test_an_unknown_template_is_refused():
         preference_dataset(TRIPLETS, "keep_meaning")
 
 
+def test_an_extraction_template_gives_plain_text():
+    row = preference_dataset(TRIPLETS[:1], "prompteol")[0]
+    assert row["prompt"] == 'This sentence : "The kettle is on." means in one word:"'
+    assert (row["chosen"], row["rejected"]) == (TRIPLETS[0].positive, TRIPLETS[0].negative)
+
+
 # --- answer_tokens -----------------------------------------------------------------------------
 
 TOKENIZER = tiny_tokenizer()
@@ -74,6 +80,14 @@ def test_prompt_and_answer_are_the_whole_chat_cut_in_two(kind, template):
     assert tokenizer.decode(prompt) == tokenizer.apply_chat_template(
         request, add_generation_prompt=True, tokenize=False
     )
+
+
+@pytest.mark.parametrize("answer", ["Water is being heated.", "'Tis warm.", "x"])
+def test_a_bare_prompt_ends_where_embeddings_are_read(answer):
+    request = paraphrase_request(TRIPLETS[0].anchor, "prompteol")
+    prompt, ids = answer_tokens(TOKENIZER, request, answer)
+    assert prompt == TOKENIZER(EXTRACTION_TEMPLATES["prompteol"].replace("{x}", TRIPLETS[0].anchor))["input_ids"]
+    assert TOKENIZER.decode(ids[:-1]) == answer and ids[-1] == TOKENIZER.eos_token_id
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)

@@ -7,7 +7,7 @@ import pytest
 
 from sempa_utils import report, results
 from sempa_utils.checks import InputError
-from sempa_utils.reproduce import RUNS, record_name
+from sempa_utils.reproduce import ALL, RUNS, record_name
 
 
 def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
@@ -37,7 +37,7 @@ def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
 @pytest.fixture
 def found():
     rows = {"base": figures(63.62, 20.0, trained=False), "pairwise": figures(73.12, 21.0)}
-    return {run: {"figures": rows[run]} if run in rows else None for run in RUNS}
+    return {run: {"figures": rows[run]} if run in rows else None for run in ALL}
 
 
 def cells(table: str, row: str) -> list[str]:
@@ -77,6 +77,20 @@ def test_checkpoints_stand_under_the_triplets_seen(found):
     assert cells(table, "`pairwise`") == ["", "73.1 (+5.0 %)"]
 
 
+def test_a_trial_stands_beside_what_its_recipe_differs_in(found):
+    points = [{"rows": 1024, "sts": 66.0, "perplexity": 20.2}, {"rows": 2048, "sts": 70.0, "perplexity": 22.0}]
+    recipe = {"objective": "pairwise", "learning_rate": 5e-4, "micro_batch": 8, "accumulation": 2, "template": "asked"}
+    found["pairwise_2048_swapped"] = {"figures": {"frontier": {"points": points}}, "settings": {"recipe": recipe}}
+    slots = {"recipe": recipe | {"objective": "one_word"}}
+    found["one_word_2048"] = {"figures": {"frontier": {"points": points[1:]}}, "settings": slots}
+    table = report.trials(found)
+    assert len(table.splitlines()) == 4 and "| 1,024 | 2,048 |" in table.splitlines()[0]
+    assert cells(table, "`pairwise_2048_swapped`") == ["0.0005", "16", "asked", "66.0 (+1.0 %)", "70.0 (+10.0 %)"]
+    assert cells(table, "`one_word_2048`") == ["0.0005", "16", "", "", "70.0 (+10.0 %)"]
+    # The grid's own tables and the picture know nothing of it.
+    assert "_2048" not in report.checkpoints(found) + report.overview(found)
+
+
 def test_the_parts_with_the_most_and_the_least_gain(found):
     gains = {"a": 3.0, "b": -2.0, "c": 1.0, "d": 0.5}
     for run, sign in (("base", 0), ("pairwise", 1)):
@@ -108,7 +122,7 @@ def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
     (tmp_path / f"{record_name('packaged', 'base')}.json").write_text(json.dumps(found["base"]))
     read = report.records(folder=tmp_path)
     assert read == found
-    assert report.records("some/Other-1B", tmp_path) == dict.fromkeys(RUNS)
+    assert report.records("some/Other-1B", tmp_path) == dict.fromkeys(ALL)
     assert record_name("some/Other-1B", "base") == "reproduce_other-1b_base"
     monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
     drawn = report.pictures()

@@ -25,6 +25,7 @@ def place(no_data, tmp_path, monkeypatch):
         one = reproduce.RUNS[run]
         small = reproduce.Run(one.objective, one.changes | {"micro_batch": 4, "accumulation": 1})
         monkeypatch.setitem(reproduce.RUNS, run, small)
+        monkeypatch.setitem(reproduce.ALL, run, small)
     model = tiny_model()
     model.config.max_position_embeddings = 16_384
     model.save_pretrained(tmp_path / "Tiny")
@@ -195,13 +196,33 @@ def test_a_second_run_of_a_seed_gave_the_same_figures():
 
 
 def test_every_run_of_the_grid_is_a_recipe():
-    for run, one in reproduce.RUNS.items():
+    for run, one in reproduce.ALL.items():
         if one.objective:
             for profile in profiles.PROFILES.values():
                 recipe = reproduce.recipe(run, profile)
                 assert recipe.objective == one.objective and recipe.save_every == reproduce.SAVE_EVERY
-    recipes = [reproduce.recipe(run, profiles.get("cpu")) for run, one in reproduce.RUNS.items() if one.objective]
-    assert len(set(recipes)) == len(recipes)
+    for grid in (reproduce.RUNS, reproduce.TRIALS):
+        recipes = [reproduce.recipe(run, profiles.get("cpu")) for run, one in grid.items() if one.objective]
+        assert len(set(recipes)) == len(recipes)
+    # Swapped, each has the other's rate and batch: what is left between them is the objective.
+    own, other = (reproduce.recipe(run, profiles.get("cpu")) for run in ("pairwise_2048", "one_word_2048_swapped"))
+    assert own.learning_rate == other.learning_rate
+    assert own.micro_batch * own.accumulation == other.micro_batch * other.accumulation
+    own, other = (reproduce.recipe(run, profiles.get("cpu")) for run in ("one_word_2048", "pairwise_2048_swapped"))
+    assert own.learning_rate == other.learning_rate
+    assert own.micro_batch * own.accumulation == other.micro_batch * other.accumulation
+
+
+def test_a_trial_is_read_on_dev_alone_and_on_its_own_rows(place, monkeypatch):
+    small = reproduce.Run("pairwise", {"micro_batch": 4, "accumulation": 1, "template": "prompteol"}, 12)
+    monkeypatch.setitem(reproduce.TRIALS, "pairwise_2048_bare", small)
+    monkeypatch.setitem(reproduce.ALL, "pairwise_2048_bare", small)
+    state, said = do(place, ["base", "pairwise_2048_bare"], ["geometry", "frontier"])
+    assert state["pairwise_2048_bare"] == {"train": True, "frontier": True}
+    assert "pairwise_2048_bare: training on 12 rows" in said
+    found = record(place, "pairwise_2048_bare")
+    assert set(found["figures"]) == {"train", "frontier"} and "after 12 rows STS dev" in found["headline"]
+    assert reproduce.table(state).splitlines()[2].split() == ["pairwise_2048_bare", "done", "done"]
 
 
 def test_a_run_is_held_against_the_rows_that_it_was_trained_on(no_data):

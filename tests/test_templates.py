@@ -51,6 +51,11 @@ def test_the_default_request_is_the_papers_default():
     assert paraphrase_request("a") == paraphrase_request("a", "keep_same_meaning")
 
 
+def test_an_extraction_template_asks_without_a_chat():
+    bare = 'This sentence : "\'Sit,\' he said." means in one word:"'
+    assert paraphrase_request(' "Sit,"  he said', "prompteol") == bare
+
+
 def test_an_unknown_template_names_the_nearest():
     with pytest.raises(InputError, match="template 'generate_plane'. Did you mean 'generate_plain'"):
         paraphrase_request("a", "generate_plane")

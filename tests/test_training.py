@@ -55,8 +55,9 @@ def test_a_run_starts_at_ln_2_learns_and_leaves_an_adapter_and_a_record(corpus, 
     assert json.loads((tmp_path / "run" / training.RECORD).read_text(encoding="utf8"))["fingerprint"]
 
 
-def test_tree_and_stock_batches_train_to_the_same_weights(corpus, tmp_path):
-    recipe = replace(RECIPE, epochs=3)
+@pytest.mark.parametrize("template", ["keep_same_meaning", "prompteol"])
+def test_tree_and_stock_batches_train_to_the_same_weights(corpus, tmp_path, template):
+    recipe = replace(RECIPE, epochs=3, template=template)
     tree = run(corpus, tmp_path / "tree", recipe)
     stock = run(corpus, tmp_path / "stock", replace(recipe, shared_prefix=False))
     assert tree["steps"] == stock["steps"] == 24

@@ -17,7 +17,8 @@ def add(commands) -> None:
     command.add_argument("--output", required=True, metavar="FOLDER", help="gets adapter/, checkpoints/, training.json")
     command.add_argument("--triplets", type=int, help="how many training rows (default: the profile's; 0: all)")
     command.add_argument("--ranked", action="store_true", help="rows with all three labels, as listwise always takes")
-    command.add_argument("--template", help="paraphrase template by id (default: keep_same_meaning)")
+    command.add_argument("--template", help="paraphrase template by id (default: keep_same_meaning), or an "
+                         "extraction template: then no chat, the answer follows the prompt that is read")  # fmt: skip
     command.add_argument("--beta", type=float, help="weight on the reference (default: 0.1; one_word: 2)")
     command.add_argument("--temperature", type=float, help="of contrastive (default: 0.05)")
     command.add_argument("--kl-weight", type=float, help="of KL(base || model) of the next words in some anchors as "
