@@ -23,6 +23,7 @@ PUBLISHED = {
     "table4_templates": "Table 4: training and extraction templates, mean ρ × 100",
     "table5_geometry": "Table 5: uniformity and isotropy",
     "table6_generation": "Table 6: generation benchmarks",
+    "table7_gar": "Table 7: GAR",
     "table8_seeds": "Table 8: three seeds",
     "figure3_data_size": "Figure 3, read off the paper's figure",
 }

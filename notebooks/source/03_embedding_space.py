@@ -125,9 +125,8 @@ def each_space():
     yield "mean pooling", base, "mean"
     yield "PromptEOL", base, "prompteol"
     for name, folder in adapters.items():
-        adapted = models.add_adapter(base, folder)
-        yield name, adapted, "prompteol"
-        models.remove_adapter(adapted)
+        with models.wearing(base, folder) as adapted:
+            yield name, adapted, "prompteol"
 
 
 ranked = corpora.load_ranked_nli().without(training_rows).sample(profile.picture_triplets, SEED)
@@ -217,11 +216,11 @@ for name, found in on_the_way.items():
     film[f"base, before {name}"] = frames["PromptEOL"]
     for place in np.linspace(0, len(found) - 1, shots).round().astype(int):
         seen, folder = list(found.items())[place]
-        embedder = Embedder(models.add_adapter(base, folder), "prompteol")
-        film[f"{name}, {seen:,} triplets"] = {
-            role: embedder.encode(texts[role][:few]) for role in space_plots.ROLES
-        }
-        models.remove_adapter(embedder.language_model)
+        with models.wearing(base, folder) as adapted:
+            embedder = Embedder(adapted, "prompteol")
+            film[f"{name}, {seen:,} triplets"] = {
+                role: embedder.encode(texts[role][:few]) for role in space_plots.ROLES
+            }
     film[f"{name}, {len(training_rows):,} triplets"] = frames[name]
 film = geometry.projections(film, base="base, before SemPA")
 display(space_plots.projections(film, links=4, columns=shots + 2, common=True, height=2.6))
@@ -524,9 +523,9 @@ for name, found in gar_vectors.items():
     }
 
 # SemPA, section 6: LLaMA2-7B, 10,000 Wikipedia sentences, K = 10.
-PUBLISHED_GAR = {"PromptEOL": 0.185, "SemPA": 0.324}
+published_gar = {row["method"]: row["gar"] for row in results.published("table7_gar")}
 print(gar_data)
-display(space_plots.gar_bars(gar, PUBLISHED_GAR, "LLaMA2-7B"))
+display(space_plots.gar_bars(gar, published_gar, "LLaMA2-7B"))
 
 # %% [markdown]
 # **How to read it.** The tick on a bar is the control: each sentence with another sentence's nearest tokens.

@@ -70,8 +70,6 @@ display(Markdown(results.costs("05_generation")))
 # names as an open step. What is trained already is found again.
 
 # %%
-import contextlib
-
 from sempa_utils import corpora, generation, models, sts, training
 from sempa_utils.embedding import Embedder
 from sempa_utils.generation import signals
@@ -102,20 +100,6 @@ for row, record in records.items():
     print(f"{row:<16} steps {record['steps']}, its own loss {losses[0]:.2f} → {losses[1]:.2f}")
 print("finished adapters of the kit:", ", ".join(finished) or "none for this base")
 
-
-@contextlib.contextmanager
-def speaking_as(row: str):
-    """The base, with a row's adapter on its weights for the length of a block."""
-    if row == BASE:
-        yield base
-        return
-    adapted = models.add_adapter(base, adapters[row])
-    try:
-        yield adapted
-    finally:
-        models.remove_adapter(adapted)
-
-
 # %% [markdown]
 # ## 2 · Five benchmarks
 #
@@ -141,7 +125,7 @@ from sempa_utils.generation.local_tasks import MINI_SOURCE
 
 found = {}
 for row in rows:
-    with speaking_as(row) as model:
+    with models.wearing(base, adapters.get(row)) as model:
         found[row] = generation.evaluate(model, limit=profile.generation_items, seed=SEED)
 
 items = {task: result["items"] for task, result in found[BASE].items()}
@@ -169,7 +153,7 @@ shown = found
 if not all(ours.values()):  # others' items are not ours to show
     shown = {}
     for row in rows:
-        with speaking_as(row) as model:
+        with models.wearing(base, adapters.get(row)) as model:
             shown[row] = generation.evaluate(
                 model, directory=corpora.MINI_CORPUS, limit=2, seed=SEED
             )
@@ -266,7 +250,7 @@ tasks = corpora.sts_tasks()
 pairs = {task: corpora.load_sts(task).sample(profile.sts_pairs, SEED) for task in tasks}
 embedded = {}
 for row in rows:
-    with speaking_as(row) as model:
+    with models.wearing(base, adapters.get(row)) as model:
         embedded[row] = sts.evaluate(
             Embedder(model, "prompteol"), tasks, limit=profile.sts_pairs, seed=SEED
         )
@@ -335,7 +319,7 @@ unseen = [one for one in text.rows if one not in trained]
 tokens = profile.generation_items and 300 * profile.generation_items
 said, measured = {}, {}
 for row in rows:
-    with speaking_as(row) as model:
+    with models.wearing(base, adapters.get(row)) as model:
         said[row] = signals.paraphrases(model, [one.anchor for one in some.rows])
         measured[row] = signals.signals(model, unseen, some.rows, said[row], limit=tokens)
 print(
@@ -455,7 +439,7 @@ prompts = {
 }
 next_token = {kind: {} for kind in prompts}
 for row in rows:
-    with speaking_as(row) as model:
+    with models.wearing(base, adapters.get(row)) as model:
         for kind, of_kind in prompts.items():
             next_token[kind][row] = signals.next_token_log_probs(model, of_kind)
 entropies = {
