@@ -16,7 +16,7 @@ from sempa_utils.generation import TASKS
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.plots.generation import frontier
 from sempa_utils.plots.space import movement_by_layer
-from sempa_utils.reproduce import ALL, BASE, RUNS, TRIALS, record_name
+from sempa_utils.reproduce import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
 
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
@@ -141,8 +141,33 @@ def subsets(found: dict[str, dict | None]) -> str:
     return _markdown("", ["gains most", "gains least"], rows)
 
 
+def recommended(found: dict[str, dict | None]) -> str:
+    """Return what the recommended run reaches beside the base, task by task: the table of its model card."""
+    base, own = _figures(found, BASE), _figures(found, RECOMMENDED)
+    rows = {}
+    if "sts" in base and "sts" in own:
+        for task in (*STS_TASKS, "mean"):
+            both = [one["sts"]["mean"] if task == "mean" else one["sts"]["tasks"][task] for one in (base, own)]
+            scores = [f"{score['spearman']:.2f} ({score['low']:.1f} to {score['high']:.1f})" for score in both]
+            rows[f"{task}, ρ × 100"] = [*scores, _difference(own["sts"]["difference"][task])]
+        unseen = [one["sts"]["without_training_sentences"]["mean"] for one in (base, own)]
+        apart = _signed(unseen[1] - unseen[0])
+        rows["mean without training sentences"] = [*(f"{value:.2f}" for value in unseen), apart]
+    if "signals" in base and "signals" in own:
+        values = [one["signals"]["perplexity"] for one in (base, own)]
+        rows["perplexity"] = [*(f"{value:.2f}" for value in values), _change(own["signals"], base["signals"])]
+    if "generation" in base and "generation" in own:
+        for name, label in (BENCHMARKS | {"mean": "five benchmarks"}).items():
+            tasks = [one["generation"]["tasks"][name] for one in (base, own)]
+            scores = [f"{task['value']:.1f} ± {task['standard_error']:.1f}" for task in tasks]
+            error = f"{tasks[1]['difference_standard_error']:.1f}"
+            rows[f"{label}, {tasks[1]['items']} items"] = [*scores, f"{_signed(tasks[1]['difference'], 1)} ± {error}"]
+    return _markdown("", [BASE, _name(RECOMMENDED), "difference"], rows)
+
+
 TABLES = {"overview": overview, "sts": sts, "generation": generation, "speech": speech, "space": space,
-          "checkpoints": checkpoints, "trials": trials, "subsets": subsets}  # fmt: skip
+          "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
+          "recommended": recommended}  # fmt: skip
 
 
 def fill(text: str, found: dict[str, dict | None]) -> str:

@@ -23,7 +23,7 @@ def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
             "mean": task,
             "without_training_sentences": {"mean": 70.0},
         }
-        | ({"difference": {"mean": apart}} if trained else {}),
+        | ({"difference": dict.fromkeys((*report.STS_TASKS, "mean"), apart)} if trained else {}),
         "signals": {"perplexity": perplexity, "preference": 80.0, "well_formed": 90.0, "length": 12.5,
                     "distinct_2": 70.0, "self_bleu": 8.0, "entropy": 3.25},
         "generation": {"tasks": {name: value | paired for name in (*report.BENCHMARKS, "mean")}},
@@ -89,6 +89,17 @@ def test_a_trial_stands_beside_what_its_recipe_differs_in(found):
     assert cells(table, "`one_word_2048`") == ["0.0005", "16", "", "", "70.0 (+10.0 %)"]
     # The grid's own tables and the picture know nothing of it.
     assert "_2048" not in report.checkpoints(found) + report.overview(found)
+
+
+def test_the_recommended_run_stands_beside_the_base_task_by_task(found):
+    assert len(report.recommended(found).splitlines()) == 2  # not run
+    found["contrastive_kl"] = found["pairwise"]
+    table = report.recommended(found)
+    assert cells(table, "STS12, ρ × 100") == [
+        "63.62 (62.6 to 64.6)", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)"]  # fmt: skip
+    assert cells(table, "perplexity") == ["20.00", "21.00", "+5.0 %"]
+    assert cells(table, "five benchmarks, 10 items")[-1] == "−0.8 ± 0.5"
+    assert len(table.splitlines()) == 2 + 7 + 1 + 1 + 1 + 5 + 1
 
 
 def test_the_parts_with_the_most_and_the_least_gain(found):
