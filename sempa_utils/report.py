@@ -25,6 +25,10 @@ BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
 PUBLISHED_STS = [("reference", "SBERT-NLI-base"), ("LLaMA2-7B", "PromptEOL"), ("LLaMA2-7B", "SemPA"),
                  ("LLaMA3-8B", "PromptEOL"), ("LLaMA3-8B", "SemPA")]  # fmt: skip
 
+PUBLISHED_METHODS = {"mean": "Mean Pooling", "echo": "Echo Embedding", "prompteol": "PromptEOL",
+                     "contrastive_prompting": "Contrastive Prompting",
+                     "token_prepending": "Token Prepending"}  # fmt: skip
+
 
 def records(model: str = models.PACKAGED, folder: str | Path | None = None) -> dict[str, dict | None]:
     """Return {run of the grid or trial: its record, or None where there is none} for a model."""
@@ -41,7 +45,7 @@ def overview(found: dict[str, dict | None]) -> str:
         mean, apart = (own.get("sts", {}).get(key) for key in ("mean", "difference"))
         rows[_name(run)] = [
             f"{own['train']['rows']:,}" if own else NOT_RUN,
-            f"{mean['spearman']:.2f} ({mean['low']:.1f} to {mean['high']:.1f})" if mean else NOT_RUN,
+            _with_interval(mean) if mean else NOT_RUN,
             _difference(apart["mean"]) if apart else "" if run == BASE else NOT_RUN,
             _perplexity(own, base),
             _generation_mean(own, run),
@@ -148,8 +152,7 @@ def recommended(found: dict[str, dict | None]) -> str:
     if "sts" in base and "sts" in own:
         for task in (*STS_TASKS, "mean"):
             both = [one["sts"]["mean"] if task == "mean" else one["sts"]["tasks"][task] for one in (base, own)]
-            scores = [f"{score['spearman']:.2f} ({score['low']:.1f} to {score['high']:.1f})" for score in both]
-            rows[f"{task}, ρ × 100"] = [*scores, _difference(own["sts"]["difference"][task])]
+            rows[f"{task}, ρ × 100"] = [*map(_with_interval, both), _difference(own["sts"]["difference"][task])]
         unseen = [one["sts"]["without_training_sentences"]["mean"] for one in (base, own)]
         apart = _signed(unseen[1] - unseen[0])
         rows["mean without training sentences"] = [*(f"{value:.2f}" for value in unseen), apart]
@@ -165,9 +168,38 @@ def recommended(found: dict[str, dict | None]) -> str:
     return _markdown("", [BASE, _name(RECOMMENDED), "difference"], rows)
 
 
+def methods(_) -> str:
+    """Return the methods without training on the seven tasks, PromptEOL's difference, and the paper's LLaMA2-7B."""
+    figures = results.load_run(results.committed_folder() / "sts_seven_tasks.json")["figures"]
+    rows = {}
+    for name, own in figures.items():
+        apart = _difference(own["difference"]["mean"]) if "difference" in own else ""
+        published = name in PUBLISHED_METHODS and results.published_sts("LLaMA2-7B", PUBLISHED_METHODS[name])["Avg"]
+        rows[f"`{name}`"] = [_with_interval(own["mean"]), apart, f"{published:.2f}" if published else ""]
+    return _markdown("", ["mean ρ × 100 (95 % interval)", "less PromptEOL", "LLaMA2-7B, *published*"], rows)
+
+
+def first_trials(_) -> str:
+    """Return the five objectives after 512 rows on STS-B, ρ × 100; on the test split those that were scored there."""
+    rows = {}
+    for split in ("dev", "test"):
+        figures = results.load_run(results.committed_folder() / f"sts_b_{split}_512.json")["figures"]
+        apart = figures.pop("less the base")
+        for name, own in figures.items():
+            label = name.partition(" + ")[2]
+            less = _difference(apart[name]["STS-B"]) if name in apart else ""
+            rows.setdefault(f"`{label}`" if label else BASE, {})[split] = [f"{own['STS-B']['spearman']:.2f}", less]
+    cells = {name: [*found["dev"], *found.get("test", ["", ""])] for name, found in rows.items()}
+    return _markdown(
+        "",
+        ["STS-B dev, 500 pairs", "less the base (95 % interval)", "STS-B test", "less the base (95 % interval)"],
+        cells,
+    )
+
+
 TABLES = {"overview": overview, "sts": sts, "generation": generation, "speech": speech, "space": space,
           "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
-          "recommended": recommended}  # fmt: skip
+          "recommended": recommended, "methods": methods, "first-trials": first_trials}  # fmt: skip
 
 
 def fill(text: str, found: dict[str, dict | None]) -> str:
@@ -262,6 +294,10 @@ def _generation_mean(own: dict, run: str) -> str:
     if run == BASE:
         return f"{mean['value']:.1f} ± {mean['standard_error']:.1f}"
     return f"{_signed(mean['difference'], 1)} ± {mean['difference_standard_error']:.1f}"
+
+
+def _with_interval(one: dict) -> str:
+    return f"{one['spearman']:.2f} ({one['low']:.1f} to {one['high']:.1f})"
 
 
 def _with_error(one: dict) -> str:
