@@ -77,7 +77,11 @@ def test_the_tables_of_figures_have_no_unmarked_number():
     from sempa_utils import report
 
     text = README.split("## What was measured")[1].split("\n## ")[0]
-    rows = [line for line in report.BLOCK.sub("", text).splitlines() if line.startswith("| ") and not line.startswith("| what")]
+    rows = [
+        line
+        for line in report.BLOCK.sub("", text).splitlines()
+        if line.startswith("| ") and not line.startswith("| what")
+    ]
     assert rows and all("<!-- results/" in row for row in rows)
 
 
