@@ -38,8 +38,9 @@ def answers_dataset(tokenizer, rows, template: str, max_length: int, ranked: boo
     """Return tokenised requests with their answers, best first: columns row, plain, prompt, answers.
 
     `row` is the index in `rows`, `plain` the anchor by itself. Two answers a request, the first and the
-    last that its row holds, or all three where `ranked`. An answer is cut to `max_length` tokens at its
-    end, as TRL does; a row whose request leaves no room for an answer is left out. Raises `InputError` if none is left.
+    last that its row holds, or all three where `ranked`. Request and answer together are cut to
+    `max_length` tokens at the answer's end, as TRL does; a row whose request leaves no room for an answer is left
+    out. Raises `InputError` if none is left.
     """
     tokenised = []
     for index, row in enumerate(rows):

@@ -21,6 +21,7 @@ from sempa_utils.reproduce import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_n
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
 SHOWN_SUBSETS = 3
+FIRST_SCREEN = (BASE, "pairwise", "listwise", "one_word", "contrastive", "contrastive_kl")
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
 PUBLISHED_STS = [("reference", "SBERT-NLI-base"), ("LLaMA2-7B", "PromptEOL"), ("LLaMA2-7B", "SemPA"),
                  ("LLaMA3-8B", "PromptEOL"), ("LLaMA3-8B", "SemPA")]  # fmt: skip
@@ -38,27 +39,36 @@ def records(model: str = models.PACKAGED, folder: str | Path | None = None) -> d
 
 
 def overview(found: dict[str, dict | None]) -> str:
-    """Return the first screen's table: what each run gains in embeddings and what it costs in speech."""
+    """Return the first screen's table: what each objective gains in embeddings and what it costs in speech."""
+    return _gains_and_costs(found, FIRST_SCREEN)
+
+
+def grid(found: dict[str, dict | None]) -> str:
+    """Return the same table of every run, also of those that were not run."""
+    return _gains_and_costs(found, RUNS)
+
+
+def _gains_and_costs(found: dict[str, dict | None], runs) -> str:
     base, rows = _figures(found, BASE), {}
-    for run in RUNS:
+    for run in runs:
         own = _figures(found, run)
-        mean, apart = (own.get("sts", {}).get(key) for key in ("mean", "difference"))
+        scores = own.get("sts", {}) if _is_seven(own) else {}
         rows[_name(run)] = [
             f"{own['train']['rows']:,}" if own else NOT_RUN,
-            _with_interval(mean) if mean else NOT_RUN,
-            _difference(apart["mean"]) if apart else "" if run == BASE else NOT_RUN,
+            _with_interval(scores["mean"]) if scores else NOT_RUN,
+            "" if run == BASE else _difference(scores["difference"]["mean"]) if scores else NOT_RUN,
             _perplexity(own, base),
-            _generation_mean(own, run),
+            _with_error(own["generation"]["tasks"]["mean"]) if "generation" in own else NOT_RUN,
         ]
-    columns = ["triplets", "seven STS tasks, mean ρ × 100 (95 % interval)", "less the base", "perplexity, change",
-               "five benchmarks, sampled: mean, or less the base"]  # fmt: skip
+    columns = ["training triplets", "mean of seven STS tasks (95 % interval)", "change from the base",
+               "perplexity, change", "mean of five benchmarks (change)"]  # fmt: skip
     return _markdown("run", columns, rows)
 
 
 def sts(found: dict[str, dict | None]) -> str:
     """Return ρ × 100 of each run on each task, and the published rows."""
     rows = {}
-    for run, own in _having(found, "sts"):
+    for run, own in _having_seven(found):
         tasks = [f"{own['tasks'][task]['spearman']:.2f}" for task in STS_TASKS]
         mean, unseen = own["mean"]["spearman"], own["without_training_sentences"]["mean"]
         rows[_name(run)] = [*tasks, f"{mean:.2f}", f"{unseen:.2f}"]
@@ -86,6 +96,9 @@ def speech(found: dict[str, dict | None]) -> str:
         "perplexity": "perplexity",
         "preference": "entailed likelier, %",
         "well_formed": "well-formed paraphrases, %",
+        "unfinished": "unfinished, %",
+        "copied": "copied, %",
+        "looping": "looping, %",
         "length": "their length, tokens",
         "distinct_2": "distinct-2, %",
         "self_bleu": "self-BLEU",
@@ -122,7 +135,8 @@ def checkpoints(found: dict[str, dict | None]) -> str:
 
 def trials(found: dict[str, dict | None]) -> str:
     """Return the trials as `checkpoints` does, beside what their recipes differ in."""
-    runs = {run: _figures(found, run)["frontier"]["points"] for run in TRIALS if found.get(run)}
+    runs = {run: _figures(found, run)["frontier"]["points"] for run in TRIALS
+            if "frontier" in _figures(found, run)}  # fmt: skip
     seen, reached = _reached(runs, curves(found)[1])
     rows = {}
     for run, cells in reached.items():
@@ -135,10 +149,10 @@ def trials(found: dict[str, dict | None]) -> str:
 
 def subsets(found: dict[str, dict | None]) -> str:
     """Return the `SHOWN_SUBSETS` parts of the STS tasks on which each run gains the most and the least, ρ × 100."""
-    base = _parts(_figures(found, BASE).get("sts", {}).get("tasks", {}))
-    rows = {}
-    for run, own in _having(found, "sts"):
-        if run != BASE and base:
+    runs = dict(_having_seven(found))
+    base, rows = _parts(runs.pop(BASE, {}).get("tasks", {})), {}
+    for run, own in runs.items():
+        if base:
             gains = {part: value - base[part] for part, value in _parts(own["tasks"]).items()}
             falling = [f"{part} {_signed(gains[part], 1)}" for part in sorted(gains, key=gains.get, reverse=True)]
             rows[_name(run)] = [", ".join(falling[:SHOWN_SUBSETS]), ", ".join(falling[: -SHOWN_SUBSETS - 1 : -1])]
@@ -149,7 +163,7 @@ def recommended(found: dict[str, dict | None]) -> str:
     """Return what the recommended run reaches beside the base, task by task: the table of its model card."""
     base, own = _figures(found, BASE), _figures(found, RECOMMENDED)
     rows = {}
-    if "sts" in base and "sts" in own:
+    if _is_seven(base) and _is_seven(own):
         for task in (*STS_TASKS, "mean"):
             both = [one["sts"]["mean"] if task == "mean" else one["sts"]["tasks"][task] for one in (base, own)]
             rows[f"{task}, ρ × 100"] = [*map(_with_interval, both), _difference(own["sts"]["difference"][task])]
@@ -197,7 +211,7 @@ def first_trials(_) -> str:
     )
 
 
-TABLES = {"overview": overview, "sts": sts, "generation": generation, "speech": speech, "space": space,
+TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "speech": speech, "space": space,
           "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
           "recommended": recommended, "methods": methods, "first-trials": first_trials}  # fmt: skip
 
@@ -237,8 +251,8 @@ def curves(found: dict[str, dict | None]) -> tuple[dict[str, list[dict]], dict |
 def _reached(runs: dict[str, list[dict]], base: dict | None) -> tuple[list[str], dict[str, list[str]]]:
     """Return the numbers of rows seen in any run, and {run: a cell for each of them, blank where it has none}."""
     seen = sorted({point["rows"] for points in runs.values() for point in points})
-    told = {run: {point["rows"]: f"{point['sts']:.1f} ({_change(point, base)})" for point in points}
-            for run, points in runs.items()}  # fmt: skip
+    told = {run: {point["rows"]: f"{point['sts']:.1f}" + (f" ({_change(point, base)})" if base else "")
+                  for point in points} for run, points in runs.items()}  # fmt: skip
     return [f"{rows:,}" for rows in seen], {run: [one.get(rows, "") for rows in seen] for run, one in told.items()}
 
 
@@ -250,6 +264,15 @@ def _markdown(corner: str, columns: list[str], rows: dict[str, list[str]]) -> st
 def _having(found, step: str) -> list[tuple[str, dict]]:
     """Return (run, what its step found) of the runs that have it."""
     return [(run, _figures(found, run)[step]) for run in RUNS if step in _figures(found, run)]
+
+
+def _is_seven(own: dict) -> bool:
+    """Return whether a run was scored on the seven tasks, and not on the packaged sentences."""
+    return set(STS_TASKS) <= set(own.get("sts", {}).get("tasks", {}))
+
+
+def _having_seven(found) -> list[tuple[str, dict]]:
+    return [(run, own) for run, own in _having(found, "sts") if _is_seven(_figures(found, run))]
 
 
 def _figures(found, run: str) -> dict:
@@ -285,15 +308,6 @@ def _parts(tasks: dict) -> dict[str, float]:
         for task, row in tasks.items()
         for part, value in (row["subsets"] or {"": row["spearman"]}).items()
     }
-
-
-def _generation_mean(own: dict, run: str) -> str:
-    if "generation" not in own:
-        return NOT_RUN
-    mean = own["generation"]["tasks"]["mean"]
-    if run == BASE:
-        return f"{mean['value']:.1f} ± {mean['standard_error']:.1f}"
-    return f"{_signed(mean['difference'], 1)} ± {mean['difference_standard_error']:.1f}"
 
 
 def _with_interval(one: dict) -> str:

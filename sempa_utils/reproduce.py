@@ -50,7 +50,7 @@ RUNS = {
     "contrastive": Run("contrastive", _SLOTS | _WHOLE),
     "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _HELD),
 }
-RECOMMENDED = "contrastive_kl"  # for small models: the point of the frontier that costs no speech
+RECOMMENDED = "contrastive_kl"  # for small models: the point of the frontier whose perplexity is the base's
 # What a choice in a recipe does, on fewer rows and on dev alone: the first of each objective is the grid's recipe.
 TRIALS = {
     "pairwise_2048": Run("pairwise", _ANSWERS, 2048),
@@ -70,14 +70,14 @@ class Sizes:
     triplets: int | None = None
     sts_pairs: int | None = None  # a task; with a number the figures are not the published measure
     frontier_pairs: int = 500  # of STS-B dev, for a checkpoint's figure
-    frontier_points: int = 4  # checkpoints of a run, spread evenly
+    frontier_points: int = 4  # checkpoints of a run, closer to each other at its start
     text_tokens: int = 8000  # that the perplexity is taken over
     held_out: int = 60  # NLI rows of the kit's own for preference accuracy and paraphrases
     generation_items: int | None = 40  # a benchmark
 
 
-STEPS = {  # and the sizes that each depends on
-    "sts": ("sts_pairs", "triplets"),
+STEPS = {  # and the sizes that each depends on beside its data
+    "sts": ("sts_pairs",),
     "geometry": ("frontier_pairs",),
     "layers": ("frontier_pairs",),
     "signals": ("text_tokens", "held_out"),
@@ -103,24 +103,30 @@ def reproduce(
     """Do what is left of `runs` (keys of `ALL`) and `steps` (of `STEPS`); return {run: {step: whether it is done}}.
 
     A trial has but `TRIAL_STEPS`. Training and scoring are in one `precision`, by default the profile's for
-    training. A run's record is written into `folder` (the repository's results/) after its steps, as
-    reproduce_MODEL_RUN.json; steps that stand there of the same run are kept. `state_only` does nothing and says
-    what is done. `watch` is called with a line for each step. Raises `InputError` for an unknown run or step, and
-    whatever training and the benchmarks raise.
+    training. After its steps a run's record is written into `folder` (build/records) as reproduce_MODEL_RUN.json, or
+    its new steps are added to the one that is there. `state_only` does nothing and says what is done. `watch` is
+    called with a line for each step. Raises `InputError` for an unknown run or step, for a record in the way that
+    tells of another run, and whatever training and the benchmarks raise.
     """
-    for run in runs or ():
+    runs, steps = runs or list(ALL), steps or list(STEPS)
+    for run in runs:
         pick(run, ALL, "run")
-    for step in steps or ():
+    for step in steps:
         pick(step, STEPS, "step")
+    todo = {run: [step for step in steps if run in RUNS or step in TRIAL_STEPS] for run in runs}
+    if not all(todo.values()):
+        raise InputError(f"A trial is read on dev alone. Name its step: --steps {','.join(TRIAL_STEPS)}.")
     profile, sizes = profile or profiles.get(), sizes or Sizes()
-    if "generation" in (steps or STEPS) and not state_only:  # what is wrong with the files is said before hours pass
-        check_tasks(None, directory, name, sizes.generation_items, seed)
+    if any("generation" in own for own in todo.values()) and not state_only:
+        check_tasks(None, directory, name, sizes.generation_items, seed)  # what is wrong is said before hours pass
     base = models.load(name, precision or profile.precision)
+    data = _Data.load(directory, sizes, seed)
+    folder = Path(folder or build_folder() / "records")
     state = {}
-    for run in runs or ALL:
-        own = [step for step in steps or STEPS if run in RUNS or step in TRIAL_STEPS]
-        trained = _trained(base, run, profile, directory, sizes, seed, train=not state_only, watch=watch)
-        work = _Work(base, run, trained, directory, sizes, seed)
+    for run, own in todo.items():
+        rows = _training_rows(run, data, directory, sizes, seed)
+        trained = _trained(base, run, rows, profile, seed, train=not state_only, watch=watch)
+        work = _Work(base, run, rows, trained, data, directory, sizes, seed)
         for step in own:
             if not state_only and not work.path(step).is_file():
                 watch(f"{run}: {step}")
@@ -135,7 +141,8 @@ def reproduce(
 def ship(run: str, name: str, model: str, profile: Profile, precision: str | None, directory, sizes: Sizes, seed: int):
     """Put a finished run's adapter among those that come with the kit; return its folder."""
     base = models.load(model, precision or profile.precision)
-    trained = _trained(base, run, profile, directory, sizes, seed, train=False, watch=print)
+    rows = _training_rows(run, _Data.load(directory, sizes, seed), directory, sizes, seed)
+    trained = _trained(base, run, rows, profile, seed, train=False, watch=print)
     if trained is None:
         raise InputError(f"{run}: not trained yet in these sizes. Run the command without --state.")
     return models.ship_adapter(trained["adapter"], name)
@@ -163,51 +170,76 @@ def recipe(run: str, profile: Profile, seed: int = 42) -> training.Recipe:
     return training.Recipe.of_profile(profile, one.objective, **{"seed": seed, "save_every": SAVE_EVERY} | one.changes)
 
 
-def _trained(base, run: str, profile, directory, sizes: Sizes, seed: int, train: bool, watch) -> dict | None:
+def _trained(base, run: str, rows: corpora.Corpus, profile, seed: int, train: bool, watch) -> dict | None:
     """Return the record of a run's training, trained now if it has to be and `train`; None for the base."""
     if run == BASE:
         return None
-    chosen, corpus = recipe(run, profile, seed), _training_rows(run, directory, sizes, seed)
-    folder = training.run_folder(base, corpus, chosen)
+    chosen = recipe(run, profile, seed)
+    folder = training.run_folder(base, rows, chosen)
     if train and not training.read_record(folder):
-        watch(f"{run}: training on {len(corpus):,} rows")
-        training.train(base, corpus, chosen, folder)
+        watch(f"{run}: training on {len(rows):,} rows")
+        training.train(base, rows, chosen, folder)
     return training.read_record(folder)
 
 
-def _training_rows(run: str, directory, sizes: Sizes, seed: int) -> corpora.Corpus:
-    """Return what a run is trained on; for the base, what the triplets' objectives are."""
+@dataclass(frozen=True)
+class _Data:
+    """What is read of every run."""
+
+    tasks: dict[str, corpora.Corpus]
+    dev: corpora.Corpus
+    text: corpora.Corpus
+    held_out: corpora.Corpus
+
+    @classmethod
+    def load(cls, directory, sizes: Sizes, seed: int) -> "_Data":
+        names = corpora.sts_tasks(directory)
+        tasks = {task: corpora.load_sts(task, directory).sample(sizes.sts_pairs, seed) for task in names}
+        dev = corpora.load_sts("STS-B" if "STS-B" in names else corpora.MINI_STS, directory, "dev")
+        # The kit's own rows: a data directory may have nothing else that was not trained on.
+        held_out = corpora.packaged_ranked_nli().sample(sizes.held_out, seed)
+        return cls(tasks, dev.sample(sizes.frontier_pairs, seed), signals.load_text(directory), held_out)
+
+
+def _training_rows(run: str, data: _Data, directory, sizes: Sizes, seed: int) -> corpora.Corpus:
+    """Return what a run is trained on, less the held-out rows; for the base, what the triplets' objectives are."""
     one = ALL[run]
     load = corpora.load_ranked_nli if one.objective and OBJECTIVES[one.objective].ranked else corpora.load_triplets
     rows = min((number for number in (one.rows, sizes.triplets) if number), default=None)
-    return load(directory, rows, seed)
+    return load(directory, None, seed).without(data.held_out).sample(rows, seed)
 
 
 class _Work:
     """One run's model and data, and its steps by name."""
 
-    def __init__(self, base: models.LanguageModel, run: str, trained: dict | None, directory, sizes: Sizes, seed: int):
-        self.base, self.run, self.trained = base, run, trained
+    def __init__(self, base, run: str, rows: corpora.Corpus, trained: dict | None, data: _Data, directory, sizes, seed):
+        self.base, self.run, self.training_rows, self.trained = base, run, rows, trained
+        self.tasks, self.dev, self.text, self.held_out = data.tasks, data.dev, data.text, data.held_out
         self.directory, self.sizes, self.seed = directory, sizes, seed
-        names = corpora.sts_tasks(directory)
-        self.tasks = {task: corpora.load_sts(task, directory).sample(sizes.sts_pairs, seed) for task in names}
-        self.dev = corpora.load_sts("STS-B" if "STS-B" in names else corpora.MINI_STS, directory, "dev")
-        self.dev = self.dev.sample(sizes.frontier_pairs, seed)
-        self.text = signals.load_text(directory)
-        # The kit's own rows: the training rows are the dev and test splits of which nothing else is left.
-        self.held_out = corpora.packaged_ranked_nli().sample(sizes.held_out, seed)
-        self.training_rows = _training_rows(run, directory, sizes, seed)
 
     def data(self) -> list[dict]:
         """Return the records of all data that the steps read."""
         return [one.record() for one in (*self.tasks.values(), self.dev, self.text, self.held_out)]
+
+    def _reads(self, step: str) -> list:
+        """Return what tells one step's data from others."""
+        if step == "generation":
+            return [check_tasks(None, self.directory, None, self.sizes.generation_items, self.seed)]
+        read = {
+            "sts": (*self.tasks.values(), self.training_rows),
+            "geometry": (self.dev,),
+            "layers": (self.dev,),
+            "signals": (self.text, self.held_out),
+            "frontier": (self.dev, self.text),
+        }
+        return [corpus.fingerprint for corpus in read[step]]
 
     def path(self, step: str) -> Path:
         """Return where a step keeps what it found: under a fingerprint of all that it depends on."""
         model = (self.base.fingerprint, self.base.precision, self.base.device.type)
         adapter = self.trained and self.trained["adapter_fingerprint"]
         sizes = {name: getattr(self.sizes, name) for name in STEPS[step]}
-        mark = fingerprint(__version__, *model, adapter, sizes, self.seed, self.data(), self.training_rows.fingerprint)
+        mark = fingerprint(__version__, *model, adapter, sizes, self.seed, self._reads(step))
         return build_folder() / "reproduce" / f"{self.run}_{step}_{mark}.json"
 
     def keep(self, step: str) -> None:
@@ -216,20 +248,23 @@ class _Work:
         with write_whole(self.path(step)) as draft:
             draft.write_text(json.dumps(found, allow_nan=False), encoding="utf8")
 
-    def write(self, folder) -> None:
-        """Write the run's record with what its steps have found up to now."""
+    def write(self, folder: Path) -> None:
+        """Write the run's record with what its steps have found up to now, or add that to the record that is there."""
         trained = self.trained or {}
         model = self.base.describe() | {"adapter": trained.get("adapter_fingerprint")}
         data = ([trained["data"]] if trained else []) + self.data()
         about = model, data, {"recipe": trained.get("recipe"), "sizes": asdict(self.sizes)}, self.seed
-        name, folder = record_name(self.base.name, self.run), Path(folder or results.committed_folder())
-        steps = _recorded(folder / f"{name}.json", results.origin(*about))
+        name = record_name(self.base.name, self.run)
+        before = _recorded(folder / f"{name}.json", results.origin(*about))
+        steps = {step: before[step] for step in STEPS if step in before}
         steps |= {step: json.loads(self.path(step).read_text(encoding="utf8"))
                   for step in STEPS if self.path(step).is_file()}  # fmt: skip
         kept = ("last_quarter", "steps", "seconds", "triplets_per_second", "trainable_parameters", "rows_too_long")
         training_figures = {"rows": trained["data"]["rows"] if trained else 0}
         training_figures |= {name: trained[name] for name in kept if name in trained}
-        figures = {"train": training_figures} | steps
+        figures = {"train": before.get("train", results.plain(training_figures))} | steps
+        if figures == before:
+            return  # the record says when and by what command it was made
         said = []
         if "sts" in steps:
             pairs = f", {self.sizes.sts_pairs} pairs a task" if self.sizes.sts_pairs else ""
@@ -340,11 +375,17 @@ class _Work:
 
 
 def _recorded(path: Path, origin: dict) -> dict:
-    """Return the steps of the record at `path` where it has this `origin`: the build folder may have gone since."""
-    found = results.load_run(path) if path.is_file() else {}
-    if any(found.get(key) != value for key, value in origin.items()):
+    """Return the figures of the record at `path`, which must have this `origin`; none where there is no record."""
+    if not path.is_file():
         return {}
-    return {step: found["figures"][step] for step in STEPS if step in found["figures"]}
+    found = results.load_run(path)
+    other = [key for key, value in origin.items() if found.get(key) != value]
+    if other:
+        raise InputError(
+            f"{path}: this record tells of another run; not alike: {', '.join(other)}. It stays as it is, and what was "
+            "found now is kept. Give the command again with --records FOLDER, or move the file away."
+        )
+    return found["figures"]
 
 
 def _letters(sentence: str) -> str:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -157,11 +158,10 @@ def _command() -> str:
 
 
 def _bare(value):
-    """Return `value` with only the last name of an absolute path: a record tells nothing of somebody's machine."""
+    """Return `value` with only the last name of a path that leaves the folder: a record tells of nobody's machine."""
     if not isinstance(value, str):
         return value
-    option, equals, path = value.partition("=") if value.startswith("-") else ("", "", value)
-    return option + equals + (Path(path).name if os.path.isabs(path) else path)
+    return re.sub(r"(^|[=,])((?:/|~|\.\./)[^=,]*)", lambda match: match[1] + Path(match[2]).name, value)
 
 
 def _number(cell: str):

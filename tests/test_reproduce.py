@@ -78,9 +78,22 @@ def test_a_step_is_added_to_the_record_of_the_same_run(place, monkeypatch):
     do(place, ["pairwise"], ["signals"])
     both = record(place, "pairwise")["figures"]
     assert both["geometry"] == geometry and "signals" in both
-    # Another seed has another origin: its record starts anew.
-    do(place, ["pairwise"], ["signals"], seed=43)
-    assert "geometry" not in record(place, "pairwise")["figures"]
+    # A record of another run is in nobody's way, and nobody's to replace.
+    path = place / "records" / "reproduce_tiny_pairwise.json"
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"reproduce_tiny_pairwise.json: .* not alike: .*seed.*--records FOLDER"):
+        do(place, ["pairwise"], ["signals"], seed=43)
+    assert path.read_bytes() == before
+    do(place, ["pairwise"], ["signals"], seed=43, folder=place / "elsewhere")
+
+
+def test_a_record_to_which_nothing_is_new_stays(place, monkeypatch):
+    do(place, ["base"], ["geometry"])
+    monkeypatch.setenv("SEMPA_COMMAND", "another")
+    do(place, ["base"], ["geometry"])
+    assert record(place, "base")["command"] != "another"
+    do(place, ["base"], ["layers"])
+    assert record(place, "base")["command"] == "another"
 
 
 def test_a_steps_figures_are_those_of_the_plain_calls(place):
@@ -98,7 +111,9 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     points = record(place, "contrastive_kl")["figures"]["frontier"]["points"]
     assert [point["rows"] for point in points] == [8, 16, 24]
     chosen = reproduce.recipe("contrastive_kl", replace(profiles.get("smoke"), max_length=256))
-    folder = training.run_folder(base, corpora.load_triplets(None, 24, 42), chosen)
+    data = reproduce._Data.load(None, SIZES, 42)
+    rows = reproduce._training_rows("contrastive_kl", data, None, SIZES, 42)
+    folder = training.run_folder(base, rows, chosen)
     last = models.add_adapter(base, folder / "adapter")
     cosines = sts.pair_similarities(Embedder(last).encode, dev.rows)
     expected = sts.spearman(cosines, [pair.score for pair in dev.rows])
@@ -227,6 +242,33 @@ def test_a_trial_is_read_on_dev_alone_and_on_its_own_rows(place, monkeypatch):
 
 def test_a_run_is_held_against_the_rows_that_it_was_trained_on(no_data):
     sizes = replace(SIZES, triplets=10)
-    ranked, triplets = (reproduce._training_rows(run, None, sizes, 42) for run in ("listwise", "pairwise"))
+    data = reproduce._Data.load(None, sizes, 42)
+    ranked, triplets = (reproduce._training_rows(run, data, None, sizes, 42) for run in ("listwise", "pairwise"))
     assert len(ranked.rows[0]) == 4 and len(triplets.rows[0]) == 3
-    assert reproduce._training_rows("base", None, sizes, 42).fingerprint == triplets.fingerprint
+    assert reproduce._training_rows("base", data, None, sizes, 42).fingerprint == triplets.fingerprint
+
+
+def test_what_is_held_out_is_not_trained_on(no_data):
+    sizes = reproduce.Sizes()
+    data = reproduce._Data.load(None, sizes, 42)
+    for run in ("listwise", "pairwise"):
+        rows = reproduce._training_rows(run, data, None, sizes, 42)
+        held_out = {row.premise for row in data.held_out.rows}
+        assert len(held_out) == sizes.held_out and len(rows) == len(corpora.packaged_ranked_nli()) - len(held_out)
+        assert not held_out & {row[0] for row in rows.rows}
+
+
+def test_other_data_of_a_step_is_another_figure(place, monkeypatch):
+    do(place, ["base"], ["geometry", "signals"])
+    # More STS pairs concern neither; another text concerns the signals alone.
+    state, _ = do(place, ["base"], ["geometry", "signals"], sizes=replace(SIZES, sts_pairs=20), state_only=True)
+    assert state["base"] == {"train": True, "geometry": True, "signals": True}
+    text = replace(signals.load_text(None), fingerprint="another")
+    monkeypatch.setattr(signals, "load_text", lambda *_: text)
+    state, _ = do(place, ["base"], ["geometry", "signals"], state_only=True)
+    assert state["base"] == {"train": True, "geometry": True, "signals": False}
+
+
+def test_a_trial_has_no_other_step(place):
+    with pytest.raises(InputError, match="trial is read on dev alone.*--steps frontier"):
+        do(place, ["pairwise_2048"], ["sts"])

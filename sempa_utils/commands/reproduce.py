@@ -13,15 +13,17 @@ def add(commands) -> None:
     shared.add_profile(command)
     shared.add_data(command)
     shared.add_seed(command)
-    command.add_argument("--runs", help="comma-separated (default: all of the grid; --state lists them)")
+    command.add_argument("--runs", help="comma-separated (default: the grid and its trials; --state lists them)")
     command.add_argument(
         "--steps", help="comma-separated: sts, geometry, layers, signals, frontier, generation (default: all)"
     )
-    command.add_argument("--triplets", type=int, help="training rows (default: all)")
-    command.add_argument("--sts-pairs", type=int, help="pairs per task; then it is not the published measure")
+    command.add_argument("--triplets", type=int, help="training rows (default, and 0: all)")
+    command.add_argument(
+        "--sts-pairs", type=int, help="pairs per task (default, and 0: all); then it is not the published measure"
+    )
     command.add_argument("--generation-items", type=int, help="per benchmark (default: 40; 0: all)")
     command.add_argument("--state", action="store_true", help="say what is done and what is left, and do nothing")
-    command.add_argument("--records", metavar="FOLDER", help="where the records go (default: results/)")
+    command.add_argument("--records", metavar="FOLDER", help="where the records go (default: build/records)")
     command.add_argument("--ship", metavar="NAME", help="afterwards put the adapter of the one run into the package")
     command.set_defaults(run=run)
 
@@ -30,7 +32,7 @@ def run(options) -> None:
     """Do what is left of the grid and print what is done."""
     from sempa_utils import reproduce
 
-    given = {"triplets": options.triplets, "sts_pairs": options.sts_pairs}
+    given = {"triplets": options.triplets or None, "sts_pairs": options.sts_pairs or None}
     if options.generation_items is not None:
         given["generation_items"] = options.generation_items or None
     runs, steps = (value.split(",") if value else None for value in (options.runs, options.steps))
