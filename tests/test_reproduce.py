@@ -202,12 +202,23 @@ def numbers(figures: dict, path: str = "") -> dict[str, float]:
 
 def test_a_second_run_of_a_seed_gave_the_same_figures():
     folder = results.committed_folder() / "repeated"
-    first, second = (results.load_run(path) for path in sorted(folder.glob("*/*.json")))
+    first, second = (results.load_run(next((folder / name).glob("*.json"))) for name in ("first", "second"))
     for key in ("data", "settings", "seed", "versions", "machine"):
         assert first[key] == second[key], key
     one, other = (numbers(record["figures"]["sts"]) for record in (first, second))
     assert len(one) > 50 and one.keys() == other.keys()
     assert max(abs(one[path] - other[path]) for path in one) <= 0.01
+
+
+def test_a_whole_run_trained_again_gave_the_same_adapter():
+    [path] = (results.committed_folder() / "repeated" / "whole").glob("*.json")
+    again, before = results.load_run(path), results.load_run(results.committed_folder() / path.name)
+    assert again["figures"]["train"]["seconds"] != before["figures"]["train"]["seconds"], "two trainings"
+    for key in ("model", "data", "settings", "seed", "versions", "machine"):
+        assert again[key] == before[key], key
+    assert again["model"]["adapter"] and again["figures"]["train"]["rows"] == 5105
+    for step in ("geometry", "signals"):
+        assert numbers(again["figures"][step]) == pytest.approx(numbers(before["figures"][step]), abs=0.01)
 
 
 def test_every_run_of_the_grid_is_a_recipe():
