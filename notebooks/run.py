@@ -306,16 +306,31 @@ trl {summary["versions"]["trl"]}. Numbers are in <a href="summary.json">summary.
 def publish(build: Path, summary: dict, complete: bool) -> None:
     """Copy the executed notebooks beside their sources and the records into results/.
 
-    The summary of a run goes with them only if the run was of all notebooks.
+    The summary of a run goes with them only if the run was of all notebooks: they then show its costs, not
+    those of the run before.
     """
     for name in summary["notebooks"]:
         shutil.copyfile(build / f"{name}.ipynb", HERE / f"{name}.ipynb")
         record = build / "records" / f"notebook_{name}.json"
         shutil.copyfile(record, results.committed_folder() / record.name)
     if complete:
+        shown = {name: results.costs(name) for name in summary["notebooks"]}
         shutil.copyfile(
             build / "summary.json", results.committed_folder() / f"{summary['name']}.json"
         )
+        for name, before in shown.items():
+            replace_output(HERE / f"{name}.ipynb", before, results.costs(name))
+
+
+def replace_output(path: Path, before: str, after: str) -> None:
+    """Put `after` in the place of the Markdown output `before` of a notebook."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.get("data", {}).get("text/markdown") == before:
+                output["data"]["text/markdown"] = after
+    with write_whole(path) as draft:
+        nbformat.write(notebook, draft)
 
 
 def _read_state(path: Path, key: str) -> dict:

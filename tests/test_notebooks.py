@@ -18,6 +18,8 @@ COMMITTED = [ROOT / "notebooks" / f"{source.stem}.ipynb" for source in SOURCES]
 sys.path.insert(0, str(ROOT / "notebooks"))
 import run as runner  # noqa: E402
 
+from sempa_utils import results  # noqa: E402
+
 
 def tagged(notebook, tag: str) -> str:
     found = [cell.source for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
@@ -182,6 +184,25 @@ def test_a_committed_notebook_is_its_source_executed(path):
     assert outputs and not any(output.output_type == "error" for output in outputs)
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert path.stat().st_size < 4_000_000
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))])
+def test_a_committed_notebook_shows_the_committed_costs(name):
+    text = (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf8")
+    cells = json.loads(text)["cells"]
+    outputs = [output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.get("outputs", [])]
+    assert results.costs(name) in ["".join(output) for output in outputs]
+
+
+def test_a_published_output_is_replaced_and_nothing_else(tmp_path):
+    output = nbformat.v4.new_output("display_data", {"text/markdown": "old"})
+    other = nbformat.v4.new_output("display_data", {"text/markdown": "older"})
+    cells = [nbformat.v4.new_code_cell("costs", outputs=[output, other]), nbformat.v4.new_markdown_cell("old")]
+    path = tmp_path / "one.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    runner.replace_output(path, "old", "new")
+    code, text = nbformat.read(path, as_version=4).cells
+    assert [output["data"]["text/markdown"] for output in code.outputs] == ["new", "older"] and text.source == "old"
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
