@@ -1,7 +1,6 @@
 """The command line: the notebooks' runs without a notebook. `python -m sempa_utils --help`."""
 
 import argparse
-import os
 import sys
 import warnings
 
@@ -43,10 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Between the libraries, about their next releases; the pins hold them where they are.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    before = os.environ.get("SEMPA_PROFILE")
     try:
-        if getattr(options, "profile", None):
-            os.environ["SEMPA_PROFILE"] = options.profile  # records say it
         return options.run(options) or 0
     except (InputError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -54,11 +50,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last whole checkpoint", file=sys.stderr)
         return 130
-    finally:
-        if before is None:
-            os.environ.pop("SEMPA_PROFILE", None)
-        else:
-            os.environ["SEMPA_PROFILE"] = before
 
 
 def _parser() -> argparse.ArgumentParser:

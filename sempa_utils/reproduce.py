@@ -76,12 +76,12 @@ class Sizes:
     generation_items: int | None = 40  # a benchmark
 
 
-STEPS = {  # and the sizes that each depends on beside its data
-    "sts": ("sts_pairs",),
-    "geometry": ("frontier_pairs",),
-    "layers": ("frontier_pairs",),
-    "signals": ("text_tokens", "held_out"),
-    "frontier": ("frontier_pairs", "frontier_points", "text_tokens"),
+STEPS = {  # and the sizes that a step's data do not tell
+    "sts": (),
+    "geometry": (),
+    "layers": (),
+    "signals": ("text_tokens",),
+    "frontier": ("frontier_points", "text_tokens"),
     "generation": ("generation_items",),
 }
 TRIAL_STEPS = ("frontier",)
@@ -117,16 +117,17 @@ def reproduce(
     if not all(todo.values()):
         raise InputError(f"A trial is read on dev alone. Name its step: --steps {','.join(TRIAL_STEPS)}.")
     profile, sizes = profile or profiles.get(), sizes or Sizes()
-    if any("generation" in own for own in todo.values()) and not state_only:
-        check_tasks(None, directory, name, sizes.generation_items, seed)  # what is wrong is said before hours pass
+    benchmarks = None
+    if any("generation" in own for own in todo.values()):  # what is wrong with the files is said before hours pass
+        benchmarks = check_tasks(None, directory, None if state_only else name, sizes.generation_items, seed)
     base = models.load(name, precision or profile.precision)
-    data = _Data.load(directory, sizes, seed)
+    data = _Data.load(directory, sizes, seed, benchmarks)
     folder = Path(folder or build_folder() / "records")
     state = {}
     for run, own in todo.items():
-        rows = _training_rows(run, data, directory, sizes, seed)
+        rows = _training_rows(run, data)
         trained = _trained(base, run, rows, profile, seed, train=not state_only, watch=watch)
-        work = _Work(base, run, rows, trained, data, directory, sizes, seed)
+        work = _Work(base, run, rows, trained, data)
         for step in own:
             if not state_only and not work.path(step).is_file():
                 watch(f"{run}: {step}")
@@ -134,14 +135,14 @@ def reproduce(
         ready = run == BASE or trained is not None
         state[run] = {"train": ready} | {step: ready and work.path(step).is_file() for step in own}
         if not state_only:
-            work.write(folder)
+            work.write(folder, own)
     return state
 
 
 def ship(run: str, name: str, model: str, profile: Profile, precision: str | None, directory, sizes: Sizes, seed: int):
     """Put a finished run's adapter among those that come with the kit; return its folder."""
     base = models.load(model, precision or profile.precision)
-    rows = _training_rows(run, _Data.load(directory, sizes, seed), directory, sizes, seed)
+    rows = _training_rows(run, _Data.load(directory, sizes, seed))
     trained = _trained(base, run, rows, profile, seed, train=False, watch=print)
     if trained is None:
         raise InputError(f"{run}: not trained yet in these sizes. Run the command without --state.")
@@ -186,60 +187,62 @@ def _trained(base, run: str, rows: corpora.Corpus, profile, seed: int, train: bo
 class _Data:
     """What is read of every run."""
 
+    directory: str | Path | None
+    sizes: Sizes
+    seed: int
     tasks: dict[str, corpora.Corpus]
     dev: corpora.Corpus
     text: corpora.Corpus
     held_out: corpora.Corpus
+    benchmarks: dict[str, dict] | None  # the records of their data, where they are to be run
 
     @classmethod
-    def load(cls, directory, sizes: Sizes, seed: int) -> "_Data":
+    def load(cls, directory, sizes: Sizes, seed: int, benchmarks: dict[str, dict] | None = None) -> "_Data":
         names = corpora.sts_tasks(directory)
         tasks = {task: corpora.load_sts(task, directory).sample(sizes.sts_pairs, seed) for task in names}
         dev = corpora.load_sts("STS-B" if "STS-B" in names else corpora.MINI_STS, directory, "dev")
+        dev = dev.sample(sizes.frontier_pairs, seed)
         # The kit's own rows: a data directory may have nothing else that was not trained on.
         held_out = corpora.packaged_ranked_nli().sample(sizes.held_out, seed)
-        return cls(tasks, dev.sample(sizes.frontier_pairs, seed), signals.load_text(directory), held_out)
+        return cls(directory, sizes, seed, tasks, dev, signals.load_text(directory), held_out, benchmarks)
+
+    def records(self) -> list[dict]:
+        """Return the records of all but the benchmarks, whose step tells its own."""
+        return [one.record() for one in (*self.tasks.values(), self.dev, self.text, self.held_out)]
 
 
-def _training_rows(run: str, data: _Data, directory, sizes: Sizes, seed: int) -> corpora.Corpus:
+def _training_rows(run: str, data: _Data) -> corpora.Corpus:
     """Return what a run is trained on, less the held-out rows; for the base, what the triplets' objectives are."""
     one = ALL[run]
     load = corpora.load_ranked_nli if one.objective and OBJECTIVES[one.objective].ranked else corpora.load_triplets
-    rows = min((number for number in (one.rows, sizes.triplets) if number), default=None)
-    return load(directory, None, seed).without(data.held_out).sample(rows, seed)
+    rows = min((number for number in (one.rows, data.sizes.triplets) if number), default=None)
+    return load(data.directory, None, data.seed).without(data.held_out).sample(rows, data.seed)
 
 
 class _Work:
     """One run's model and data, and its steps by name."""
 
-    def __init__(self, base, run: str, rows: corpora.Corpus, trained: dict | None, data: _Data, directory, sizes, seed):
-        self.base, self.run, self.training_rows, self.trained = base, run, rows, trained
-        self.tasks, self.dev, self.text, self.held_out = data.tasks, data.dev, data.text, data.held_out
-        self.directory, self.sizes, self.seed = directory, sizes, seed
-
-    def data(self) -> list[dict]:
-        """Return the records of all data that the steps read."""
-        return [one.record() for one in (*self.tasks.values(), self.dev, self.text, self.held_out)]
+    def __init__(self, base, run: str, rows: corpora.Corpus, trained: dict | None, data: _Data):
+        self.base, self.run, self.rows, self.trained, self.data = base, run, rows, trained, data
 
     def _reads(self, step: str) -> list:
         """Return what tells one step's data from others."""
-        if step == "generation":
-            return [check_tasks(None, self.directory, None, self.sizes.generation_items, self.seed)]
-        read = {
-            "sts": (*self.tasks.values(), self.training_rows),
-            "geometry": (self.dev,),
-            "layers": (self.dev,),
-            "signals": (self.text, self.held_out),
-            "frontier": (self.dev, self.text),
-        }
-        return [corpus.fingerprint for corpus in read[step]]
+        data = self.data
+        return {
+            "sts": [*(task.fingerprint for task in data.tasks.values()), self.rows.fingerprint],
+            "geometry": [data.dev.fingerprint],
+            "layers": [data.dev.fingerprint],
+            "signals": [data.text.fingerprint, data.held_out.fingerprint],
+            "frontier": [data.dev.fingerprint, data.text.fingerprint],
+            "generation": [data.benchmarks],
+        }[step]
 
     def path(self, step: str) -> Path:
         """Return where a step keeps what it found: under a fingerprint of all that it depends on."""
         model = (self.base.fingerprint, self.base.precision, self.base.device.type)
         adapter = self.trained and self.trained["adapter_fingerprint"]
-        sizes = {name: getattr(self.sizes, name) for name in STEPS[step]}
-        mark = fingerprint(__version__, *model, adapter, sizes, self.seed, self._reads(step))
+        sizes = {name: getattr(self.data.sizes, name) for name in STEPS[step]}
+        mark = fingerprint(__version__, *model, adapter, sizes, self.data.seed, self._reads(step))
         return build_folder() / "reproduce" / f"{self.run}_{step}_{mark}.json"
 
     def keep(self, step: str) -> None:
@@ -248,17 +251,17 @@ class _Work:
         with write_whole(self.path(step)) as draft:
             draft.write_text(json.dumps(found, allow_nan=False), encoding="utf8")
 
-    def write(self, folder: Path) -> None:
-        """Write the run's record with what its steps have found up to now, or add that to the record that is there."""
+    def write(self, folder: Path, asked: list[str]) -> None:
+        """Write the run's record with what the steps that were asked for found, or add that to the record there."""
         trained = self.trained or {}
         model = self.base.describe() | {"adapter": trained.get("adapter_fingerprint")}
-        data = ([trained["data"]] if trained else []) + self.data()
-        about = model, data, {"recipe": trained.get("recipe"), "sizes": asdict(self.sizes)}, self.seed
+        data = ([trained["data"]] if trained else []) + self.data.records()
+        about = model, data, {"recipe": trained.get("recipe"), "sizes": asdict(self.data.sizes)}, self.data.seed
         name = record_name(self.base.name, self.run)
         before = _recorded(folder / f"{name}.json", results.origin(*about))
         steps = {step: before[step] for step in STEPS if step in before}
         steps |= {step: json.loads(self.path(step).read_text(encoding="utf8"))
-                  for step in STEPS if self.path(step).is_file()}  # fmt: skip
+                  for step in asked}  # fmt: skip
         kept = ("last_quarter", "steps", "seconds", "triplets_per_second", "trainable_parameters", "rows_too_long")
         training_figures = {"rows": trained["data"]["rows"] if trained else 0}
         training_figures |= {name: trained[name] for name in kept if name in trained}
@@ -267,8 +270,8 @@ class _Work:
             return  # the record says when and by what command it was made
         said = []
         if "sts" in steps:
-            pairs = f", {self.sizes.sts_pairs} pairs a task" if self.sizes.sts_pairs else ""
-            said.append(f"{len(self.tasks)} STS tasks{pairs}: mean {steps['sts']['mean']['spearman']:.2f}")
+            pairs = f", {self.data.sizes.sts_pairs} pairs a task" if self.data.sizes.sts_pairs else ""
+            said.append(f"{len(self.data.tasks)} STS tasks{pairs}: mean {steps['sts']['mean']['spearman']:.2f}")
         if "frontier" in steps and not said:
             last = steps["frontier"]["points"][-1]
             said.append(f"after {last['rows']:,} rows STS dev {last['sts']:.2f}, perplexity {last['perplexity']:.2f}")
@@ -292,16 +295,16 @@ class _Work:
 
     def sts(self) -> dict:
         """Score the STS tasks with PromptEOL, beside the base on the same pairs; and without the training sentences."""
-        what = (list(self.tasks), self.directory, "test", self.sizes.sts_pairs, self.seed)
+        what = (list(self.data.tasks), self.data.directory, "test", self.data.sizes.sts_pairs, self.data.seed)
         rows = self._beside_the_base(lambda model: sts.evaluate(Embedder(model), *what, show_progress_bar=True))
-        figures = sts.summary(rows, self.tasks, BASE, self.seed)[self.run]
+        figures = sts.summary(rows, self.data.tasks, BASE, self.data.seed)[self.run]
         return figures | {"without_training_sentences": self._unseen(rows[self.run])}
 
     def _unseen(self, scored: dict[str, dict]) -> dict:
         """Return {task: {pairs left out, spearman of the others}} and their mean."""
-        seen = {_letters(sentence) for row in self.training_rows.rows for sentence in row}
+        seen = {_letters(sentence) for row in self.rows.rows for sentence in row}
         found = {}
-        for name, task in self.tasks.items():
+        for name, task in self.data.tasks.items():
             unseen = np.array([not {_letters(pair.first), _letters(pair.second)} & seen for pair in task.rows])
             scores = np.array([pair.score for pair in task.rows])
             rho = sts.spearman(scored[name]["similarities"][unseen], scores[unseen])
@@ -310,7 +313,9 @@ class _Work:
 
     def geometry(self) -> dict:
         """Measure the space of STS-B dev's sentences, read with PromptEOL."""
-        sentences = list(dict.fromkeys(sentence for pair in self.dev.rows for sentence in (pair.first, pair.second)))
+        sentences = list(
+            dict.fromkeys(sentence for pair in self.data.dev.rows for sentence in (pair.first, pair.second))
+        )
         with self._model() as model:
             vectors = Embedder(model).encode(sentences, show_progress_bar=True)
         return {
@@ -327,11 +332,11 @@ class _Work:
 
         Gives, a figure a layer, `sts` (None where all pairs are alike) and of a trained run `moved` and `moved_alike`.
         """
-        sentences = [pair.first for pair in self.dev.rows] + [pair.second for pair in self.dev.rows]
+        sentences = [pair.first for pair in self.data.dev.rows] + [pair.second for pair in self.data.dev.rows]
         before = Embedder(self.base).encode_layers(sentences, show_progress_bar=True)
         with self._model() as model:
             after = Embedder(model).encode_layers(sentences, show_progress_bar=True) if self.trained else before
-        scores = sts.layer_scores(after, [pair.score for pair in self.dev.rows])
+        scores = sts.layer_scores(after, [pair.score for pair in self.data.dev.rows])
         found = {"sts": [scores.get(layer) for layer in range(len(after))]}
         if self.trained:
             steps = [geometry.displacement(*pair) for pair in zip(before, after)]
@@ -341,12 +346,12 @@ class _Work:
     def signals(self) -> dict:
         """Take the cheap signals: perplexity of a text, preference, paraphrases, entropy."""
         with self._model() as model:
-            return signals.signals(model, self.text.rows, self.held_out.rows, limit=self.sizes.text_tokens,
-                                   show_progress_bar=True)  # fmt: skip
+            return signals.signals(model, self.data.text.rows, self.data.held_out.rows,
+                                   limit=self.data.sizes.text_tokens, show_progress_bar=True)  # fmt: skip
 
     def generation(self) -> dict:
         """Run the benchmarks, beside the base on the same items."""
-        what = (None, self.directory, self.sizes.generation_items, None, self.seed)
+        what = (None, self.data.directory, self.data.sizes.generation_items, None, self.data.seed)
         rows = self._beside_the_base(lambda model: evaluate(model, *what))
         data = {task: result["data"] | {"metric": result["metric"], "shots": result["shots"]}
                 for task, result in rows[self.run].items()}  # fmt: skip
@@ -358,7 +363,7 @@ class _Work:
             return {"points": [self._point(self.base, 0)]}
         adapters = list(training.adapters_by_rows(self.trained).items())
         # The first ones lie nearer to each other: most happens early.
-        places = np.geomspace(1, len(adapters), self.sizes.frontier_points).round().astype(int) - 1
+        places = np.geomspace(1, len(adapters), self.data.sizes.frontier_points).round().astype(int) - 1
         points = []
         for rows, folder in tqdm([adapters[place] for place in np.unique(places)], desc="checkpoints"):
             with self._model(folder) as model:
@@ -366,11 +371,13 @@ class _Work:
         return {"points": points}
 
     def _point(self, model: models.LanguageModel, rows: int) -> dict:
-        cosines = sts.pair_similarities(Embedder(model).encode, self.dev.rows)
+        cosines = sts.pair_similarities(Embedder(model).encode, self.data.dev.rows)
         return {
             "rows": rows,
-            "sts": sts.spearman(cosines, [pair.score for pair in self.dev.rows]),
-            "perplexity": signals.perplexity(model, self.text.rows, limit=self.sizes.text_tokens)["perplexity"],
+            "sts": sts.spearman(cosines, [pair.score for pair in self.data.dev.rows]),
+            "perplexity": signals.perplexity(model, self.data.text.rows, limit=self.data.sizes.text_tokens)[
+                "perplexity"
+            ],
         }
 
 

@@ -71,6 +71,7 @@ def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):
     assert cells(report.space(found), "LLaMA2-7B SemPA, *published*")[:2] == ["−1.91", "0.49"]
     for table in report.TABLES.values():
         assert len({line.count("|") for line in table(found).splitlines()}) == 1, "every row has every column"
+        assert table({}).count("\n") >= 1, "no record at all is a table too"
 
 
 @pytest.mark.parametrize("step", ["sts", "signals", "generation", "geometry", "layers", "frontier", "the record"])

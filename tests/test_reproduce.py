@@ -112,7 +112,7 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     assert [point["rows"] for point in points] == [8, 16, 24]
     chosen = reproduce.recipe("contrastive_kl", replace(profiles.get("smoke"), max_length=256))
     data = reproduce._Data.load(None, SIZES, 42)
-    rows = reproduce._training_rows("contrastive_kl", data, None, SIZES, 42)
+    rows = reproduce._training_rows("contrastive_kl", data)
     folder = training.run_folder(base, rows, chosen)
     last = models.add_adapter(base, folder / "adapter")
     cosines = sts.pair_similarities(Embedder(last).encode, dev.rows)
@@ -254,16 +254,16 @@ def test_a_trial_is_read_on_dev_alone_and_on_its_own_rows(place, monkeypatch):
 def test_a_run_is_held_against_the_rows_that_it_was_trained_on(no_data):
     sizes = replace(SIZES, triplets=10)
     data = reproduce._Data.load(None, sizes, 42)
-    ranked, triplets = (reproduce._training_rows(run, data, None, sizes, 42) for run in ("listwise", "pairwise"))
+    ranked, triplets = (reproduce._training_rows(run, data) for run in ("listwise", "pairwise"))
     assert len(ranked.rows[0]) == 4 and len(triplets.rows[0]) == 3
-    assert reproduce._training_rows("base", data, None, sizes, 42).fingerprint == triplets.fingerprint
+    assert reproduce._training_rows("base", data).fingerprint == triplets.fingerprint
 
 
 def test_what_is_held_out_is_not_trained_on(no_data):
     sizes = reproduce.Sizes()
     data = reproduce._Data.load(None, sizes, 42)
     for run in ("listwise", "pairwise"):
-        rows = reproduce._training_rows(run, data, None, sizes, 42)
+        rows = reproduce._training_rows(run, data)
         held_out = {row.premise for row in data.held_out.rows}
         assert len(held_out) == sizes.held_out and len(rows) == len(corpora.packaged_ranked_nli()) - len(held_out)
         assert not held_out & {row[0] for row in rows.rows}
@@ -278,6 +278,20 @@ def test_other_data_of_a_step_is_another_figure(place, monkeypatch):
     monkeypatch.setattr(signals, "load_text", lambda *_: text)
     state, _ = do(place, ["base"], ["geometry", "signals"], state_only=True)
     assert state["base"] == {"train": True, "geometry": True, "signals": False}
+
+
+def test_benchmarks_are_looked_at_once_and_only_where_they_are_asked_for(place, monkeypatch):
+    looked = []
+    check = reproduce.check_tasks
+    monkeypatch.setattr(reproduce, "check_tasks", lambda *given: looked.append(given) or check(*given))
+    do(place, ["base"], ["geometry"])
+    assert looked == []
+    do(place, ["base", "pairwise"], ["geometry", "generation"])
+    assert len(looked) == 1
+    # Other items in the files: what is kept of the step is no longer its figure.
+    monkeypatch.setattr(reproduce, "check_tasks", lambda *given: {"gsm8k": {"fingerprint": "another"}})
+    state, _ = do(place, ["base"], ["geometry", "generation"], state_only=True)
+    assert state["base"] == {"train": True, "geometry": True, "generation": False}
 
 
 def test_a_trial_has_no_other_step(place):

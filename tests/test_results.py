@@ -211,7 +211,9 @@ def test_committed_records_have_no_path_of_a_machine():
             if isinstance(value, (dict, list)):
                 values.extend(value.values() if isinstance(value, dict) else value)
             elif isinstance(value, str):
+                assert not Path(value).is_absolute(), (path.name, value)
                 assert not re.search(r"(^|[\s=,'\"])(/|~|\.\./)\w", value), (path.name, value)
+    assert results.committed_folder().name == "results"
 
 
 # --- Tables ------------------------------------------------------------------------------------
