@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from sempa_utils import corpora, models, results
+from sempa_utils import models, records
+from sempa_utils.data import corpora
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
-from sempa_utils.export import export
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
+from sempa_utils.embedding.export import export
 
 
 def main() -> None:
@@ -87,7 +88,7 @@ def main() -> None:
     print(headline)
     if options.record:
         settings = vars(options) | {"sentences": len(texts), "distinct": len(distinct)}
-        results.save_run(options.record, figures | {"ratio": ratios}, headline, language_model.describe(),
+        records.save_run(options.record, figures | {"ratio": ratios}, headline, language_model.describe(),
                          [task.record() for task in tasks], settings, 42, folder="results")  # fmt: skip
 
 

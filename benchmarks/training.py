@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sempa_utils import corpora, models, results, training
-from sempa_utils.trainer import make_trainer
+from sempa_utils import models, records, training
+from sempa_utils.data import corpora
+from sempa_utils.training.trainer import make_trainer
 
 KINDS = {"prefix tree": True, "stock TRL": False}
 
@@ -78,7 +79,7 @@ def main() -> None:
     )
     print(headline)
     if options.record:
-        results.save_run(options.record, figures, headline, language_model.describe(), rows.record(),
+        records.save_run(options.record, figures, headline, language_model.describe(), rows.record(),
                          vars(options), 42, folder="results")  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def random_weights(shape: str, rows):
     from tokenizers import models as tokenizer_models
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    from sempa_utils import memory
+    from sempa_utils.training import memory
 
     config = memory.shape(shape)
     special = ["<pad>", "<s>", "</s>"]

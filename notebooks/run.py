@@ -24,7 +24,7 @@ from latex2mathml.converter import convert as to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
-from sempa_utils import __version__, models, profiles, results
+from sempa_utils import __version__, models, profiles, records
 from sempa_utils.checks import InputError, fingerprint, write_whole
 
 HERE = Path(__file__).parent
@@ -92,7 +92,7 @@ def main() -> int:
             draft.write_text(json.dumps(state), encoding="utf8")
 
     records = {
-        path.stem: results.load_run(path)
+        path.stem: records.load_run(path)
         for path in sorted((build / "records").glob("notebook_*.json"))
     }
     summary = {
@@ -105,7 +105,7 @@ def main() -> int:
             name: cost | {"headline": _headline(records, name)}
             for name, cost in state["done"].items()
         },
-        **results.environment(),
+        **records.environment(),
     }
     with write_whole(build / "summary.json") as draft:
         draft.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
@@ -312,14 +312,14 @@ def publish(build: Path, summary: dict, complete: bool) -> None:
     for name in summary["notebooks"]:
         shutil.copyfile(build / f"{name}.ipynb", HERE / f"{name}.ipynb")
         record = build / "records" / f"notebook_{name}.json"
-        shutil.copyfile(record, results.committed_folder() / record.name)
+        shutil.copyfile(record, records.committed_folder() / record.name)
     if complete:
-        shown = {name: results.costs(name) for name in summary["notebooks"]}
+        shown = {name: records.costs(name) for name in summary["notebooks"]}
         shutil.copyfile(
-            build / "summary.json", results.committed_folder() / f"{summary['name']}.json"
+            build / "summary.json", records.committed_folder() / f"{summary['name']}.json"
         )
         for name, before in shown.items():
-            replace_output(HERE / f"{name}.ipynb", before, results.costs(name))
+            replace_output(HERE / f"{name}.ipynb", before, records.costs(name))
 
 
 def replace_output(path: Path, before: str, after: str) -> None:

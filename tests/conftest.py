@@ -15,7 +15,7 @@ def tiny_tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from sempa_utils.corpora import MINI_CORPUS
+    from sempa_utils.data.corpora import MINI_CORPUS
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -76,8 +76,8 @@ def packaged():
 def no_data(monkeypatch, tmp_path):
     """No named data directory, an empty cache, no hub: only the packaged sentences are left."""
     monkeypatch.delenv("SEMPA_DATA_DIR", raising=False)
-    monkeypatch.setattr("sempa_utils.corpora._data_cache", lambda: tmp_path / "no-cache")
-    monkeypatch.setattr("sempa_utils.corpora.hub_reachable", lambda: False)
+    monkeypatch.setattr("sempa_utils.data.corpora._data_cache", lambda: tmp_path / "no-cache")
+    monkeypatch.setattr("sempa_utils.data.corpora.hub_reachable", lambda: False)
 
 
 @pytest.fixture

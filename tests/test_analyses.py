@@ -11,10 +11,13 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
-from sempa_utils import analyses, corpora, models, profiles, results, sts, training
+from sempa_utils import models, profiles, records, training
 from sempa_utils.checks import InputError
+from sempa_utils.data import corpora
+from sempa_utils.data.templates import PARAPHRASE_TEMPLATES
 from sempa_utils.embedding import Embedder
-from sempa_utils.templates import PARAPHRASE_TEMPLATES
+from sempa_utils.evaluation import sts
+from sempa_utils.experiments import analyses
 
 # Three steps: checkpoints at the second, and at the third, whose rows are fewer.
 PROFILE = replace(profiles.get("smoke"), precision="float32", triplets=10, save_every=8, sts_pairs=40)
@@ -46,7 +49,7 @@ def by_hand(adapter=None, method="prompteol", split="test", seed=42) -> float:
     return sts.score_task(embedder.encode, pairs)["spearman"]
 
 
-def records(build) -> list[dict]:
+def training_records(build) -> list[dict]:
     return [training.read_record(path.parent) for path in Path(build).glob(f"adapters/*/{training.RECORD}")]
 
 
@@ -63,7 +66,9 @@ def test_a_cell_of_the_grid_is_the_score_of_that_adapter(build):
     figures = found["figures"]
     assert list(figures) == ["base", *PARAPHRASE_TEMPLATES]
     adapters = {
-        record["recipe"]["template"]: record["adapter"] for record in records(build) if record["recipe"]["seed"] == 42
+        record["recipe"]["template"]: record["adapter"]
+        for record in training_records(build)
+        if record["recipe"]["seed"] == 42
     }
     assert set(adapters) == set(PARAPHRASE_TEMPLATES)
     assert {tuple(row) for row in figures.values()} == {("prompteol", "pretended_cot")}
@@ -81,10 +86,10 @@ def test_a_cell_of_the_grid_is_the_score_of_that_adapter(build):
 
 def test_findings_are_a_record_and_a_second_call_trains_nothing(build, tmp_path, monkeypatch):
     first = analyses.template_grid(**QUIET)
-    monkeypatch.setattr(training, "make_trainer", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training.run, "make_trainer", lambda *_: pytest.fail("trained again"))
     assert analyses.template_grid(**QUIET) == first
-    record = results.load_run(results.save_run("templates", **first, folder=tmp_path))
-    assert record["figures"] == results.plain(first["figures"]) and record["seed"] == 42
+    record = records.load_run(records.save_run("templates", **first, folder=tmp_path))
+    assert record["figures"] == records.plain(first["figures"]) and record["seed"] == 42
     # The default template's run is the one that `train_profile` leaves, and the other way round.
     run, _, _ = training.train_profile(profile=PROFILE, show_progress_bar=False)
     assert run["adapter_fingerprint"] == first["settings"]["adapters"][0]
@@ -163,7 +168,7 @@ def test_the_seeds_differ_and_their_spread_is_the_samples(build):
     assert figures["sd"] > 0
     adapters = {
         record["recipe"]["seed"]: record["adapter"]
-        for record in records(build)
+        for record in training_records(build)
         if record["recipe"]["template"] == "keep_same_meaning"
     }
     for row in figures["runs"]:
@@ -174,7 +179,7 @@ def test_the_seeds_differ_and_their_spread_is_the_samples(build):
 
 
 def test_the_published_spread_is_the_samples_too():
-    means = [row["Avg"] for row in results.published("table8_seeds")]
+    means = [row["Avg"] for row in records.published("table8_seeds")]
     assert (round(np.mean(means), 2), round(np.std(means, ddof=1), 2)) == (78.10, 0.36)
 
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from sempa_utils import corpora, models, prefix_tree, training
+from sempa_utils import models, training
+from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
-from sempa_utils.preferences import answers_dataset
+from sempa_utils.models import prefix_tree
+from sempa_utils.objectives.preferences import answers_dataset
 
 
 def load_benchmark(name: str):

@@ -19,9 +19,9 @@ from huggingface_hub.errors import EntryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sempa_utils import corpora
 from sempa_utils.checks import InputError
-from sempa_utils.corpora import Corpus, Pair, RankedRow, Triplet
+from sempa_utils.data import corpora
+from sempa_utils.data.corpora import Corpus, Pair, RankedRow, Triplet
 
 HEADER = "sent0,sent1,hard_neg\n"
 ROW = "A dog barks.,An animal makes noise.,The dog is silent.\n"

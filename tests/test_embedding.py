@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from sempa_utils import models
 from sempa_utils.checks import InputError
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, prepare_sentence
 from sempa_utils.embedding import METHODS, Embedder, similarity
 from sempa_utils.embedding.embedder import PLACEHOLDER_TOKEN
 from sempa_utils.embedding.reading import Reader, Row
-from sempa_utils.templates import EXTRACTION_TEMPLATES, prepare_sentence
 
 SENTENCES = [
     "The kettle is on.",

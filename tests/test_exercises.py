@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sempa_utils import exercises
+from sempa_utils.theory import exercises
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "source" / "01_theory.py"
 

@@ -10,11 +10,13 @@ from conftest import tiny_model, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sempa_utils import corpora, models, sts
+from sempa_utils import models
 from sempa_utils.checks import InputError
+from sempa_utils.data import corpora
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
-from sempa_utils.export import EXPORTABLE, _tokenizer, export, load_baseline
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
+from sempa_utils.embedding.export import EXPORTABLE, _tokenizer, export, load_baseline
+from sempa_utils.evaluation import sts
 
 pytest.importorskip("sentence_transformers", reason='pip install -e ".[evaluation]"')
 
@@ -186,7 +188,7 @@ def test_a_folder_with_other_things_is_left_alone(tiny, tmp_path):
 def test_an_export_that_fails_leaves_the_older_one(tiny, tmp_path, monkeypatch):
     folder = export(tiny, tmp_path / "model")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr("sempa_utils.export._settings", lambda *_: {"modules.json": object()})
+    monkeypatch.setattr("sempa_utils.embedding.export._settings", lambda *_: {"modules.json": object()})
     with pytest.raises(TypeError):
         export(tiny, folder, "pretended_cot")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -15,9 +15,10 @@ import datasets  # noqa: E402
 import lm_eval.tasks  # noqa: E402
 from lm_eval.api.model import LM  # noqa: E402
 
-from sempa_utils import generation, models  # noqa: E402
+from sempa_utils import models  # noqa: E402
 from sempa_utils.checks import InputError  # noqa: E402
-from sempa_utils.generation import harness, harness_model, local_tasks  # noqa: E402
+from sempa_utils.evaluation import generation  # noqa: E402
+from sempa_utils.evaluation.generation import harness, harness_model, local_tasks  # noqa: E402
 
 SUBJECTS = ("anatomy", "virology")
 HUB_TASKS = {
@@ -193,7 +194,7 @@ def test_repaired_drop_shows_answers_and_keeps_the_rest(items, roomy, recorder, 
 
 @pytest.mark.parametrize("task", harness.TASKS)
 def test_the_hub_is_asked_only_without_local_files(task, roomy, recorder, monkeypatch, no_data):
-    monkeypatch.setattr("sempa_utils.corpora.hub_reachable", lambda: True)
+    monkeypatch.setattr("sempa_utils.data.corpora.hub_reachable", lambda: True)
     monkeypatch.setitem(harness.TASKS, task, dataclasses.replace(harness.TASKS[task], repair={}))
     expected = harness_requests(task, monkeypatch)
     found = generation.evaluate(roomy, [task], show_progress_bar=False)[task]
@@ -205,7 +206,7 @@ def test_the_hub_is_asked_only_without_local_files(task, roomy, recorder, monkey
 def test_the_hub_s_drop_is_repaired_too(roomy, recorder, monkeypatch, no_data, items):
     generation.evaluate(roomy, ["drop"], items, show_progress_bar=False)
     local, recorder.asked = recorder.asked, []
-    monkeypatch.setattr("sempa_utils.corpora.hub_reachable", lambda: True)
+    monkeypatch.setattr("sempa_utils.data.corpora.hub_reachable", lambda: True)
     harness_requests("drop", monkeypatch)
     generation.evaluate(roomy, ["drop"], show_progress_bar=False)
     assert recorder.asked == local

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from sempa_utils import geometry
 from sempa_utils.checks import InputError
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
+from sempa_utils.evaluation import geometry
 
 
 def cloud(rows: int, width: int, seed: int = 0) -> np.ndarray:

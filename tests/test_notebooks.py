@@ -18,7 +18,7 @@ COMMITTED = [ROOT / "notebooks" / f"{source.stem}.ipynb" for source in SOURCES]
 sys.path.insert(0, str(ROOT / "notebooks"))
 import run as runner  # noqa: E402
 
-from sempa_utils import results  # noqa: E402
+from sempa_utils import records  # noqa: E402
 
 
 def tagged(notebook, tag: str) -> str:
@@ -171,8 +171,8 @@ def test_every_notebook_opens_and_closes_as_the_others_do():
         assert notebook.cells[0].source.startswith(f"# {source.stem[:2]} · ")
         assert "You will learn" in "".join(cell.source for cell in notebook.cells[:3])
         text = source.read_text(encoding="utf8")
-        assert f'results.costs("{source.stem}")' in text
-        assert f'"notebook_{source.stem}"' in text and "results.settings_table" in text
+        assert f'records.costs("{source.stem}")' in text
+        assert f'"notebook_{source.stem}"' in text and "records.settings_table" in text
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -191,7 +191,7 @@ def test_a_committed_notebook_shows_the_committed_costs(name):
     text = (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf8")
     cells = json.loads(text)["cells"]
     outputs = [output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.get("outputs", [])]
-    assert results.costs(name) in ["".join(output) for output in outputs]
+    assert records.costs(name) in ["".join(output) for output in outputs]
 
 
 def test_a_published_output_is_replaced_and_nothing_else(tmp_path):

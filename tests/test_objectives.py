@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_training import RECIPE, fresh, run, weights
 
-from sempa_utils import corpora, models, objectives, plackett_luce, training
+from sempa_utils import models, objectives, training
 from sempa_utils.checks import InputError
-from sempa_utils.preferences import answer_log_probs
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
+from sempa_utils.data import corpora
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
+from sempa_utils.objectives.preferences import answer_log_probs
+from sempa_utils.theory import plackett_luce
 
 WIDE = replace(RECIPE, max_length=512)  # no answer is cut
 SLOT = replace(WIDE, micro_batch=6, chunk=4)
@@ -290,7 +292,7 @@ def test_contrastive_learns_and_never_switches_the_adapter_off(ranked, tmp_path,
 
 @pytest.mark.parametrize("objective", ["pairwise", "listwise", "one_word"])
 def test_a_cached_reference_trains_to_the_same_curve_and_is_found_again(ranked, tmp_path, monkeypatch, objective):
-    monkeypatch.setattr("sempa_utils.trainer.build_folder", lambda: tmp_path / "build")
+    monkeypatch.setattr("sempa_utils.training.trainer.build_folder", lambda: tmp_path / "build")
     recipe = replace(SLOT, objective=objective, epochs=3, learning_rate=1e-3)
     assert recipe.epochs > 1 and replace(recipe, cache_reference=None).cache_reference
     live = run(ranked, tmp_path / "live", replace(recipe, cache_reference=False))
@@ -302,12 +304,13 @@ def test_a_cached_reference_trains_to_the_same_curve_and_is_found_again(ranked, 
     files = list((tmp_path / "build" / "references").iterdir())
     assert len(files) == 1
     # Another learning rate finds the same file; nothing is computed a second time.
-    monkeypatch.setattr("sempa_utils.trainer.SemanticTrainer.reference_of", lambda *_: pytest.fail("computed again"))
+    computed = "sempa_utils.training.trainer.SemanticTrainer.reference_of"
+    monkeypatch.setattr(computed, lambda *_: pytest.fail("computed again"))
     run(ranked, tmp_path / "again", replace(recipe, learning_rate=2e-3))
 
 
 def test_a_stale_reference_is_never_used(ranked, tmp_path, monkeypatch):
-    monkeypatch.setattr("sempa_utils.trainer.build_folder", lambda: tmp_path / "build")
+    monkeypatch.setattr("sempa_utils.training.trainer.build_folder", lambda: tmp_path / "build")
     recipe = replace(RECIPE, cache_reference=True)
     other_weights = models.wrap(tiny_model(seed=5), tiny_tokenizer(), "tiny")
     settings = [

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sempa_utils import plackett_luce as pl
+from sempa_utils.theory import plackett_luce as pl
 
 DTYPES = [torch.float32, torch.float64]
 

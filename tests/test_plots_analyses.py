@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_plots import colour, lines_of, no_figure_stays_open, saved, ticks, title  # noqa: F401 (a fixture)
 
-from sempa_utils import analyses as runs_of
-from sempa_utils import results
+from sempa_utils import records
+from sempa_utils.data.templates import PARAPHRASE_TEMPLATES
+from sempa_utils.experiments import analyses as runs_of
 from sempa_utils.plots import analyses
-from sempa_utils.templates import PARAPHRASE_TEMPLATES
 
 MODEL = "somebody/Little-1M"
 TASKS = {"STS12": 50.0, "STS-B": 60.0}
@@ -81,7 +81,7 @@ def test_the_curve_of_data_size(tmp_path):
     np.testing.assert_allclose(lines_of(ours)["mean of 2 tasks"].get_xydata(), [[0, 50], [64, 51], [160, 52.5]])
     assert title(published).startswith("Published: LLaMA2-7B, LLaMA3-8B") and "read off" in title(published)
     assert "thousands" in published.get_xlabel()
-    table = results.published("figure3_data_size")
+    table = records.published("figure3_data_size")
     lines = lines_of(published)
     assert len(lines) == 4
     dev = lines["LLaMA3-8B, STS-B dev"]

@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 
 from sempa_utils import models
 from sempa_utils.checks import InputError
-from sempa_utils.corpora import Triplet
-from sempa_utils.preferences import answer_log_probs, answer_tokens, preference_dataset
-from sempa_utils.templates import EXTRACTION_TEMPLATES, PARAPHRASE_TEMPLATES, PLAIN_CHAT_TEMPLATE, paraphrase_request
+from sempa_utils.data.corpora import Triplet
+from sempa_utils.data.templates import (
+    EXTRACTION_TEMPLATES,
+    PARAPHRASE_TEMPLATES,
+    PLAIN_CHAT_TEMPLATE,
+    paraphrase_request,
+)
+from sempa_utils.objectives.preferences import answer_log_probs, answer_tokens, preference_dataset
 
 TRIPLETS = [
     Triplet("The kettle is on.", "Water is being heated.", "The kettle is cold."),

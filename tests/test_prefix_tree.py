@@ -6,7 +6,7 @@ from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sempa_utils import prefix_tree
+from sempa_utils.models import prefix_tree
 
 MODEL = tiny_model()
 

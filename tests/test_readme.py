@@ -82,17 +82,17 @@ def test_every_marked_number_is_that_of_its_record(text):
 
 
 def test_the_record_in_the_committed_notebook_is_the_committed_one():
-    from sempa_utils import report
+    from sempa_utils.experiments import report
 
     cells = json.loads((ROOT / "notebooks" / "04_sts.ipynb").read_text(encoding="utf8"))["cells"]
     outputs = [output.get("data", {}).get("text/markdown", "") for cell in cells for output in cell.get("outputs", [])]
     shown = ["".join(output) for output in outputs]
     for table in (report.overview, report.sts):
-        assert table(report.records()) in shown, "execute the notebook again: make notebooks"
+        assert table(report.recorded_runs()) in shown, "execute the notebook again: make notebooks"
 
 
 def test_the_tables_of_figures_have_no_unmarked_number():
-    from sempa_utils import report
+    from sempa_utils.experiments import report
 
     text = README.split("## What was measured")[1].split("\n## ")[0]
     rows = [
@@ -105,7 +105,7 @@ def test_the_tables_of_figures_have_no_unmarked_number():
 
 @pytest.mark.parametrize("text", [README.split("\n## The notebooks")[0], FINDINGS], ids=["first screen", "findings"])
 def test_what_was_found_has_no_unmarked_number(text):
-    from sempa_utils import report
+    from sempa_utils.experiments import report
 
     text = report.BLOCK.sub("", text)  # these are written from records
     text = re.sub(r"Python \d\.\d+", "", text)
@@ -117,9 +117,9 @@ def test_what_was_found_has_no_unmarked_number(text):
 def test_tables_and_pictures_are_those_of_the_committed_records():
     from PIL import Image
 
-    from sempa_utils import report
+    from sempa_utils.experiments import report
 
-    found, documents = report.records(), report.documents()
+    found, documents = report.recorded_runs(), report.documents()
     assert ROOT / "README.md" in documents
     for path in documents:
         text = path.read_text(encoding="utf8")

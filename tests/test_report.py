@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from sempa_utils import report, results
+from sempa_utils import records
 from sempa_utils.checks import InputError
-from sempa_utils.reproduce import ALL, RUNS, record_name
+from sempa_utils.experiments import report
+from sempa_utils.experiments.reproduce import ALL, RUNS, record_name
 
 
 def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
@@ -157,11 +158,11 @@ def test_a_block_is_written_anew_and_the_rest_stays(found):
 def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
     (tmp_path / f"{record_name('packaged', 'pairwise')}.json").write_text(json.dumps(found["pairwise"]))
     (tmp_path / f"{record_name('packaged', 'base')}.json").write_text(json.dumps(found["base"]))
-    read = report.records(folder=tmp_path)
+    read = report.recorded_runs(folder=tmp_path)
     assert read == found
-    assert report.records("some/Other-1B", tmp_path) == dict.fromkeys(ALL)
+    assert report.recorded_runs("some/Other-1B", tmp_path) == dict.fromkeys(ALL)
     assert record_name("some/Other-1B", "base") == "reproduce_other-1b_base"
-    monkeypatch.setattr(results, "committed_folder", lambda: tmp_path)
+    monkeypatch.setattr(records, "committed_folder", lambda: tmp_path)
     drawn = report.pictures()
     assert set(drawn) == {"frontier", "layers"}
     first = drawn["frontier"][1]

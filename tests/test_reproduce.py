@@ -7,10 +7,13 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 
 from sempa_utils import __main__ as command_line
-from sempa_utils import corpora, models, profiles, reproduce, results, sts, training
+from sempa_utils import models, profiles, records, training
 from sempa_utils.checks import InputError
+from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
-from sempa_utils.generation import signals
+from sempa_utils.evaluation import sts
+from sempa_utils.evaluation.generation import signals
+from sempa_utils.experiments import reproduce
 
 SIZES = reproduce.Sizes(24, 30, 40, 3, 200, 4, 2)
 RUNS = ["base", "pairwise", "contrastive_kl"]
@@ -201,8 +204,8 @@ def numbers(figures: dict, path: str = "") -> dict[str, float]:
 
 
 def test_a_second_run_of_a_seed_gave_the_same_figures():
-    folder = results.committed_folder() / "repeated"
-    first, second = (results.load_run(next((folder / name).glob("*.json"))) for name in ("first", "second"))
+    folder = records.committed_folder() / "repeated"
+    first, second = (records.load_run(next((folder / name).glob("*.json"))) for name in ("first", "second"))
     for key in ("data", "settings", "seed", "versions", "machine"):
         assert first[key] == second[key], key
     one, other = (numbers(record["figures"]["sts"]) for record in (first, second))
@@ -211,8 +214,8 @@ def test_a_second_run_of_a_seed_gave_the_same_figures():
 
 
 def test_a_whole_run_trained_again_gave_the_same_adapter():
-    [path] = (results.committed_folder() / "repeated" / "whole").glob("*.json")
-    again, before = results.load_run(path), results.load_run(results.committed_folder() / path.name)
+    [path] = (records.committed_folder() / "repeated" / "whole").glob("*.json")
+    again, before = records.load_run(path), records.load_run(records.committed_folder() / path.name)
     assert again["figures"]["train"]["seconds"] != before["figures"]["train"]["seconds"], "two trainings"
     for key in ("model", "data", "settings", "seed", "versions", "machine"):
         assert again[key] == before[key], key

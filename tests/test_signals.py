@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sempa_utils import corpora
 from sempa_utils.checks import InputError
-from sempa_utils.corpora import Triplet
-from sempa_utils.generation import signals
-from sempa_utils.generation.signals import Answer
-from sempa_utils.preferences import answer_log_probs
-from sempa_utils.templates import paraphrase_request
+from sempa_utils.data import corpora
+from sempa_utils.data.corpora import Triplet
+from sempa_utils.data.templates import paraphrase_request
+from sempa_utils.evaluation.generation import signals
+from sempa_utils.evaluation.generation.signals import Answer
+from sempa_utils.objectives.preferences import answer_log_probs
 
 SENTENCES = [
     "The kettle is on.",
@@ -316,8 +316,8 @@ def test_an_adapter_changes_the_signals_and_switched_off_it_does_not(tiny, tmp_p
     from peft import get_peft_model
 
     from sempa_utils import models
-    from sempa_utils.trainer import lora_config
     from sempa_utils.training import Recipe
+    from sempa_utils.training.trainer import lora_config
 
     before = signals.signals(tiny, SENTENCES, ROWS)
     adapted = get_peft_model(tiny.model, lora_config(Recipe()))

@@ -9,10 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sempa_utils import corpora, sts
 from sempa_utils.checks import InputError
-from sempa_utils.corpora import Corpus, Pair
+from sempa_utils.data import corpora
+from sempa_utils.data.corpora import Corpus, Pair
 from sempa_utils.embedding import Embedder
+from sempa_utils.evaluation import sts
 
 # --- spearman ----------------------------------------------------------------------------------
 

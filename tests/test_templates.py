@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sempa_utils import templates
 from sempa_utils.checks import InputError
-from sempa_utils.templates import fill, paraphrase_request, prepare_sentence
+from sempa_utils.data import templates
+from sempa_utils.data.templates import fill, paraphrase_request, prepare_sentence
 
 # Written out once more, from Table 4 and section 4 of the paper: a changed comma changes the embedding.
 PARAPHRASE = {
@@ -34,9 +34,9 @@ def test_the_templates_are_the_papers():
 
 
 def test_the_ids_are_those_of_the_published_table():
-    from sempa_utils import results
+    from sempa_utils import records
 
-    ids = [row["paraphrase_template_id"] for row in results.published("table4_templates")]
+    ids = [row["paraphrase_template_id"] for row in records.published("table4_templates")]
     assert ids == [*templates.PARAPHRASE_TEMPLATES, "no_training_baseline"]
 
 

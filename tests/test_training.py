@@ -15,9 +15,11 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
-from sempa_utils import corpora, models, profiles, trainer, training
+from sempa_utils import models, profiles, training
 from sempa_utils.checks import InputError
+from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
+from sempa_utils.training import trainer
 
 RECIPE = training.Recipe(micro_batch=4, save_every=8, learning_rate=1e-3, max_length=128)
 
@@ -147,7 +149,8 @@ def test_a_killed_process_resumes_to_the_same_weights(corpus, tmp_path):
 import sys
 sys.path.insert(0, "tests")
 from test_training import RECIPE, fresh
-from sempa_utils import corpora, training
+from sempa_utils.data import corpora
+from sempa_utils import training
 training.train(fresh(), corpora.load_triplets(limit=32, seed=1), RECIPE, sys.argv[1])
 """
     surroundings = {name: value for name, value in os.environ.items() if name != "SEMPA_DATA_DIR"}
@@ -171,7 +174,7 @@ training.train(fresh(), corpora.load_triplets(limit=32, seed=1), RECIPE, sys.arg
 
 def test_a_finished_run_is_found_and_not_trained_again(corpus, tmp_path, monkeypatch):
     record = run(corpus, tmp_path / "run")
-    monkeypatch.setattr(training, "make_trainer", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training.run, "make_trainer", lambda *_: pytest.fail("trained again"))
     assert run(corpus, tmp_path / "run") == record
 
 
@@ -262,7 +265,7 @@ def test_gradient_checkpointing_changes_no_weight(corpus, tmp_path):
 
 def test_a_profile_that_wants_more_rows_than_there_are_still_holds_some_out(no_data, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_: fresh())
-    monkeypatch.setattr(training, "train", lambda _, corpus, *__, **___: {"rows": len(corpus)})
+    monkeypatch.setattr(training.run, "train", lambda _, corpus, *__, **___: {"rows": len(corpus)})
     for name in ("cpu", "t4", "24gb", "paper"):
         record, rows, held_out = training.train_profile(profile=profiles.get(name), folder=tmp_path)
         assert len(held_out) >= 100 and len(rows) >= 160 and record["rows"] == len(rows)
@@ -341,7 +344,9 @@ import sys
 sys.path[:0] = ["tests", "."]
 from dataclasses import replace
 from test_training import RECIPE, fresh
-from sempa_utils import corpora, trainer, training
+from sempa_utils.data import corpora
+from sempa_utils.training import trainer
+from sempa_utils import training
 assert trainer.processes().num_processes == int(sys.argv[1].rsplit("/")[-1])
 rows = corpora.load_ranked_nli(limit=32, seed=1)
 for objective in ("pairwise", "one_word"):

@@ -61,14 +61,14 @@ if "google.colab" in sys.modules:
 import os
 
 from IPython.display import Markdown, display
-from sempa_utils import profiles, results
+from sempa_utils import profiles, records
 
 PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb or paper
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
 profile = profiles.get(PROFILE)
-display(Markdown(results.costs("01_theory")))
+display(Markdown(records.costs("01_theory")))
 
 # %%
 import itertools
@@ -79,8 +79,8 @@ from dataclasses import replace
 import numpy as np
 import scipy.stats
 import torch
-from sempa_utils import plackett_luce
 from sempa_utils.plots import interactive, theory
+from sempa_utils.theory import plackett_luce
 from torch.nn.functional import logsigmoid, normalize
 
 figures, claims = {}, set()  # the numbers that this run records, and the claims that it has checked
@@ -569,9 +569,12 @@ figures["one_word_jensen_gap"] = (mean_of_losses - loss_of_mean).item()
 # corpus.
 
 # %%
-from sempa_utils import corpora, models, preferences, prefix_tree
+from sempa_utils import models
+from sempa_utils.data import corpora
+from sempa_utils.data.templates import paraphrase_request
 from sempa_utils.embedding import Embedder
-from sempa_utils.templates import paraphrase_request
+from sempa_utils.models import prefix_tree
+from sempa_utils.objectives import preferences
 
 steps, batch, held_out_rows = profile.theory_steps, 6, profile.theory_held_out
 language_model = models.load(MODEL, profile.evaluation_precision)
@@ -628,8 +631,8 @@ assert change.max() > 0.01, "the same probabilities, but other cosines"
 
 # %%
 from peft import get_peft_model
-from sempa_utils.trainer import lora_config
 from sempa_utils.training import Recipe
+from sempa_utils.training.trainer import lora_config
 
 SIDES, ALL_SIDES = ("entailment", "contradiction"), ("entailment", "neutral", "contradiction")
 BETA, LEARNING_RATE = 0.1, 5e-4
@@ -941,7 +944,7 @@ for side, shares in zip(ALL_SIDES, rank_counts.tolist(), strict=True):
 # ●●○ needs a thought, ●●● needs an idea from the text.
 
 # %%
-from sempa_utils import exercises
+from sempa_utils.theory import exercises
 
 display(Markdown(exercises.overview()))
 
@@ -1152,7 +1155,7 @@ exercises.check("place_probabilities", place_probabilities)
 # ## The paper's setting and this run's
 
 # %%
-settings = results.settings_table(
+settings = records.settings_table(
     [
         ("model", "LLaMA-2-7B, LLaMA-3-8B", language_model.name),
         (
@@ -1176,7 +1179,7 @@ display(Markdown(settings))
 
 # %%
 right = 100 * (score_margins > 0).float().mean()
-results.save_run(
+records.save_run(
     "notebook_01_theory",
     figures=figures | {"claims": len(claims)},
     headline=(

@@ -55,7 +55,7 @@ if "google.colab" in sys.modules:
 import os
 
 from IPython.display import Markdown, display
-from sempa_utils import profiles, results
+from sempa_utils import profiles, records
 
 PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb or paper
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
@@ -63,7 +63,7 @@ SEED = 42
 
 profile = profiles.get(PROFILE)
 TRAIN_AGAIN = False  # True: train anew what is already there
-display(Markdown(results.costs("02_training")))
+display(Markdown(records.costs("02_training")))
 
 # %% [markdown]
 # ## 1 · From triplets to preferences
@@ -72,7 +72,7 @@ display(Markdown(results.costs("02_training")))
 # *positive*) and one that contradicts it (the *negative*).
 
 # %%
-from sempa_utils import corpora
+from sempa_utils.data import corpora
 
 triplets = corpora.load_triplets()
 print(triplets.describe())
@@ -104,7 +104,7 @@ print(ranked.describe())
 # the *chosen* and the *rejected* answer of an assistant. This is TRL's conversational preference format:
 
 # %%
-from sempa_utils.preferences import preference_dataset
+from sempa_utils.objectives.preferences import preference_dataset
 
 preferences = preference_dataset(training_rows.rows)
 for turn in preferences[0]["prompt"] + preferences[0]["chosen"]:
@@ -120,8 +120,8 @@ import html
 
 from IPython.display import HTML
 from sempa_utils import models
-from sempa_utils.preferences import answer_tokens
-from sempa_utils.templates import paraphrase_request
+from sempa_utils.data.templates import paraphrase_request
+from sempa_utils.objectives.preferences import answer_tokens
 
 base = models.load(MODEL, profile.precision)
 
@@ -203,9 +203,9 @@ import math
 from dataclasses import replace
 
 from peft import get_peft_model
-from sempa_utils import plackett_luce
-from sempa_utils.preferences import answer_log_probs
-from sempa_utils.trainer import lora_config
+from sempa_utils.objectives.preferences import answer_log_probs
+from sempa_utils.theory import plackett_luce
+from sempa_utils.training.trainer import lora_config
 
 
 def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
@@ -240,7 +240,7 @@ assert abs(ours - math.log(2)) < 1e-3 and abs(ours - package) < 1e-6
 # itself.
 
 # %%
-from sempa_utils import prefix_tree
+from sempa_utils.models import prefix_tree
 
 
 def tokenised(rows):
@@ -443,8 +443,8 @@ assert abs(words_record["curve"][0]["loss"] - math.log(candidates)) < 0.02 * mat
 # interval is a paired bootstrap over the same pairs.
 
 # %%
-from sempa_utils import sts
 from sempa_utils.embedding import Embedder
+from sempa_utils.evaluation import sts
 
 task = "STS-B" if "STS-B" in corpora.sts_tasks() else "mini-STS"
 pairs = corpora.load_sts(task, split="dev").sample(profile.sts_pairs, SEED)
@@ -531,7 +531,7 @@ for sentence, answers in said.items():
 # are plans, not measurements; `python -m sempa_utils plan --help` makes one for your model and card.
 
 # %%
-from sempa_utils import memory
+from sempa_utils.training import memory
 
 plans = {}
 for shape in ("llama-3-8b", "llama-2-7b"):
@@ -550,7 +550,7 @@ display(training_plots.memory_bars(plans))
 # ## The paper's setting and this run's
 
 # %%
-settings = results.settings_table(
+settings = records.settings_table(
     [
         ("base model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
         ("precision of the base", "bfloat16", record["model"]["precision"]),
@@ -584,14 +584,14 @@ settings = results.settings_table(
         (
             "hardware",
             "4 × RTX 5090",
-            results.environment()["machine"]["gpu"] or f"{os.cpu_count()} CPU cores",
+            records.environment()["machine"]["gpu"] or f"{os.cpu_count()} CPU cores",
         ),
     ]
 )
 display(Markdown(settings))
 
 # %%
-results.save_run(
+records.save_run(
     "notebook_02_training",
     figures={
         "first_loss": curve[0]["loss"],

@@ -55,14 +55,14 @@ if "google.colab" in sys.modules:
 import os
 
 from IPython.display import Markdown, display
-from sempa_utils import profiles, results
+from sempa_utils import profiles, records
 
 PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb or paper
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
 profile = profiles.get(PROFILE)
-display(Markdown(results.costs("03_embedding_space")))
+display(Markdown(records.costs("03_embedding_space")))
 
 # %% [markdown]
 # ## 1 · One word for a sentence
@@ -74,11 +74,13 @@ display(Markdown(results.costs("03_embedding_space")))
 import numpy as np
 import torch
 from IPython.display import HTML
-from sempa_utils import checks, corpora, geometry, models, training
+from sempa_utils import checks, models, training
+from sempa_utils.data import corpora
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
+from sempa_utils.evaluation import geometry
 from sempa_utils.plots import interactive
 from sempa_utils.plots import space as space_plots
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 
 # The adapters of notebook 02 are found, or trained now, before a model is loaded to look at.
 record, training_rows, _ = training.train_profile(MODEL, profile, SEED)
@@ -340,7 +342,7 @@ table = {
     for name, found in everything.items()
 }
 published = {}
-for row in results.published("table5_geometry"):
+for row in records.published("table5_geometry"):
     published.setdefault(row["model"], {})[row["method"]] = (row["uniformity"], row["isotropy"])
 lines = [
     "| | uniformity | isotropy: unit, positive | unit, both | lengths kept, positive | kept, both "
@@ -523,7 +525,7 @@ for name, found in gar_vectors.items():
     }
 
 # SemPA, section 6: LLaMA2-7B, 10,000 Wikipedia sentences, K = 10.
-published_gar = {row["method"]: row["gar"] for row in results.published("table7_gar")}
+published_gar = {row["method"]: row["gar"] for row in records.published("table7_gar")}
 print(gar_data)
 display(space_plots.gar_bars(gar, published_gar, "LLaMA2-7B"))
 
@@ -538,7 +540,7 @@ display(space_plots.gar_bars(gar, published_gar, "LLaMA2-7B"))
 # ## The paper's setting and this run's
 
 # %%
-settings = results.settings_table(
+settings = records.settings_table(
     [
         ("model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
         ("training rows", "40,000 to 80,000", f"{len(training_rows):,}, {training_rows.source}"),
@@ -560,7 +562,7 @@ display(Markdown(settings))
 
 # %%
 trained = list(adapters)
-results.save_run(
+records.save_run(
     "notebook_03_embedding_space",
     figures={
         "geometry": table,

@@ -54,14 +54,14 @@ if "google.colab" in sys.modules:
 import os
 
 from IPython.display import Markdown, display
-from sempa_utils import profiles, results
+from sempa_utils import profiles, records
 
 PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb or paper
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
 profile = profiles.get(PROFILE)
-display(Markdown(results.costs("04_sts")))
+display(Markdown(records.costs("04_sts")))
 
 # %% [markdown]
 # ## 1 · Two sentences, and a few more
@@ -69,8 +69,11 @@ display(Markdown(results.costs("04_sts")))
 # Each cell is the cosine of two sentences' embeddings. Which pairs mean the same? Put in your own.
 
 # %%
-from sempa_utils import corpora, models, report, sts, training
+from sempa_utils import models, training
+from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
+from sempa_utils.evaluation import sts
+from sempa_utils.experiments import report
 from sempa_utils.plots import methods as method_plots
 from sempa_utils.plots import scores as score_plots
 from sempa_utils.plots import space as space_plots
@@ -147,7 +150,7 @@ assert mean_of_parts > together
 
 # %%
 import torch
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 
 sentence = prepare_sentence("The match was called off because of the heavy rain.")
 prompt = fill(EXTRACTION_TEMPLATES["prompteol"], sentence)
@@ -445,7 +448,7 @@ THEIRS = {  # the paper's names
 }
 PAPERS = ("LLaMA2-7B", "LLaMA3-8B")
 published = {
-    model: {ours: results.published_sts(model, theirs) for ours, theirs in THEIRS.items()}
+    model: {ours: records.published_sts(model, theirs) for ours, theirs in THEIRS.items()}
     for model in PAPERS
 }
 what = "mean of seven tasks" if len(tasks) > 1 else tasks[0]
@@ -533,7 +536,7 @@ if len(tasks) == 1:
 # NLI rows and STS tasks of the public releases; what was not run says so.
 
 # %%
-record_of_runs = report.records()
+record_of_runs = report.recorded_runs()
 display(Markdown(report.overview(record_of_runs)))
 display(Markdown(report.sts(record_of_runs)))
 
@@ -660,7 +663,7 @@ for place in disputed[:4]:
 # ## The paper's setting and this run's
 
 # %%
-settings = results.settings_table(
+settings = records.settings_table(
     [
         ("model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
         (
@@ -694,7 +697,7 @@ display(Markdown(settings))
 # %%
 best = max(summary, key=lambda row: summary[row]["mean"]["spearman"])
 named = dict.fromkeys(["mean pooling", "PromptEOL", "SemPA", best])
-results.save_run(
+records.save_run(
     "notebook_04_sts",
     figures={
         "tasks": summary,

@@ -53,14 +53,14 @@ if "google.colab" in sys.modules:
 import os
 
 from IPython.display import Markdown, display
-from sempa_utils import profiles, results
+from sempa_utils import profiles, records
 
 PROFILE = os.environ.get("SEMPA_PROFILE", "cpu")  # all sizes: cpu, t4, 24gb or paper
 MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id, or a directory
 SEED = 42
 
 profile = profiles.get(PROFILE)
-display(Markdown(results.costs("05_generation")))
+display(Markdown(records.costs("05_generation")))
 
 # %% [markdown]
 # ## 1 · Models from the same rows
@@ -70,20 +70,22 @@ display(Markdown(results.costs("05_generation")))
 # names as an open step. What is trained already is found again.
 
 # %%
-from sempa_utils import corpora, generation, models, sts, training
+from sempa_utils import models, training
+from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
-from sempa_utils.generation import signals
+from sempa_utils.evaluation import generation, sts
+from sempa_utils.evaluation.generation import signals
 from sempa_utils.plots import generation as generation_plots
 
 BASE = "base"
 OBJECTIVES = {"contrastive": "contrastive", "SemPA": "pairwise", "listwise SemPA": "listwise"}
 
-adapters, records, trained_on = {}, {}, {}
+adapters, runs, trained_on = {}, {}, {}
 for row, objective in OBJECTIVES.items():
-    records[row], training_rows, aside = training.train_profile(
+    runs[row], training_rows, aside = training.train_profile(
         MODEL, profile, SEED, objective=objective
     )
-    adapters[row], trained_on[row] = records[row]["adapter"], training_rows
+    adapters[row], trained_on[row] = runs[row]["adapter"], training_rows
     if objective == "pairwise":
         held_out = aside
 
@@ -95,7 +97,7 @@ rows = [BASE, *adapters]
 anchors = [[one[0] for one in corpus.rows] for corpus in trained_on.values()]
 same = "the same" if all(one == anchors[0] for one in anchors) else "not all the same"
 print(f"trained here on {len(anchors[0])} rows each, {same} anchors: {training_rows.source}")
-for row, record in records.items():
+for row, record in runs.items():
     losses = record["curve"][0]["loss"], record["last_quarter"]["loss"]
     print(f"{row:<16} steps {record['steps']}, its own loss {losses[0]:.2f} → {losses[1]:.2f}")
 print("finished adapters of the kit:", ", ".join(finished) or "none for this base")
@@ -121,7 +123,7 @@ print("finished adapters of the kit:", ", ".join(finished) or "none for this bas
 # own, packaged with the kit, which only show that everything runs.
 
 # %%
-from sempa_utils.generation.local_tasks import MINI_SOURCE
+from sempa_utils.evaluation.generation.local_tasks import MINI_SOURCE
 
 found = {}
 for row in rows:
@@ -204,7 +206,7 @@ def cell(one: dict) -> str:
 lines = [f"| | {' | '.join(names.values())} |", "|---|" + "---|" * len(names)]
 for row, figures in compared.items():
     lines.append(f"| **{row}** | {' | '.join(cell(figures[task]) for task in names)} |")
-published = results.published("table6_generation")
+published = records.published("table6_generation")
 columns = {task: generation.TASKS[task].column for task in found[BASE]} | {"mean": "Avg"}
 for one in published:
     before = next(r for r in published if (r["model"], r["variant"]) == (one["model"], "base"))
@@ -276,8 +278,8 @@ for model in ("LLaMA2-7B", "LLaMA3-8B"):
         one["variant"].split(" (")[0]: one["Avg"] for one in published if one["model"] == model
     }
     gain = (
-        results.published_sts(model, "SemPA")["Avg"]
-        - results.published_sts(model, "PromptEOL")["Avg"]
+        records.published_sts(model, "SemPA")["Avg"]
+        - records.published_sts(model, "PromptEOL")["Avg"]
     )
     for variant, sts_gain in (("SemPA", gain), ("contrastive learning", None)):
         apart = averages[variant] - averages["base"]
@@ -369,7 +371,7 @@ from sempa_utils import objectives
 
 sentences = [one.anchor for one in some.rows[:50]]
 follow = [one.positive for one in some.rows[:50]]
-temperature = records["contrastive"]["recipe"]["temperature"]
+temperature = runs["contrastive"]["recipe"]["temperature"]
 embedder = Embedder(base, "prompteol")
 states, others = (
     embedder.encode(one, convert_to_tensor=True).float().cpu() for one in (sentences, follow)
@@ -422,7 +424,7 @@ assert abs(before - after) < 1e-2
 # `"…" means in one word:"`, where the contrastive loss works. First how *sure* each model is.
 
 # %%
-from sempa_utils.templates import (
+from sempa_utils.data.templates import (
     EXTRACTION_TEMPLATES,
     fill,
     paraphrase_request,
@@ -489,7 +491,7 @@ for kind, of_rows in divergences.items():
 # ## The paper's setting and this run's
 
 # %%
-settings = results.settings_table(
+settings = records.settings_table(
     [
         ("model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
         (
@@ -500,8 +502,8 @@ settings = results.settings_table(
         (
             "contrastive baseline",
             "InfoNCE on the PromptEOL embedding; rate and temperature not stated",
-            f"the same; rate {records['contrastive']['recipe']['learning_rate']:g}, "
-            f"τ {records['contrastive']['recipe']['temperature']:g}",
+            f"the same; rate {runs['contrastive']['recipe']['learning_rate']:g}, "
+            f"τ {runs['contrastive']['recipe']['temperature']:g}",
         ),
         (
             "benchmarks",
@@ -534,7 +536,7 @@ best = {
     row: f"{signed(points[row]['sts'])} STS, {signed(changes[row])} % perplexity"
     for row in adapters
 }
-results.save_run(
+records.save_run(
     "notebook_05_generation",
     figures={
         "benchmarks": compared,

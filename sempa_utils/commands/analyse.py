@@ -28,7 +28,8 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Run one of the paper's analyses and print what came of it."""
-    from sempa_utils import analyses, results
+    from sempa_utils import records
+    from sempa_utils.experiments import analyses
     from sempa_utils.plots import analyses as pictures
 
     runs = {
@@ -46,9 +47,9 @@ def run(options) -> None:
     tasks = options.tasks.split(",") if options.tasks else None
     found = analysis(options.model, profile, seed=options.seed, directory=options.data, objective=options.objective,
                      tasks=tasks, **changes)  # fmt: skip
-    print(json.dumps(results.plain(found["figures"]), indent=1, ensure_ascii=False))
+    print(json.dumps(records.plain(found["figures"]), indent=1, ensure_ascii=False))
     print(found["headline"])
     if options.figure:
         shared.save_figure(draw(found["figures"], found["model"]["name"]), options.figure)
     if options.record:
-        results.save_run(options.record, **found, folder="results")
+        records.save_run(options.record, **found, folder="results")

@@ -27,7 +27,8 @@ def run(options) -> None:
     """Run generation benchmarks on a base and adapters, and print the comparison."""
     import torch
 
-    from sempa_utils import generation, models, results
+    from sempa_utils import models, records
+    from sempa_utils.evaluation import generation
 
     profile = profiles.get(options.profile)
     tasks = options.tasks.split(",") if options.tasks else list(generation.TASKS)
@@ -57,5 +58,5 @@ def run(options) -> None:
         measured = {task: {"metric": one["metric"], "shots": one["shots"]} for task, one in rows["base"].items()}
         settings = {"limit": limit, "tasks": measured, "seconds": took, "threads": torch.get_num_threads()}
         data = [result["data"] for result in rows["base"].values()]
-        results.save_run(options.record, figures, f"mean of {len(tasks)} benchmarks: {means}",
+        records.save_run(options.record, figures, f"mean of {len(tasks)} benchmarks: {means}",
                          base.describe() | adapters, data, settings, options.seed, folder="results")  # fmt: skip

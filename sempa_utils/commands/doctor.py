@@ -22,7 +22,8 @@ def run(options) -> int:
     import psutil
     import torch
 
-    from sempa_utils import corpora, models
+    from sempa_utils import models
+    from sempa_utils.data import corpora
 
     failed = False
 

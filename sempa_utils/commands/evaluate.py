@@ -40,8 +40,10 @@ def run(options) -> None:
     """Score rows (method × model × adapter, and baselines) on STS tasks and print a table."""
     from tqdm.auto import tqdm
 
-    from sempa_utils import corpora, results, sts
+    from sempa_utils import records
+    from sempa_utils.data import corpora
     from sempa_utils.embedding import METHODS
+    from sempa_utils.evaluation import sts
 
     methods = options.methods.split(",")
     for method in methods:
@@ -74,7 +76,7 @@ def run(options) -> None:
         settings = {"split": options.split, "limit": options.limit, "against": against, "layers from dev": layers}
         data = [task.record() for task in tasks.values()]
         headline = f"mean ρ × 100: {means}"
-        results.save_run(options.record, figures, headline, described, data, settings, options.seed, folder="results")
+        records.save_run(options.record, figures, headline, described, data, settings, options.seed, folder="results")
 
 
 def _adapters(options) -> dict[str, dict[str, str]]:
@@ -117,7 +119,7 @@ def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]]):
                     yield row, Embedder(adapted, method, layer=layer), {f"{prefix}{label}": adapted.adapter}
         del base
     for address in options.baseline:
-        from sempa_utils.export import load_baseline
+        from sempa_utils.embedding.export import load_baseline
 
         baseline = load_baseline(address)
         about = baseline.describe()

@@ -19,7 +19,7 @@ def add(commands) -> None:
 def run(options) -> None:
     """Write a SentenceTransformer folder and say how to load it."""
     from sempa_utils import models
-    from sempa_utils.export import export
+    from sempa_utils.embedding.export import export
 
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     language_model = models.load(options.model, precision, options.adapter)

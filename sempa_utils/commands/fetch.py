@@ -13,7 +13,8 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Fetch what runs need and say where it lies."""
-    from sempa_utils import corpora, models
+    from sempa_utils import models
+    from sempa_utils.data import corpora
 
     models.download(options.model)
     print(f"model: {models.plain_name(options.model)} is at hand", flush=True)

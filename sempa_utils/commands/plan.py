@@ -22,7 +22,8 @@ def run(options) -> None:
     """Print how much memory training takes, part by part, and what would fit."""
     import torch
 
-    from sempa_utils import memory, models
+    from sempa_utils import models
+    from sempa_utils.training import memory
 
     recipe, profile = shared.recipe(options), profiles.get(options.profile)
     precision = options.precision or profile.precision

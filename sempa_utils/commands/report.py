@@ -11,16 +11,17 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Write the tables of README and model cards, and the pictures, anew from the committed records."""
-    from sempa_utils import report, results
+    from sempa_utils import records
+    from sempa_utils.experiments import report
 
-    root, found = results.committed_folder().parent, report.records()
+    root, found = records.committed_folder().parent, report.recorded_runs()
     for path in report.documents():
         text = path.read_text(encoding="utf8")
         with write_whole(path) as draft:
             draft.write_text(report.fill(text, found), encoding="utf8")
         print(path.relative_to(root))
     for name, (figure, mark) in report.pictures().items():
-        path = results.committed_folder() / "figures" / f"{name}.png"
+        path = records.committed_folder() / "figures" / f"{name}.png"
         with write_whole(path) as draft:
             # The picture carries the fingerprint of its records, so that a test can tell a stale one.
             figure.savefig(draft, format="png", metadata={"Description": mark})

@@ -30,7 +30,7 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Do what is left of the grid and print what is done."""
-    from sempa_utils import reproduce
+    from sempa_utils.experiments import reproduce
 
     given = {"triplets": options.triplets or None, "sts_pairs": options.sts_pairs or None}
     if options.generation_items is not None:

@@ -41,7 +41,9 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Train an adapter and print what came of it."""
-    from sempa_utils import corpora, models, objectives, results, trainer, training
+    from sempa_utils import models, objectives, records, training
+    from sempa_utils.data import corpora
+    from sempa_utils.training import trainer
 
     processes = trainer.processes()  # each process takes its own GPU before a model is loaded
     recipe, profile = shared.recipe(options), profiles.get(options.profile)
@@ -64,5 +66,5 @@ def run(options) -> None:
     print(f"{headline}\nadapter: {record['adapter']}")
     if options.record:
         figures = {k: v for k, v in record.items() if k not in ("model", "data", "recipe", "adapter")}
-        results.save_run(options.record, figures, headline, record["model"], record["data"], record["recipe"],
+        records.save_run(options.record, figures, headline, record["model"], record["data"], record["recipe"],
                          options.seed, folder="results")  # fmt: skip

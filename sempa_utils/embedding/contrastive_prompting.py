@@ -11,9 +11,9 @@ import contextlib
 import torch
 
 from sempa_utils.checks import pick
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES
 from sempa_utils.embedding.method import Method, at_depth, check_layer, is_like_llama3
 from sempa_utils.embedding.reading import input_of
-from sempa_utils.templates import EXTRACTION_TEMPLATES
 
 AUXILIARY = 'The irrelevant information of this sentence : "{x}" means in one word:"'
 MODES = ("scaled", "norm")

@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from sempa_utils import models
 from sempa_utils.checks import InputError, pick
+from sempa_utils.data.templates import prepare_sentence
 from sempa_utils.embedding import contrastive_prompting, echo, last_token, mean_pooling, token_prepending
 from sempa_utils.embedding.method import PLACEHOLDER
 from sempa_utils.embedding.reading import Reader, Row
-from sempa_utils.templates import prepare_sentence
 
 METHODS = {
     "mean": mean_pooling.mean,

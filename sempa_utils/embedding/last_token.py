@@ -4,8 +4,8 @@ PromptEOL (Jiang et al. 2024), and Pretended CoT and Knowledge Enhancement (Zhan
 in the template, and the last one in the layer that is read.
 """
 
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES
 from sempa_utils.embedding.method import Method
-from sempa_utils.templates import EXTRACTION_TEMPLATES
 
 
 def prompteol(config) -> Method:

@@ -11,7 +11,7 @@ from matplotlib import ticker
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from sempa_utils import results
+from sempa_utils import records
 from sempa_utils.plots.style import COLOURS, page_style, panels
 
 # Of Table 4, as `analyses.EXTRACTIONS`.
@@ -60,7 +60,7 @@ def data_size(figures: dict, model: str) -> Figure:
     """
     curve = figures["curve"]
     seen = [point["triplets"] for point in curve]
-    theirs = results.published("figure3_data_size")
+    theirs = records.published("figure3_data_size")
     with page_style():
         figure, (left, right) = panels(columns=2, height=3.8)
         for split in SPLITS:
@@ -86,7 +86,7 @@ def seeds(figures: dict, model: str) -> Figure:
     `figures` are those of `analyses.seed_spread`, `model` the name of ours. The two axes differ in where they
     lie and not in their length, so that the spreads can be compared.
     """
-    theirs = [{"seed": int(row["seed"]), "mean": row["Avg"]} for row in results.published("table8_seeds")]
+    theirs = [{"seed": int(row["seed"]), "mean": row["Avg"]} for row in records.published("table8_seeds")]
     values = [row["mean"] for row in theirs]
     published = {"runs": theirs, "mean": np.mean(values), "sd": np.std(values, ddof=1)}
     groups = {
@@ -120,7 +120,7 @@ def _tasks(tasks) -> str:
 
 def _table4(paper: str, rows: list[str]) -> np.ndarray:
     """Return the published figures of one model in the order of `rows`: (rows, extraction templates)."""
-    table = {row["paraphrase_template_id"]: row for row in results.published("table4_templates")}
+    table = {row["paraphrase_template_id"]: row for row in records.published("table4_templates")}
     table["base"] = table["no_training_baseline"]
     columns = [f"{'promptEOL' if name == 'prompteol' else name}_{paper}" for name in EXTRACTIONS]
     return np.array([[table[row][column] for column in columns] for row in rows])

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from sempa_utils import __version__, corpora, geometry, models, profiles, results, sts, training
+from sempa_utils import __version__, models, profiles, records, training
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
+from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
-from sempa_utils.generation import check_tasks, comparison, evaluate, signals
+from sempa_utils.evaluation import geometry, sts
+from sempa_utils.evaluation.generation import check_tasks, comparison, evaluate, signals
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
 
@@ -247,7 +249,7 @@ class _Work:
 
     def keep(self, step: str) -> None:
         """Compute a step and keep what it found."""
-        found = results.plain(getattr(self, step)())
+        found = records.plain(getattr(self, step)())
         with write_whole(self.path(step)) as draft:
             draft.write_text(json.dumps(found, allow_nan=False), encoding="utf8")
 
@@ -258,14 +260,14 @@ class _Work:
         data = ([trained["data"]] if trained else []) + self.data.records()
         about = model, data, {"recipe": trained.get("recipe"), "sizes": asdict(self.data.sizes)}, self.data.seed
         name = record_name(self.base.name, self.run)
-        before = _recorded(folder / f"{name}.json", results.origin(*about))
+        before = _recorded(folder / f"{name}.json", records.origin(*about))
         steps = {step: before[step] for step in STEPS if step in before}
         steps |= {step: json.loads(self.path(step).read_text(encoding="utf8"))
                   for step in asked}  # fmt: skip
         kept = ("last_quarter", "steps", "seconds", "triplets_per_second", "trainable_parameters", "rows_too_long")
         training_figures = {"rows": trained["data"]["rows"] if trained else 0}
         training_figures |= {name: trained[name] for name in kept if name in trained}
-        figures = {"train": before.get("train", results.plain(training_figures))} | steps
+        figures = {"train": before.get("train", records.plain(training_figures))} | steps
         if figures == before:
             return  # the record says when and by what command it was made
         said = []
@@ -279,7 +281,7 @@ class _Work:
             said.append(f"perplexity {steps['signals']['perplexity']:.2f}")
         if "generation" in steps:
             said.append(f"generation mean {steps['generation']['tasks']['mean']['value']:.1f}")
-        results.save_run(name, figures, f"{self.run}: {'; '.join(said)}", *about, folder=folder)
+        records.save_run(name, figures, f"{self.run}: {'; '.join(said)}", *about, folder=folder)
 
     def _model(self, adapter: str | Path | None = None):
         """Give the base with an adapter, by default the run's own, for a `with` block."""
@@ -385,7 +387,7 @@ def _recorded(path: Path, origin: dict) -> dict:
     """Return the figures of the record at `path`, which must have this `origin`; none where there is no record."""
     if not path.is_file():
         return {}
-    found = results.load_run(path)
+    found = records.load_run(path)
     other = [key for key, value in origin.items() if found.get(key) != value]
     if other:
         raise InputError(

@@ -17,13 +17,14 @@ from pathlib import Path
 import psutil
 import torch
 
-from sempa_utils import __version__, memory, models, profiles
+from sempa_utils import __version__, models, profiles
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, require_space, write_whole
-from sempa_utils.corpora import Corpus, load_ranked_nli, load_triplets
+from sempa_utils.data.corpora import Corpus, load_ranked_nli, load_triplets
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, REQUEST_TEMPLATES
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
-from sempa_utils.templates import EXTRACTION_TEMPLATES, REQUEST_TEMPLATES
-from sempa_utils.trainer import WHOLE, check, make_trainer, points, processes, reference_table
+from sempa_utils.training import memory
+from sempa_utils.training.trainer import WHOLE, check, make_trainer, points, processes, reference_table
 
 RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of the run
 IN_BATCH = 16  # rows that are each other's candidates, at least

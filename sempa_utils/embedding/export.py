@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from sempa_utils import __version__, checks
 from sempa_utils.checks import InputError, require_space, write_whole
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 
 EXPORTABLE = ("prompteol", "pretended_cot")  # the last token's state after the final norm, and nothing else
 ADAPTER_FOLDER = "adapter"

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
-from sempa_utils import corpora, prefix_tree
 from sempa_utils.checks import InputError, fingerprint
-from sempa_utils.models import LanguageModel
+from sempa_utils.data import corpora
+from sempa_utils.data.templates import paraphrase_request
+from sempa_utils.models import LanguageModel, prefix_tree
 from sempa_utils.objectives import check_head
-from sempa_utils.preferences import answers_dataset
-from sempa_utils.templates import paraphrase_request
+from sempa_utils.objectives.preferences import answers_dataset
 
 TEXT_FILE = Path("text") / "wikitext2_test.txt"
 CHUNK = 128  # states whose logits exist at the same time

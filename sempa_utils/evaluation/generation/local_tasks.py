@@ -11,8 +11,8 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sempa_utils import corpora
 from sempa_utils.checks import InputError
+from sempa_utils.data import corpora
 
 MINI_ITEMS = corpora.MINI_CORPUS / "generation"
 MINI_SOURCE = "mini corpus (packaged), generation"

@@ -21,7 +21,7 @@ import numpy as np
 
 from sempa_utils import __version__, models
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
-from sempa_utils.generation import local_tasks
+from sempa_utils.evaluation.generation import local_tasks
 
 SAMPLES = 3  # items that a result shows whole
 GENERATION_TOKENS = 16384  # of a batch on the CPU, padding included: about a gigabyte in the packaged model
@@ -334,7 +334,7 @@ def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size
     from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
     from lm_eval.evaluator import evaluate as run_harness
 
-    from sempa_utils.generation.harness_model import HarnessModel
+    from sempa_utils.evaluation.generation.harness_model import HarnessModel
 
     task, parts = TASKS[name], prepared.parts
     metric, chosen_filter = task.metric.split(",")

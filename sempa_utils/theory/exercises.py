@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sempa_utils import plackett_luce
+from sempa_utils.theory import plackett_luce
 
 __all__ = ["EXERCISES", "Exercise", "Report", "check", "overview"]
 

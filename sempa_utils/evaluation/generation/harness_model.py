@@ -3,7 +3,7 @@
 import torch
 from lm_eval.models import huggingface
 
-from sempa_utils import prefix_tree
+from sempa_utils.models import prefix_tree
 
 TREE_TOKENS = 1536  # a larger tree of short sequences would spend on attention what it saves elsewhere
 

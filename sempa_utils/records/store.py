@@ -66,7 +66,7 @@ def environment() -> dict:
 
 def committed_folder() -> Path:
     """Where the repository keeps its records: results/ beside the package."""
-    return Path(__file__).parent.parent / "results"
+    return Path(__file__).parents[2] / "results"
 
 
 def costs(notebook: str) -> str:

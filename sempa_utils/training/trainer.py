@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from sempa_utils import __version__, models, objectives, prefix_tree
+from sempa_utils import __version__, models, objectives
 from sempa_utils.checks import InputError, build_folder, fingerprint, write_whole
-from sempa_utils.corpora import Corpus
+from sempa_utils.data.corpora import Corpus
+from sempa_utils.models import prefix_tree
 from sempa_utils.objectives import OBJECTIVES
-from sempa_utils.preferences import answers_dataset, preference_dataset, slots_dataset
+from sempa_utils.objectives.preferences import answers_dataset, preference_dataset, slots_dataset
 
 WHOLE = "whole"  # the file that a checkpoint gets last, when all its others are written
 WATCH_SECONDS = 5  # between two looks at a running curve

@@ -28,8 +28,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from sempa_utils import models, prefix_tree, profiles
+from sempa_utils import models, profiles
 from sempa_utils.checks import InputError, pick
+from sempa_utils.models import prefix_tree
 
 GIB = 2**30
 FIELDS = ("lora_rank", "lora_alpha", "micro_batch", "gradient_checkpointing", "max_length")  # of a recipe

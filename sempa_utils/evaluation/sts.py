@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from sempa_utils import __version__, corpora
+from sempa_utils import __version__
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
+from sempa_utils.data import corpora
 
 RESAMPLES = 2000  # of the pairs, for an interval
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sempa_utils import plackett_luce
 from sempa_utils.checks import InputError
+from sempa_utils.theory import plackett_luce
 
 
 @dataclass(frozen=True)

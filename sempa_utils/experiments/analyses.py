@@ -1,6 +1,6 @@
 """The paper's analyses on one's own model: training templates, amount of data, seeds.
 
-Each trains what is not trained yet, scores it, and returns the arguments of `results.save_run`; their
+Each trains what is not trained yet, scores it, and returns the arguments of `records.save_run`; their
 `figures` are what `plots.analyses` draws. Interrupted and started again, it goes on: a run is found by
 its fingerprint. One model is in memory at a time, first for all training, then for all scoring.
 """
@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from sempa_utils import corpora, models, profiles, sts, training
+from sempa_utils import models, profiles, training
 from sempa_utils.checks import InputError, pick
+from sempa_utils.data import corpora
+from sempa_utils.data.templates import PARAPHRASE_TEMPLATES
 from sempa_utils.embedding import Embedder
+from sempa_utils.evaluation import sts
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
-from sempa_utils.templates import PARAPHRASE_TEMPLATES
 
 EXTRACTIONS = ("prompteol", "pretended_cot")  # of the template grid, as in the paper's Table 4
 BASE = "base"  # the row of the model without an adapter
@@ -182,7 +184,7 @@ def _score(language_model, method, tasks, directory, profile: Profile, seed: int
 
 
 def _findings(figures: dict, headline: str, base, profile: Profile, runs: list[dict], data: list, seed: int) -> dict:
-    """Return the arguments of `results.save_run`, but for the record's name."""
+    """Return the arguments of `records.save_run`, but for the record's name."""
     recipes = [run["recipe"] for run in runs]
     settings = {key: value for key, value in recipes[0].items() if all(one[key] == value for one in recipes)}
     settings |= {"training_precision": runs[0]["model"]["precision"], "pairs_per_task": profile.sts_pairs}

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sempa_utils import models, results
+from sempa_utils import models, records
 from sempa_utils.checks import fingerprint, pick
-from sempa_utils.corpora import STS_TASKS
-from sempa_utils.generation import TASKS
+from sempa_utils.data.corpora import STS_TASKS
+from sempa_utils.evaluation.generation import TASKS
+from sempa_utils.experiments.reproduce import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.plots.generation import frontier
 from sempa_utils.plots.space import movement_by_layer
-from sempa_utils.reproduce import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
 
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
@@ -31,11 +31,11 @@ PUBLISHED_METHODS = {"mean": "Mean Pooling", "echo": "Echo Embedding", "prompteo
                      "token_prepending": "Token Prepending"}  # fmt: skip
 
 
-def records(model: str = models.PACKAGED, folder: str | Path | None = None) -> dict[str, dict | None]:
+def recorded_runs(model: str = models.PACKAGED, folder: str | Path | None = None) -> dict[str, dict | None]:
     """Return {run of the grid or trial: its record, or None where there is none} for a model."""
-    folder = Path(folder or results.committed_folder())
+    folder = Path(folder or records.committed_folder())
     paths = {run: folder / f"{record_name(model, run)}.json" for run in ALL}
-    return {run: results.load_run(path) if path.is_file() else None for run, path in paths.items()}
+    return {run: records.load_run(path) if path.is_file() else None for run, path in paths.items()}
 
 
 def overview(found: dict[str, dict | None]) -> str:
@@ -73,7 +73,7 @@ def sts(found: dict[str, dict | None]) -> str:
         mean, unseen = own["mean"]["spearman"], own["without_training_sentences"]["mean"]
         rows[_name(run)] = [*tasks, f"{mean:.2f}", f"{unseen:.2f}"]
     for group, method in PUBLISHED_STS:
-        row = results.published_sts(group, method)
+        row = records.published_sts(group, method)
         label = method if group == "reference" else f"{group} {method}"
         rows[f"{label}, *published*"] = [*(f"{row[task]:.2f}" for task in (*STS_TASKS, "Avg")), ""]
     return _markdown("", [*STS_TASKS, "mean", "mean without training sentences"], rows)
@@ -84,7 +84,7 @@ def generation(found: dict[str, dict | None]) -> str:
     rows = {}
     for run, own in _having(found, "generation"):
         rows[_name(run)] = [_with_error(own["tasks"][task]) for task in (*BENCHMARKS, "mean")]
-    for row in results.published("table6_generation"):
+    for row in records.published("table6_generation"):
         figures = [f"{row[column]:.2f}" for column in (*(task.column for task in TASKS.values()), "Avg")]
         rows[f"{row['model']} {row['variant']}, *published*"] = figures
     return _markdown("", [*BENCHMARKS.values(), "mean"], rows)
@@ -118,7 +118,7 @@ def space(found: dict[str, dict | None]) -> str:
         "effective_rank": "effective rank",
     }
     rows = {_name(run): [_minus(f"{own[name]:.2f}") for name in columns] for run, own in _having(found, "geometry")}
-    for row in results.published("table5_geometry"):
+    for row in records.published("table5_geometry"):
         figures = [_minus(f"{row[name]:.2f}") if name in row else "" for name in columns]
         rows[f"{row['model']} {row['method']}, *published*"] = figures
     return _markdown("", list(columns.values()), rows)
@@ -184,11 +184,11 @@ def recommended(found: dict[str, dict | None]) -> str:
 
 def methods(_) -> str:
     """Return the methods without training on the seven tasks, PromptEOL's difference, and the paper's LLaMA2-7B."""
-    figures = results.load_run(results.committed_folder() / "sts_seven_tasks.json")["figures"]
+    figures = records.load_run(records.committed_folder() / "sts_seven_tasks.json")["figures"]
     rows = {}
     for name, own in figures.items():
         apart = _difference(own["difference"]["mean"]) if "difference" in own else ""
-        published = name in PUBLISHED_METHODS and results.published_sts("LLaMA2-7B", PUBLISHED_METHODS[name])["Avg"]
+        published = name in PUBLISHED_METHODS and records.published_sts("LLaMA2-7B", PUBLISHED_METHODS[name])["Avg"]
         rows[f"`{name}`"] = [_with_interval(own["mean"]), apart, f"{published:.2f}" if published else ""]
     return _markdown("", ["mean ρ × 100 (95 % interval)", "less PromptEOL", "LLaMA2-7B, *published*"], rows)
 
@@ -197,7 +197,7 @@ def first_trials(_) -> str:
     """Return the five objectives after 512 rows on STS-B, ρ × 100; on the test split those that were scored there."""
     rows = {}
     for split in ("dev", "test"):
-        figures = results.load_run(results.committed_folder() / f"sts_b_{split}_512.json")["figures"]
+        figures = records.load_run(records.committed_folder() / f"sts_b_{split}_512.json")["figures"]
         apart = figures.pop("less the base")
         for name, own in figures.items():
             label = name.partition(" + ")[2]
@@ -223,14 +223,14 @@ def fill(text: str, found: dict[str, dict | None]) -> str:
 
 def documents() -> list[Path]:
     """Return the repository's files that hold such blocks."""
-    root = results.committed_folder().parent
+    root = records.committed_folder().parent
     places = [*root.glob("*.md"), *root.glob("results/*.md"), *models.FINISHED.glob("*/README.md")]
     return [path for path in sorted(places) if BLOCK.search(path.read_text(encoding="utf8"))]
 
 
 def pictures() -> dict[str, tuple[Figure, str]]:
     """Return {name: (figure, fingerprint of the records that it was drawn from)} of results/figures/."""
-    found, drawn = records(), {}
+    found, drawn = recorded_runs(), {}
     runs, base = curves(found)
     if runs and base:
         drawn["frontier"] = frontier(runs, base, text="WikiText-2", gained="STS-B dev"), fingerprint(runs, base)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM
 
 from sempa_utils.checks import InputError, cache_folder, file_sha256, pick, require_space, write_whole
-from sempa_utils.templates import PLAIN_CHAT_TEMPLATE
+from sempa_utils.data.templates import PLAIN_CHAT_TEMPLATE
 
 PACKAGED = "packaged"
 PACKAGED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -35,7 +35,7 @@ PRECISIONS = ("float32", "bfloat16", "nf4")
 # Tokens that may serve as padding because ordinary text never contains them.
 PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
 
-FINISHED = Path(__file__).parent / "adapters"  # trained by this kit, a folder each, with a model card
+FINISHED = Path(__file__).parents[1] / "adapters"  # trained by this kit, a folder each, with a model card
 ADAPTER_NOTE = "sempa.json"  # what an adapter of this kit knows about its base
 
 

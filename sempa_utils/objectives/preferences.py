@@ -10,8 +10,8 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from sempa_utils.checks import InputError, pick
+from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, paraphrase_request, prepare_sentence
 from sempa_utils.models import LanguageModel
-from sempa_utils.templates import EXTRACTION_TEMPLATES, fill, paraphrase_request, prepare_sentence
 
 
 def preference_dataset(triplets, template: str = "keep_same_meaning") -> Dataset:

@@ -1,0 +1,1 @@
+"""Series of runs: the grid behind the record, the analyses of the paper, and the tables made from records."""
