@@ -56,7 +56,7 @@ def main() -> None:
             # The first round is short and only warms both sides up.
             corpus = rows if repeat else rows.sample(options.micro_batch, 1)
             with tempfile.TemporaryDirectory() as folder:
-                record = training.train(language_model, corpus, recipe, folder, show_progress_bar=False)
+                record = training.train(language_model, corpus, recipe=recipe, folder=folder)
             if repeat:
                 speeds[kind].append(record["triplets_per_second"])
                 peaks[kind].append(record["peak_memory_bytes"] / 2**30)
@@ -86,13 +86,13 @@ def main() -> None:
 def arithmetic_bound(language_model, rows, recipe) -> dict[str, float]:
     """Return the bound in triplets per second, the operations of a triplet, and the measured rate of products."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(language_model, rows, recipe, Path(folder), show_progress_bar=False)
+        trainer = make_trainer(language_model, rows, recipe=recipe, folder=Path(folder))
         examples, size = list(trainer.train_dataset), recipe.micro_batch
         tokens = 0
         with FlopCounterMode(display=False) as counter:
             for start in range(0, len(examples), size):
                 batch = trainer._prepare_inputs(trainer.collate(examples[start : start + size]))
-                tokens = max(tokens, batch["trees"][0]["input_ids"].shape[1])
+                tokens = max(tokens, batch.trees[0].input_ids.shape[1])
                 trainer.compute_loss(trainer.model, batch).backward()
         operations = counter.get_total_flops() / len(examples)
         models.remove_adapter(models.wrap(trainer.model, language_model.tokenizer, "bench"))

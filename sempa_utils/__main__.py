@@ -16,6 +16,7 @@ from sempa_utils.commands import (
     plan,
     report,
     reproduce,
+    shared,
     train,
 )
 
@@ -52,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> shared.Parser:
+    parser = shared.Parser(
         "python -m sempa_utils",
         description="Train, use and score sentence embeddings by semantic preference alignment (SemPA).",
         epilog=EPILOGUE,

@@ -91,7 +91,7 @@ def test_findings_are_a_record_and_a_second_call_trains_nothing(build, tmp_path,
     record = records.load_run(records.save_run("templates", **first, folder=tmp_path))
     assert record["figures"] == records.plain(first["figures"]) and record["seed"] == 42
     # The default template's run is the one that `train_profile` leaves, and the other way round.
-    run, _, _ = training.train_profile(profile=PROFILE, show_progress_bar=False)
+    run, _, _ = training.train_profile(profile=PROFILE)
     assert run["adapter_fingerprint"] == first["settings"]["adapters"][0]
 
 
@@ -103,7 +103,7 @@ def test_an_objective_without_a_paraphrase_has_no_grid(objective):
 
 def test_the_curve_goes_from_the_base_over_the_checkpoints_to_the_final_adapter(build, tmp_path):
     found = analyses.data_size_curve(**QUIET)
-    run, _, _ = training.train_profile(profile=PROFILE, show_progress_bar=False)  # found, not trained
+    run, _, _ = training.train_profile(profile=PROFILE)  # found, not trained
     assert run["adapter_fingerprint"] in found["settings"]["adapters"]
     folder = shutil.copytree(Path(run["adapter"]).parent, tmp_path / "run")
     whole = sorted((folder / "checkpoints").glob(f"*/{training.WHOLE}"))
@@ -152,7 +152,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
 
 
 def test_a_run_of_another_base_is_refused(tmp_path, monkeypatch):
-    run, _, _ = training.train_profile(profile=PROFILE, show_progress_bar=False)
+    run, _, _ = training.train_profile(profile=PROFILE)
     other = models.wrap(tiny_model(seed=1), tokenizer(), "other")
     monkeypatch.setattr(models, "load", lambda *_: other)
     with pytest.raises(InputError, match="another base model"):
@@ -206,7 +206,7 @@ def test_the_base_is_loaded_twice_alone_and_given_back_bare(monkeypatch):
 
     base = fresh()
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
-    run, _, _ = training.train_profile(profile=PROFILE, show_progress_bar=False)
+    run, _, _ = training.train_profile(profile=PROFILE)
     for label, one in analyses._with_each(base, {0: None, 1: run["adapter"], 2: run["adapter"]}, False):
         assert (one.adapter is None) == (label == 0)
     after = base.model.state_dict()

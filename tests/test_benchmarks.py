@@ -11,8 +11,7 @@ from conftest import tiny_model
 from sempa_utils import models, training
 from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
-from sempa_utils.models import prefix_tree
-from sempa_utils.objectives.preferences import answers_dataset
+from sempa_utils.objectives import tokenised
 
 
 def load_benchmark(name: str):
@@ -30,8 +29,7 @@ def test_the_bound_counts_each_distinct_token_three_times(no_data, tiny):
     rows = corpora.load_triplets(limit=8, seed=1)
     recipe = training.Recipe(micro_batch=8, max_length=512)
     bound = bench.arithmetic_bound(tiny, rows, recipe)
-    data = answers_dataset(tiny.tokenizer, rows.rows, recipe.template, 512, ranked=False)
-    tree = prefix_tree.build(data["prompt"], data["answers"])
+    [tree] = recipe.objective.trees(list(tokenised(recipe.objective, tiny.tokenizer, rows.rows, 512)), 8)
     tokens, answers = tree.input_ids.shape[1], len(tree.targets)
     linear = [m for m in tiny.model.modules() if isinstance(m, torch.nn.Linear) and m.out_features != 600]
     # Policy forward, its gradient by the states, reference forward: three products with each frozen weight.
@@ -50,8 +48,7 @@ def test_random_weights_go_through_the_real_loading_path(no_data, tmp_path):
     with bench.random_weights(str(tmp_path / "shape"), rows) as folder:
         loaded = models.load(folder, "nf4")
     assert loaded.model.config.hidden_size == 64 and loaded.precision == "nf4"
-    record = training.train(loaded, rows.sample(8, 1), training.Recipe(micro_batch=4), tmp_path / "run",
-                            show_progress_bar=False)  # fmt: skip
+    record = training.train(loaded, rows.sample(8, 1), recipe=training.Recipe(micro_batch=4), folder=tmp_path / "run")
     assert record["steps"] == 2
 
 

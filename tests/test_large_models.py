@@ -45,7 +45,7 @@ def test_every_row_has_its_models_figures(monkeypatch):
     """All but the plans, which are taken from the page."""
     for name, line in ROWS.items():
         sizes = iter(planned(line))
-        monkeypatch.setattr(memory, "plan", lambda *_, sizes=sizes: {"all": round(next(sizes) * memory.GIB)})
+        monkeypatch.setattr(memory, "plan", lambda *_, sizes=sizes, **__: {"all": round(next(sizes) * memory.GIB)})
         assert memory.suggested_table(memory.suggested([name])).splitlines()[2] == line
 
 

@@ -1,7 +1,5 @@
 """The memory plan against the bytes that a real step allocates, and the laws it must obey."""
 
-from dataclasses import dataclass, replace
-
 import pytest
 import torch
 from conftest import tiny_model
@@ -11,20 +9,11 @@ from transformers import AutoModelForCausalLM
 from sempa_utils import models, profiles, training
 from sempa_utils.checks import InputError
 from sempa_utils.models import prefix_tree
-from sempa_utils.training import memory
-from sempa_utils.training.memory import GIB, TokenCounts, advice, plan, total
+from sempa_utils.objectives import OBJECTIVES, TokenCounts
+from sempa_utils.training import Recipe, lora_config, memory, step
+from sempa_utils.training.memory import GIB, advice, plan, total
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """The fields of a recipe that a plan reads."""
-
-    lora_rank: int = 8
-    lora_alpha: int = 32
-    micro_batch: int = 4
-    gradient_checkpointing: bool = False
-    max_length: int = 128
-    optimizer: str = "adamw_torch"
+SMALL = Recipe(micro_batch=4, max_length=128)
 
 
 def config(layers=4, width=64):
@@ -44,36 +33,18 @@ def small_of(name: str):
     return model
 
 
-def measured_peak(model, sizes: Sizes, tokens: TokenCounts) -> int:
+def measured_peak(model, recipe: Recipe, tokens: TokenCounts) -> int:
     """Bytes at the peak of a real micro-batch: what lies there before it, and torch's own allocator."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from torch.profiler import ProfilerActivity, profile
 
-    vocabulary = model.config.vocab_size
-    lora = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    model = get_peft_model(model, LoraConfig(r=sizes.lora_rank, lora_alpha=sizes.lora_alpha, **lora)).train()
-    if sizes.gradient_checkpointing:
+    model = get_peft_model(model, lora_config(recipe)).train()
+    if recipe.gradient_checkpointing:
         model.enable_input_require_grads()
         model.get_base_model().activation_checkpointing_enable()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    count = sizes.micro_batch
-    number = torch.Generator().manual_seed(0)
-
-    def sentence(first: int, length: int) -> list[int]:
-        return [first, *torch.randint(100, vocabulary, (length - 1,), generator=number).tolist()]
-
-    trunk = sentence(1, tokens.instruction)
-    tree = prefix_tree.build(
-        [trunk + sentence(10 + index, tokens.anchor) for index in range(count)],
-        [[sentence(2, tokens.answer), sentence(3, tokens.answer)] for _ in range(count)],
-    )
-
-    def micro_batch():
-        policy = prefix_tree.log_probs(model, tree).view(-1, 2)
-        with torch.no_grad(), model.disable_adapter():
-            reference = prefix_tree.log_probs(model, tree).view(-1, 2)
-        torch.nn.functional.softplus((policy - reference).diff(dim=1)).mean().backward()
-
+    batch = memory.example_batch(recipe, tokens)
+    assert max(int(tree.input_ids.max()) for tree in batch.trees) < model.config.vocab_size
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimiser.step()  # the gradients stay, as in the midst of an accumulation
@@ -84,7 +55,7 @@ def measured_peak(model, sizes: Sizes, tokens: TokenCounts) -> int:
             lying += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
     before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in lying}.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        micro_batch()
+        step.compute(model, batch, recipe=recipe).loss.backward()
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -94,21 +65,40 @@ def measured_peak(model, sizes: Sizes, tokens: TokenCounts) -> int:
     return before + peak
 
 
+@pytest.mark.parametrize("kl_weight", [0.0, 10.0])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objectives_plan_is_the_peak_of_its_own_step(objective, kl_weight):
+    recipe = SMALL.changed(objective=objective, micro_batch=6, chunk=8, kl_weight=kl_weight)
+    model = tiny_model(4, 128, vocabulary=2000)
+    planned = total(plan(model.config, "float32", recipe=recipe))
+    assert planned == pytest.approx(measured_peak(model, recipe, TokenCounts()), rel=0.15)
+
+
+def test_plans_of_objectives_differ():
+    plans = {objective: total(plan(config(), "float32", recipe=SMALL.changed(objective=objective)))
+             for objective in OBJECTIVES}  # fmt: skip
+    assert len(set(plans.values())) == len(plans)
+    held = total(plan(config(), "float32", recipe=SMALL.changed(kl_weight=1.0)))
+    assert held > plans["pairwise"]
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("layers", "width", "micro_batch"), [(2, 64, 2), (6, 64, 8), (4, 128, 4)])
 def test_the_plan_is_the_measured_peak_of_a_small_model(layers, width, micro_batch, checkpointing):
-    sizes = Sizes(micro_batch=micro_batch, gradient_checkpointing=checkpointing)
+    sizes = SMALL.changed(micro_batch=micro_batch, gradient_checkpointing=checkpointing)
     model = tiny_model(layers, width)
-    planned = total(plan(model.config, "float32", sizes))
+    planned = total(plan(model.config, "float32", recipe=sizes))
     assert planned == pytest.approx(measured_peak(model, sizes, TokenCounts()), rel=0.15)
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b", "mistral-7b-v0.3"])
 def test_the_plan_is_the_measured_peak_of_another_family(name):
-    sizes, tokens = Sizes(micro_batch=4), TokenCounts()
+    sizes, tokens = SMALL.changed(micro_batch=4), TokenCounts()
     model = small_of(name)
     assert type(model).__name__ == {"q": "Qwen2ForCausalLM", "m": "MistralForCausalLM"}[name[0]]
-    assert total(plan(model.config, "float32", sizes)) == pytest.approx(measured_peak(model, sizes, tokens), rel=0.15)
+    assert total(plan(model.config, "float32", recipe=sizes)) == pytest.approx(
+        measured_peak(model, sizes, tokens), rel=0.15
+    )
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-0.5b", "mistral-7b-v0.3"])
@@ -127,27 +117,29 @@ def test_prefix_trees_are_exact_in_another_family(name):
 @pytest.mark.model
 @pytest.mark.parametrize(("precision", "checkpointing"), [("float32", False), ("nf4", True)])
 def test_the_plan_is_the_measured_peak_of_the_packaged_model(precision, checkpointing):
-    sizes, tokens = Sizes(micro_batch=2, gradient_checkpointing=checkpointing), TokenCounts(12, 10, 6)
+    sizes, tokens = SMALL.changed(micro_batch=2, gradient_checkpointing=checkpointing), TokenCounts(12, 10, 6)
     model = models.load(precision=precision, device="cpu").model
-    planned = total(plan(model.config, precision, sizes, tokens, compute_dtype=torch.float32))
+    planned = total(plan(model.config, precision, recipe=sizes, tokens=tokens, compute_dtype=torch.float32))
     assert planned == pytest.approx(measured_peak(model, sizes, tokens), rel=0.15)
 
 
 def test_adapter_optimiser_and_gradients_by_hand():
-    planned = plan(config(layers=1, width=64), "float32", Sizes(lora_rank=2))
+    planned = plan(config(layers=1, width=64), "float32", recipe=SMALL.changed(lora_rank=2))
     # Rank × (in + out) of q, k, v, o, gate, up, down: 64→64, 64→32 twice, 64→64, 64→128 twice, 128→64.
     trained = 2 * (128 + 96 + 96 + 128 + 192 + 192 + 192)
     assert (planned["adapter"], planned["gradients"], planned["optimiser"]) == (4 * trained, 4 * trained, 8 * trained)
-    eight_bit = plan(config(layers=1, width=64), "float32", Sizes(lora_rank=2, optimizer="paged_adamw_8bit"))
+    eight_bit = plan(
+        config(layers=1, width=64), "float32", recipe=SMALL.changed(lora_rank=2, optimizer="paged_adamw_8bit")
+    )
     assert eight_bit["optimiser"] == 2 * trained
 
 
 def test_weights_of_the_published_shapes():
-    sizes = Sizes(micro_batch=1)
+    sizes = SMALL.changed(micro_batch=1)
     llama_2, llama_3 = (memory.shape(name) for name in ("llama-2-7b", "llama-3-8b"))
     # 6,738,415,616 and 8,030,261,248 parameters, as published.
-    assert plan(llama_2, "bfloat16", sizes)["weights"] == 2 * 6_738_415_616
-    assert plan(llama_3, "bfloat16", sizes)["weights"] == 2 * 8_030_261_248
+    assert plan(llama_2, "bfloat16", recipe=sizes)["weights"] == 2 * 6_738_415_616
+    assert plan(llama_3, "bfloat16", recipe=sizes)["weights"] == 2 * 8_030_261_248
 
 
 # Weights in the files on the hub, tied ones once.
@@ -186,7 +178,7 @@ def test_a_suggestion_is_the_plan_of_the_profiles_recipe():
     config = memory.shape("smollm2-135m")
     for way, (precision, name) in {"nf4 t4": ("nf4", "t4"), "bfloat16": ("bfloat16", "24gb")}.items():
         recipe = training.Recipe.of_profile(profiles.get(name))
-        assert row.planned[way] == total(plan(config, precision, recipe, memory.LONGEST))
+        assert row.planned[way] == total(plan(config, precision, recipe=recipe, tokens=memory.LONGEST))
     assert row.parameters == PUBLISHED["smollm2-135m"] and row.fits["16 GB"] == list(row.planned)
     with pytest.raises(InputError, match="shape"):
         memory.suggested(["llama-9-9b"])
@@ -206,7 +198,7 @@ def test_what_a_card_does_not_hold_is_said_not_to_fit(monkeypatch):
 def test_operations_are_those_of_a_step(checkpointing):
     from peft import LoraConfig, get_peft_model
 
-    sizes = Sizes(micro_batch=4, gradient_checkpointing=checkpointing)
+    sizes = SMALL.changed(micro_batch=4, gradient_checkpointing=checkpointing)
     # Wide, so that attention and the adapter weigh little.
     tokens, wide = TokenCounts(), config(layers=4, width=1024)
     tree = prefix_tree.build(
@@ -226,14 +218,14 @@ def test_operations_are_those_of_a_step(checkpointing):
 
 
 def test_more_triplets_need_more_and_checkpointing_needs_less():
-    found = [plan(config(), "float32", Sizes(micro_batch=size))["activations"] for size in (1, 2, 4, 8)]
+    found = [plan(config(), "float32", recipe=SMALL.changed(micro_batch=size))["activations"] for size in (1, 2, 4, 8)]
     assert found == sorted(set(found))
-    less = plan(config(), "float32", Sizes(micro_batch=8, gradient_checkpointing=True))["activations"]
+    less = plan(config(), "float32", recipe=SMALL.changed(micro_batch=8, gradient_checkpointing=True))["activations"]
     assert less < found[-1] / 2
 
 
 def test_fewer_bits_need_less_memory():
-    found = {name: plan(config(), name, Sizes()) for name in ("nf4", "bfloat16", "float32")}
+    found = {name: plan(config(), name, recipe=SMALL) for name in ("nf4", "bfloat16", "float32")}
     assert found["nf4"]["weights"] < found["bfloat16"]["weights"] < found["float32"]["weights"]
     assert found["bfloat16"]["weights"] * 2 == found["float32"]["weights"]
     assert found["bfloat16"]["activations"] < found["float32"]["activations"]
@@ -246,36 +238,37 @@ def test_fewer_bits_need_less_memory():
 
 def test_what_nf4_computes_in_sets_the_size_of_the_rest():
     bfloat, half, whole = (
-        plan(config(), "nf4", Sizes(), compute_dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)
+        plan(config(), "nf4", recipe=SMALL, compute_dtype=dtype)
+        for dtype in (torch.bfloat16, torch.float16, torch.float32)
     )
     assert bfloat == half and bfloat["weights"] < whole["weights"] and total(bfloat) < total(whole)
 
 
 def test_stock_batches_and_longer_sentences_need_more():
-    tree = plan(config(), "float32", Sizes())
-    assert total(plan(config(), "float32", Sizes(), shared_prefix=False)) > total(tree)
-    assert total(plan(config(), "float32", Sizes(), TokenCounts(22, 40, 16))) > total(tree)
-    cut = plan(config(), "float32", Sizes(max_length=56))  # leaves four tokens to an answer
+    tree = plan(config(), "float32", recipe=SMALL)
+    assert total(plan(config(), "float32", recipe=SMALL.changed(shared_prefix=False))) > total(tree)
+    assert total(plan(config(), "float32", recipe=SMALL, tokens=TokenCounts(22, 40, 16))) > total(tree)
+    cut = plan(config(), "float32", recipe=SMALL.changed(max_length=56))  # leaves four tokens to an answer
     assert cut["activations"] < tree["activations"]
 
 
 def test_advice_names_the_need_the_card_and_what_fits():
-    sizes, tokens = Sizes(micro_batch=8), TokenCounts()
-    needed = total(plan(config(), "float32", sizes, tokens))
-    smaller = total(plan(config(), "float32", replace(sizes, micro_batch=4), tokens))
+    sizes, tokens = SMALL.changed(micro_batch=8), TokenCounts()
+    needed = total(plan(config(), "float32", recipe=sizes, tokens=tokens))
+    smaller = total(plan(config(), "float32", recipe=sizes.changed(micro_batch=4), tokens=tokens))
     card = int((smaller + 1) / (1 - memory.SPARE)) + 1
-    text = advice(config(), "float32", sizes, card, tokens)
+    text = advice(config(), "float32", recipe=sizes, capacity_bytes=card, tokens=tokens)
     assert f"{needed / GIB:.2f} GiB" in text and f"{card / GIB:.2f} GiB" in text
     assert "What fits: micro_batch=4" in text and "gradient checkpointing and micro_batch=8" in text
-    assert "fits" in advice(config(), "float32", sizes, 100 * GIB) and "Nothing" not in text
-    assert "Nothing fits" in advice(config(), "float32", sizes, 1000, tokens)
+    assert "fits" in advice(config(), "float32", recipe=sizes, capacity_bytes=100 * GIB) and "Nothing" not in text
+    assert "Nothing fits" in advice(config(), "float32", recipe=sizes, capacity_bytes=1000, tokens=tokens)
 
 
 def test_advice_offers_nf4_where_the_weights_alone_are_too_many():
-    sizes, wide = Sizes(micro_batch=1, gradient_checkpointing=True), config(2, 256)
-    room = total(plan(wide, "nf4", sizes, memory.LONGEST))
-    assert room < total(plan(wide, "float32", sizes, memory.LONGEST))
-    text = advice(wide, "float32", sizes, int(room / (1 - memory.SPARE)) + 2)
+    sizes, wide = SMALL.changed(micro_batch=1, gradient_checkpointing=True), config(2, 256)
+    room = total(plan(wide, "nf4", recipe=sizes, tokens=memory.LONGEST))
+    assert room < total(plan(wide, "float32", recipe=sizes, tokens=memory.LONGEST))
+    text = advice(wide, "float32", recipe=sizes, capacity_bytes=int(room / (1 - memory.SPARE)) + 2)
     assert "What fits: nf4 and micro_batch=1" in text
 
 
@@ -283,19 +276,19 @@ def test_advice_offers_nf4_where_the_weights_alone_are_too_many():
     ("precision", "change", "words"),
     [
         ("nf5", {}, "precision"),
-        ("nf4", {"optimizer": "sgd"}, "optimizer"),
+        ("nf4", {"optimizer": "sgd"}, "optimiser"),
         ("nf4", {"micro_batch": 0}, "micro_batch"),
         ("nf4", {"lora_rank": 0}, "lora_rank"),
     ],
 )
 def test_bad_settings_are_refused(precision, change, words):
     with pytest.raises(InputError, match=words):
-        plan(config(), precision, replace(Sizes(), **change))
+        plan(config(), precision, recipe=SMALL.changed(**change))
 
 
 def test_no_tokens_are_refused():
     with pytest.raises(InputError, match="anchor"):
-        plan(config(), "float32", Sizes(), TokenCounts(anchor=0))
+        plan(config(), "float32", recipe=SMALL, tokens=TokenCounts(anchor=0))
 
 
 @pytest.mark.parametrize("name", ["./no-such-directory", "nobody/no-such-model", "llama 3"])
@@ -313,6 +306,6 @@ def test_a_directory_gives_its_shape(tmp_path):
 def test_planning_leaves_torch_as_it_was():
     functions = torch.nn.functional
     before = (functions.linear, functions.scaled_dot_product_attention, torch.is_autocast_enabled)
-    plan(config(), "nf4", Sizes(micro_batch=3, gradient_checkpointing=True))
+    plan(config(), "nf4", recipe=SMALL.changed(micro_batch=3, gradient_checkpointing=True))
     assert before == (functions.linear, functions.scaled_dot_product_attention, torch.is_autocast_enabled)
     assert torch.ones(1).device.type == "cpu"

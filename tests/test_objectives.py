@@ -14,11 +14,14 @@ from sempa_utils import models, objectives, training
 from sempa_utils.checks import InputError
 from sempa_utils.data import corpora
 from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
+from sempa_utils.objectives import slots
+from sempa_utils.objectives.answers import BestOfN, Listwise
 from sempa_utils.objectives.preferences import answer_log_probs
 from sempa_utils.theory import plackett_luce
+from sempa_utils.training.trainer import make_trainer
 
-WIDE = replace(RECIPE, max_length=512)  # no answer is cut
-SLOT = replace(WIDE, micro_batch=6, chunk=4)
+WIDE = RECIPE.changed(max_length=512)  # no answer is cut
+SLOT = WIDE.changed(micro_batch=6, chunk=4)
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def ranked(no_data):
 
 def moved_trainer(corpus, recipe, folder, base=None):
     """Return a trainer whose adapter is no longer zero, so that policy and reference differ."""
-    made = training.make_trainer(base or fresh(), corpus, recipe, folder, False)
+    made = make_trainer(base or fresh(), corpus, recipe=recipe, folder=folder)
     torch.manual_seed(3)
     for name, parameter in made.model.named_parameters():
         if "lora_B" in name:
@@ -74,7 +77,7 @@ def literal_one_word(made, rows, beta: float, symmetric: bool = False) -> float:
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_one_word_is_the_literal_double_loop(ranked, tmp_path, symmetric):
-    recipe = replace(SLOT, objective="one_word", beta=2.0, symmetric=symmetric)
+    recipe = SLOT.changed(objective="one_word", beta=2.0, symmetric=symmetric)
     made = moved_trainer(ranked, recipe, tmp_path)
     expected = literal_one_word(made, ranked.rows[:6], 2.0, symmetric)
     assert abs(expected - math.log(12)) > 1e-2  # the adapter moves it away from chance
@@ -88,8 +91,8 @@ def test_one_word_scores_are_the_theorys(rows, candidates, seed, biased):
     head = torch.nn.Linear(8, 50, bias=biased)
     policy, reference, others = torch.randn(rows, 8), torch.randn(rows, 8), torch.randn(candidates, 8)
     with torch.no_grad():
-        words = objectives.expected_words(head, others, chunk=3)
-        ours = objectives.one_word_scores(head, policy, reference, words, 1.5)
+        words = slots.expected_words(head, others, chunk=3)
+        ours = slots.one_word_scores(head, policy, reference, words, 1.5)
         theory = plackett_luce.one_word_scores(
             head(others).softmax(-1), head(policy).log_softmax(-1), head(reference).log_softmax(-1), 1.5
         )
@@ -102,11 +105,11 @@ def test_chunks_of_expected_words_change_nothing(count, chunk):
     torch.manual_seed(count)
     head, states = torch.nn.Linear(8, 50, bias=False), torch.randn(count, 8)
     whole = head(states).softmax(-1) @ head.weight
-    torch.testing.assert_close(objectives.expected_words(head, states, chunk), whole)
+    torch.testing.assert_close(slots.expected_words(head, states, chunk), whole)
 
 
 def test_contrastive_is_info_nce_of_plain_states(ranked, tmp_path):
-    made = moved_trainer(ranked, replace(SLOT, objective="contrastive", temperature=0.1), tmp_path)
+    made = moved_trainer(ranked, SLOT.changed(objective="contrastive", temperature=0.1), tmp_path)
     columns = ([row[column] for row in ranked.rows[:6]] for column in (0, 1, -1))
     with torch.no_grad():
         anchors, positives, negatives = (torch.stack(last_states(made.model, tiny_tokenizer(), c)) for c in columns)
@@ -122,10 +125,11 @@ def gradient(made, count: int = 6) -> torch.Tensor:
 
 @pytest.mark.parametrize("objective", ["one_word", "contrastive"])
 def test_gradient_caching_gives_the_gradients_of_one_large_forward(ranked, tmp_path, objective):
-    recipe = replace(SLOT, objective=objective, symmetric=objective == "one_word")
-    whole = gradient(moved_trainer(ranked, replace(recipe, chunk=100), tmp_path))
+    settings = {"symmetric": True} if objective == "one_word" else {}
+    recipe = SLOT.changed(objective=objective, **settings)
+    whole = gradient(moved_trainer(ranked, recipe.changed(chunk=100), tmp_path))
     for chunk in (1, 4, 7):
-        parts = gradient(moved_trainer(ranked, replace(recipe, chunk=chunk), tmp_path))
+        parts = gradient(moved_trainer(ranked, recipe.changed(chunk=chunk), tmp_path))
         assert whole.norm() > 1e-4
         assert (parts - whole).norm() < 1e-4 * whole.norm()
 
@@ -133,7 +137,7 @@ def test_gradient_caching_gives_the_gradients_of_one_large_forward(ranked, tmp_p
 def test_gradient_caching_holds_the_memory(ranked, tmp_path):
     # What autograd keeps between forward and backward, in bytes.
     def kept(chunk: int) -> int:
-        made = moved_trainer(ranked, replace(SLOT, objective="contrastive", micro_batch=12, chunk=chunk), tmp_path)
+        made = moved_trainer(ranked, SLOT.changed(objective="contrastive", micro_batch=12, chunk=chunk), tmp_path)
         batch = made.data_collator([made.train_dataset[index] for index in range(12)])
         storages = {}
 
@@ -150,10 +154,9 @@ def test_gradient_caching_holds_the_memory(ranked, tmp_path):
 
 
 def test_without_gradient_caching_the_gradients_are_the_same(ranked, tmp_path):
-    recipe = replace(SLOT, objective="contrastive")
+    recipe = SLOT.changed(objective="contrastive")
     cached, kept = (
-        gradient(moved_trainer(ranked, replace(recipe, gradient_caching=caching), tmp_path))
-        for caching in (True, False)
+        gradient(moved_trainer(ranked, recipe.changed(gradient_caching=caching), tmp_path)) for caching in (True, False)
     )
     assert (cached - kept).norm() < 1e-5 * kept.norm()
 
@@ -175,8 +178,8 @@ def literal_divergence(made, anchors) -> float:
 
 @pytest.mark.parametrize("objective", objectives.OBJECTIVES)
 def test_the_divergence_is_the_literal_one_and_adds_to_any_loss(ranked, tmp_path, objective):
-    plain = moved_trainer(ranked, replace(SLOT, objective=objective), tmp_path)
-    held = moved_trainer(ranked, replace(SLOT, objective=objective, kl_weight=3.0, kl_texts=4), tmp_path)
+    plain = moved_trainer(ranked, SLOT.changed(objective=objective), tmp_path)
+    held = moved_trainer(ranked, SLOT.changed(objective=objective, kl_weight=3.0, kl_texts=4), tmp_path)
     anchors = [row[0] for row in ranked.rows[:4]]
     expected = literal_divergence(plain, anchors)
     assert expected > 1e-3
@@ -205,9 +208,9 @@ def test_the_divergences_chunks_and_gradient_are_torchs(count, chunk, seed):
 
 
 def test_a_held_run_stays_nearer_to_the_base(ranked, tmp_path):
-    recipe = replace(SLOT, objective="contrastive", epochs=4, learning_rate=5e-3)
-    far = run(ranked, tmp_path / "far", replace(recipe, kl_weight=1e-9))
-    near = run(ranked, tmp_path / "near", replace(recipe, kl_weight=10.0))
+    recipe = SLOT.changed(objective="contrastive", epochs=4, learning_rate=5e-3)
+    far = run(ranked, tmp_path / "far", recipe.changed(kl_weight=1e-9))
+    near = run(ranked, tmp_path / "near", recipe.changed(kl_weight=10.0))
     assert near["curve"][-1]["divergence"] < 0.5 * far["curve"][-1]["divergence"]
     assert near["curve"][0]["divergence"] == pytest.approx(0.0, abs=1e-6)  # a fresh adapter is the base
 
@@ -225,8 +228,10 @@ def literal_rewards(made, base, rows, answers_of) -> torch.Tensor:
 
 def test_listwise_is_the_ranking_of_three_plain_answers(ranked, tmp_path):
     base = fresh()
-    made = moved_trainer(ranked, replace(WIDE, objective="listwise"), tmp_path, base)
-    rewards = RECIPE.beta * literal_rewards(made, base, ranked.rows[:6], lambda index: list(ranked.rows[index][1:]))
+    made = moved_trainer(ranked, WIDE.changed(objective="listwise"), tmp_path, base)
+    rewards = RECIPE.objective.beta * literal_rewards(
+        made, base, ranked.rows[:6], lambda index: list(ranked.rows[index][1:])
+    )
     expected = 0.0
     for row in rewards.double():  # P(first best of three) · P(second best of two)
         expected -= (row[0] - row.logsumexp(0)).item() + (row[1] - row[1:].logsumexp(0)).item()
@@ -236,12 +241,12 @@ def test_listwise_is_the_ranking_of_three_plain_answers(ranked, tmp_path):
 
 def test_best_of_n_takes_the_next_anchors_answers(ranked, tmp_path):
     base, rows = fresh(), ranked.rows[:6]
-    made = moved_trainer(ranked, replace(WIDE, objective="best_of_n", micro_batch=6, candidates=4), tmp_path, base)
+    made = moved_trainer(ranked, WIDE.changed(objective="best_of_n", micro_batch=6, candidates=4), tmp_path, base)
 
     def answers_of(index):
         return [rows[index][1], rows[index][-1], rows[(index + 1) % 6][1], rows[(index + 2) % 6][1]]
 
-    rewards = RECIPE.beta * literal_rewards(made, base, rows, answers_of)
+    rewards = RECIPE.objective.beta * literal_rewards(made, base, rows, answers_of)
     expected = -rewards.double().log_softmax(-1)[:, 0].mean().item()
     assert loss_of(made).item() == pytest.approx(expected, rel=1e-4)
 
@@ -251,22 +256,22 @@ def test_two_candidates_are_dpo(ranked, tmp_path, objective):
     triplets = replace(ranked, rows=[(row[0], row[1], row[-1], row[-1]) for row in ranked.rows])
     pairwise = loss_of(moved_trainer(ranked, RECIPE, tmp_path)).item()
     if objective == "best_of_n":
-        other = loss_of(moved_trainer(ranked, replace(RECIPE, objective=objective, candidates=2), tmp_path)).item()
+        other = loss_of(moved_trainer(ranked, RECIPE.changed(objective=objective, candidates=2), tmp_path)).item()
         assert other == pytest.approx(pairwise, rel=1e-6)
     else:
         # The same contradicted sentence twice: the list's last factor is a coin, and its first one counts it twice.
-        made = moved_trainer(triplets, replace(RECIPE, objective=objective), tmp_path)
+        made = moved_trainer(triplets, RECIPE.changed(objective=objective), tmp_path)
         policy = torch.tensor([[-3.0, -5.0], [-2.0, -1.0]])
-        loss, _ = objectives.answer_loss("listwise", policy, torch.zeros(2, 2), 0.1)
+        loss = Listwise(beta=0.1).loss(policy, torch.zeros(2, 2), None).loss
         assert loss.item() == pytest.approx(plackett_luce.dpo_loss(*policy.T, *torch.zeros(2, 2), 0.1).item())
         assert loss_of(made).item() > pairwise + math.log(2) * 0.9
 
 
 def test_with_other_anchors_in_a_small_batch():
     answers = [["a", "x"], ["b", "y"], ["c", "z"]]
-    assert objectives.with_other_anchors(answers, 3) == [["a", "x", "b"], ["b", "y", "c"], ["c", "z", "a"]]
-    assert objectives.with_other_anchors(answers[:1], 5) == [["a", "x"]]
-    assert objectives.with_other_anchors(answers, 9)[1] == ["b", "y", "c", "a"]
+    assert BestOfN(candidates=3).shared(answers) == [["a", "x", "b"], ["b", "y", "c"], ["c", "z", "a"]]
+    assert BestOfN(candidates=5).shared(answers[:1]) == [["a", "x"]]
+    assert BestOfN(candidates=9).shared(answers)[1] == ["b", "y", "c", "a"]
 
 
 @pytest.mark.parametrize("objective, first", [
@@ -274,7 +279,8 @@ def test_with_other_anchors_in_a_small_batch():
 ])  # fmt: skip
 def test_every_reference_objective_starts_at_chance_and_learns(ranked, tmp_path, objective, first):
     steep = {"beta": 2.0, "learning_rate": 1e-2} if objective == "one_word" else {"learning_rate": 3e-3}
-    recipe = replace(SLOT, objective=objective, candidates=4, epochs=4, cache_reference=False, **steep)
+    steep |= {"candidates": 4} if objective == "best_of_n" else {}
+    recipe = SLOT.changed(objective=objective, epochs=4, cache_reference=False, **steep)
     record = run(ranked, tmp_path / "run", recipe)
     losses = [point["loss"] for point in record["curve"]]
     assert losses[0] == pytest.approx(first, abs=1e-4)
@@ -284,7 +290,7 @@ def test_every_reference_objective_starts_at_chance_and_learns(ranked, tmp_path,
 
 
 def test_contrastive_learns_and_never_switches_the_adapter_off(ranked, tmp_path, monkeypatch):
-    recipe = replace(SLOT, objective="contrastive", epochs=4, learning_rate=3e-3)
+    recipe = SLOT.changed(objective="contrastive", epochs=4, learning_rate=3e-3)
     monkeypatch.setattr("peft.PeftModel.disable_adapter", lambda _: pytest.fail("contrastive knows no reference"))
     losses = [point["loss"] for point in run(ranked, tmp_path / "run", recipe)["curve"]]
     assert sum(losses[-4:]) < sum(losses[:4])
@@ -293,11 +299,11 @@ def test_contrastive_learns_and_never_switches_the_adapter_off(ranked, tmp_path,
 @pytest.mark.parametrize("objective", ["pairwise", "listwise", "one_word"])
 def test_a_cached_reference_trains_to_the_same_curve_and_is_found_again(ranked, tmp_path, monkeypatch, objective):
     monkeypatch.setattr("sempa_utils.training.trainer.build_folder", lambda: tmp_path / "build")
-    recipe = replace(SLOT, objective=objective, epochs=3, learning_rate=1e-3)
-    assert recipe.epochs > 1 and replace(recipe, cache_reference=None).cache_reference
-    live = run(ranked, tmp_path / "live", replace(recipe, cache_reference=False))
+    recipe = SLOT.changed(objective=objective, epochs=3, learning_rate=1e-3)
+    assert recipe.epochs > 1 and recipe.changed(cache_reference=None).cache_reference
+    live = run(ranked, tmp_path / "live", recipe.changed(cache_reference=False))
     assert not (tmp_path / "build").exists()
-    recipe = replace(recipe, cache_reference=True)
+    recipe = recipe.changed(cache_reference=True)
     cached = run(ranked, tmp_path / "cached", recipe)
     for one, other in zip(live["curve"], cached["curve"], strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
@@ -306,51 +312,52 @@ def test_a_cached_reference_trains_to_the_same_curve_and_is_found_again(ranked, 
     # Another learning rate finds the same file; nothing is computed a second time.
     computed = "sempa_utils.training.trainer.SemanticTrainer.reference_of"
     monkeypatch.setattr(computed, lambda *_: pytest.fail("computed again"))
-    run(ranked, tmp_path / "again", replace(recipe, learning_rate=2e-3))
+    run(ranked, tmp_path / "again", recipe.changed(learning_rate=2e-3))
 
 
 def test_a_stale_reference_is_never_used(ranked, tmp_path, monkeypatch):
     monkeypatch.setattr("sempa_utils.training.trainer.build_folder", lambda: tmp_path / "build")
-    recipe = replace(RECIPE, cache_reference=True)
+    recipe = RECIPE.changed(cache_reference=True)
     other_weights = models.wrap(tiny_model(seed=5), tiny_tokenizer(), "tiny")
     settings = [
         (fresh(), ranked, recipe),
         (other_weights, ranked, recipe),
         (replace(fresh(), precision="bfloat16"), ranked, recipe),
         (fresh(), ranked.sample(20, 1), recipe),
-        (fresh(), ranked, replace(recipe, template="generate_plain")),
-        (fresh(), ranked, replace(recipe, max_length=100)),
-        (fresh(), ranked, replace(recipe, objective="listwise")),
-        (fresh(), ranked, replace(recipe, objective="one_word")),
-        (fresh(), ranked, replace(recipe, objective="one_word", extraction_template="pretended_cot")),
+        (fresh(), ranked, recipe.changed(template="generate_plain")),
+        (fresh(), ranked, recipe.changed(max_length=100)),
+        (fresh(), ranked, recipe.changed(objective="listwise")),
+        (fresh(), ranked, recipe.changed(objective="one_word")),
+        (fresh(), ranked, recipe.changed(objective="one_word", extraction_template="pretended_cot")),
     ]
     for number, (base, rows, one) in enumerate(settings, start=1):
-        record = training.train(base, rows, one, tmp_path / str(number), show_progress_bar=False)
+        record = training.train(base, rows, recipe=one, folder=tmp_path / str(number))
         assert len(list((tmp_path / "build" / "references").iterdir())) == number
-        chance = {"listwise": math.log(6), "one_word": math.log(8)}.get(one.objective, math.log(2))
+        chance = {"listwise": math.log(6), "one_word": math.log(8)}.get(one.objective.name, math.log(2))
         assert record["curve"][0]["loss"] == pytest.approx(chance, abs=1e-3)  # the right reference
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "one_word"])
 def test_an_infinite_loss_names_the_batchs_rows(ranked, tmp_path, objective):
-    recipe = replace(SLOT, objective=objective, learning_rate=1e30)
+    recipe = SLOT.changed(objective=objective, learning_rate=1e30)
     with pytest.raises(InputError, match=r"loss is (nan|inf) in the batch of training rows \d+, \d+, \d+, .*learning"):
         run(ranked, tmp_path / "run", recipe)
 
 
 def test_rows_without_room_are_left_out_and_counted(ranked, tmp_path):
     for objective in ("pairwise", "one_word"):
-        recipe = replace(SLOT, objective=objective, max_length=60 if objective == "one_word" else 100)
+        recipe = SLOT.changed(objective=objective, max_length=60 if objective == "one_word" else 100)
         record = run(ranked, tmp_path / objective, recipe)
         assert 0 < record["rows_too_long"] < len(ranked)
         with pytest.raises(InputError, match="max_length = 2"):
-            run(ranked, tmp_path / "none", replace(recipe, max_length=2))
+            run(ranked, tmp_path / "none", recipe.changed(max_length=2))
 
 
 @pytest.mark.parametrize("change, message", [
     ({"objective": "pairwize"}, "'pairwise'"),
     ({"objective": "best_of_n", "candidates": 9}, "9 candidates.*from 2 to 5"),
-    ({"objective": "pairwise", "symmetric": True}, "variant of one_word"),
+    ({"objective": "pairwise", "symmetric": True}, "symmetric is a setting of one_word, not of pairwise"),
+    ({"gamma": 1.0}, "gamma is no setting"),
     ({"objective": "listwise", "shared_prefix": False}, "pairwise alone"),
     ({"objective": "contrastive", "cache_reference": True}, "depends on a row alone"),
     ({"optimizer": "adam"}, "adamw_torch"),
@@ -360,30 +367,30 @@ def test_rows_without_room_are_left_out_and_counted(ranked, tmp_path):
 ])  # fmt: skip
 def test_recipes_that_cannot_be_are_refused(change, message):
     with pytest.raises(InputError, match=message):
-        replace(RECIPE, **change)
+        RECIPE.changed(**change)
 
 
 def test_listwise_of_triplets_and_options_of_other_machines_are_refused(no_data, tmp_path):
     triplets = corpora.load_triplets(limit=8, seed=1)
     with pytest.raises(InputError, match="load_ranked_nli"):
-        run(triplets, tmp_path, replace(RECIPE, objective="listwise"))
+        run(triplets, tmp_path, RECIPE.changed(objective="listwise"))
     with pytest.raises(InputError, match="CUDA device"):
-        run(triplets, tmp_path, replace(RECIPE, optimizer="paged_adamw_8bit"))
+        run(triplets, tmp_path, RECIPE.changed(optimizer="paged_adamw_8bit"))
 
 
 def test_a_head_that_is_not_the_last_step_is_refused(ranked, tmp_path):
     base = fresh()
     base.model.config.final_logit_softcapping = 30.0
     with pytest.raises(InputError, match="final_logit_softcapping"):
-        training.train(base, ranked, replace(SLOT, objective="one_word"), tmp_path, show_progress_bar=False)
+        training.train(base, ranked, recipe=SLOT.changed(objective="one_word"), folder=tmp_path)
 
 
 def test_the_base_is_given_back_after_every_objective(ranked, tmp_path):
     base = fresh()
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     for objective in objectives.OBJECTIVES:
-        recipe = replace(SLOT, objective=objective, gradient_checkpointing=objective == "contrastive")
-        record = training.train(base, ranked, recipe, tmp_path / objective, show_progress_bar=False)
+        recipe = SLOT.changed(objective=objective, gradient_checkpointing=objective == "contrastive")
+        record = training.train(base, ranked, recipe=recipe, folder=tmp_path / objective)
         assert weights(record)
         after = base.model.state_dict()
         assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
@@ -394,10 +401,10 @@ def test_settings_of_objectives_stand_on_the_profiles_sizes():
 
     for name, profile in profiles.PROFILES.items():
         pairwise = training.Recipe.of_profile(profile)
-        assert (pairwise.beta, pairwise.learning_rate) == (0.1, 1e-4)
+        assert (pairwise.objective.beta, pairwise.learning_rate) == (0.1, 1e-4)
         for objective in ("one_word", "contrastive"):
             recipe = training.Recipe.of_profile(profile, objective)
             assert recipe.micro_batch >= 16
             if name not in ("smoke", "cpu"):
                 assert recipe.batch == pairwise.batch == 256
-    assert training.Recipe.of_profile(profiles.get("cpu"), "one_word", beta=5.0).beta == 5.0
+    assert training.Recipe.of_profile(profiles.get("cpu"), "one_word", beta=5.0).objective.beta == 5.0

@@ -229,7 +229,7 @@ def test_every_run_of_the_grid_is_a_recipe():
         if one.objective:
             for profile in profiles.PROFILES.values():
                 recipe = reproduce.recipe(run, profile)
-                assert recipe.objective == one.objective and recipe.save_every == reproduce.SAVE_EVERY
+                assert recipe.objective.name == one.objective and recipe.save_every == reproduce.SAVE_EVERY
     for grid in (reproduce.RUNS, reproduce.TRIALS):
         recipes = [reproduce.recipe(run, profiles.get("cpu")) for run, one in grid.items() if one.objective]
         assert len(set(recipes)) == len(recipes)

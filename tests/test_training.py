@@ -40,11 +40,11 @@ def weights(record: dict) -> dict[str, torch.Tensor]:
 
 
 def run(corpus, folder, recipe=RECIPE, **keywords) -> dict:
-    return training.train(fresh(), corpus, recipe, folder, show_progress_bar=False, **keywords)
+    return training.train(fresh(), corpus, recipe=recipe, folder=folder, **keywords)
 
 
 def test_a_run_starts_at_ln_2_learns_and_leaves_an_adapter_and_a_record(corpus, tmp_path):
-    record = run(corpus, tmp_path / "run", replace(RECIPE, epochs=3))
+    record = run(corpus, tmp_path / "run", RECIPE.changed(epochs=3))
     losses = [point["loss"] for point in record["curve"]]
     assert abs(losses[0] - math.log(2)) < 1e-6
     assert sum(losses[-8:]) / 8 < 0.6
@@ -59,9 +59,9 @@ def test_a_run_starts_at_ln_2_learns_and_leaves_an_adapter_and_a_record(corpus, 
 
 @pytest.mark.parametrize("template", ["keep_same_meaning", "prompteol"])
 def test_tree_and_stock_batches_train_to_the_same_weights(corpus, tmp_path, template):
-    recipe = replace(RECIPE, epochs=3, template=template)
+    recipe = RECIPE.changed(epochs=3, template=template)
     tree = run(corpus, tmp_path / "tree", recipe)
-    stock = run(corpus, tmp_path / "stock", replace(recipe, shared_prefix=False))
+    stock = run(corpus, tmp_path / "stock", recipe.changed(shared_prefix=False))
     assert tree["steps"] == stock["steps"] == 24
     for ours, theirs in zip(tree["curve"], stock["curve"]):
         for name in ("loss", "margin", "chosen_reward", "rejected_reward", "gradient_norm"):
@@ -75,7 +75,7 @@ def test_tree_and_stock_batches_train_to_the_same_weights(corpus, tmp_path, temp
 def test_gradients_of_tree_and_stock_loss_agree(corpus, tmp_path):
     found = []
     for shared in (True, False):
-        made = training.make_trainer(fresh(), corpus, replace(RECIPE, shared_prefix=shared), tmp_path, False)
+        made = trainer.make_trainer(fresh(), corpus, recipe=RECIPE.changed(shared_prefix=shared), folder=tmp_path)
         torch.manual_seed(3)
         for name, parameter in made.model.named_parameters():
             if "lora_B" in name:
@@ -92,8 +92,8 @@ def test_the_base_model_is_given_back_as_it_was(corpus, tmp_path):
     base = fresh()
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     vector = Embedder(base).encode("The kettle is on.")
-    recipe = replace(RECIPE, gradient_checkpointing=True)
-    training.train(base, corpus, recipe, tmp_path / "run", show_progress_bar=False)
+    recipe = RECIPE.changed(gradient_checkpointing=True)
+    training.train(base, corpus, recipe=recipe, folder=tmp_path / "run")
     after = base.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -102,7 +102,7 @@ def test_the_base_model_is_given_back_as_it_was(corpus, tmp_path):
 
 
 def test_only_adapter_weights_are_trained(corpus, tmp_path):
-    made = training.make_trainer(fresh(), corpus, RECIPE, tmp_path, False)
+    made = trainer.make_trainer(fresh(), corpus, recipe=RECIPE, folder=tmp_path)
     trained = {name: p for name, p in made.model.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
 
@@ -151,7 +151,7 @@ sys.path.insert(0, "tests")
 from test_training import RECIPE, fresh
 from sempa_utils.data import corpora
 from sempa_utils import training
-training.train(fresh(), corpora.load_triplets(limit=32, seed=1), RECIPE, sys.argv[1])
+training.train(fresh(), corpora.load_triplets(limit=32, seed=1), recipe=RECIPE, folder=sys.argv[1])
 """
     surroundings = {name: value for name, value in os.environ.items() if name != "SEMPA_DATA_DIR"}
     surroundings |= {"SEMPA_CACHE_DIR": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
@@ -180,7 +180,7 @@ def test_a_finished_run_is_found_and_not_trained_again(corpus, tmp_path, monkeyp
 
 def test_a_folder_of_another_run_is_refused_and_replaced_on_demand(corpus, tmp_path):
     first = run(corpus, tmp_path / "run")
-    other = replace(RECIPE, beta=0.5)
+    other = RECIPE.changed(beta=0.5)
     with pytest.raises(InputError, match="another run"):
         run(corpus, tmp_path / "run", other)
     assert training.read_record(tmp_path / "run") == first
@@ -190,15 +190,15 @@ def test_a_folder_of_another_run_is_refused_and_replaced_on_demand(corpus, tmp_p
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(corpus, tmp_path):
     one, same, other = (
-        run(corpus, tmp_path / name, replace(RECIPE, seed=seed)) for name, seed in (("a", 42), ("b", 42), ("c", 43))
+        run(corpus, tmp_path / name, RECIPE.changed(seed=seed)) for name, seed in (("a", 42), ("b", 42), ("c", 43))
     )
     assert all(torch.equal(value, weights(same)[name]) for name, value in weights(one).items())
     assert any(not torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
 
 
 def test_accumulation_gives_the_steps_of_one_large_batch(corpus, tmp_path):
-    large = run(corpus, tmp_path / "large", replace(RECIPE, micro_batch=8))
-    split = run(corpus, tmp_path / "split", replace(RECIPE, micro_batch=2, accumulation=4))
+    large = run(corpus, tmp_path / "large", RECIPE.changed(micro_batch=8))
+    split = run(corpus, tmp_path / "split", RECIPE.changed(micro_batch=2, accumulation=4))
     assert large["steps"] == split["steps"] == 4
     for one, other in zip(large["curve"], split["curve"]):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
@@ -207,7 +207,7 @@ def test_accumulation_gives_the_steps_of_one_large_batch(corpus, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run(corpus, tmp_path):
     with pytest.raises(InputError, match="loss is nan.*learning rate"):
-        run(corpus, tmp_path / "run", replace(RECIPE, learning_rate=1e30))
+        run(corpus, tmp_path / "run", RECIPE.changed(learning_rate=1e30))
     assert training.read_record(tmp_path / "run") is None
 
 
@@ -224,17 +224,17 @@ def test_no_space_is_found_before_the_first_step(corpus, tmp_path, monkeypatch):
 def test_an_answer_beyond_the_length_is_cut_at_its_end_as_in_stock(corpus, tmp_path):
     lengths = {}
     for shared in (True, False):
-        recipe = replace(RECIPE, shared_prefix=shared, max_length=100)
-        made = training.make_trainer(fresh(), corpus, recipe, tmp_path, False)
+        recipe = RECIPE.changed(shared_prefix=shared, max_length=100)
+        made = trainer.make_trainer(fresh(), corpus, recipe=recipe, folder=tmp_path)
         batch = made.data_collator(list(made.train_dataset)[:8])
-        lengths[shared] = len(batch["trees"][0]["targets"]) if shared else int(batch["completion_mask"].sum())
+        lengths[shared] = len(batch.trees[0].targets) if shared else int(batch["completion_mask"].sum())
     assert lengths[True] == lengths[False]
 
 
 @pytest.mark.parametrize("change", [{"beta": 0}, {"learning_rate": -1}, {"micro_batch": 0}, {"template": "keep"}])
 def test_a_recipe_that_cannot_work_is_refused(change):
     with pytest.raises(InputError):
-        replace(RECIPE, **change)
+        RECIPE.changed(**change)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_step_that_float16_skips_does_not_break_the_record():
 
 def test_gradient_checkpointing_changes_no_weight(corpus, tmp_path):
     plain = run(corpus, tmp_path / "plain")
-    saving = run(corpus, tmp_path / "saving", replace(RECIPE, gradient_checkpointing=True))
+    saving = run(corpus, tmp_path / "saving", RECIPE.changed(gradient_checkpointing=True))
     for name, value in weights(plain).items():
         torch.testing.assert_close(weights(saving)[name], value, rtol=1e-5, atol=1e-7)
 
@@ -267,7 +267,7 @@ def test_a_profile_that_wants_more_rows_than_there_are_still_holds_some_out(no_d
     monkeypatch.setattr(models, "load", lambda *_: fresh())
     monkeypatch.setattr(training.run, "train", lambda _, corpus, *__, **___: {"rows": len(corpus)})
     for name in ("cpu", "t4", "24gb", "paper"):
-        record, rows, held_out = training.train_profile(profile=profiles.get(name), folder=tmp_path)
+        record, rows, held_out = training.train_profile(profile=profiles.get(name))
         assert len(held_out) >= 100 and len(rows) >= 160 and record["rows"] == len(rows)
         assert not {row.anchor for row in rows.rows} & {row.anchor for row in held_out.rows}
 
@@ -282,9 +282,9 @@ def test_the_committed_run_on_real_triplets_meets_its_marks():
 
 def test_the_recipe_is_the_papers():
     recipe = training.Recipe.of_profile(profiles.get("paper"))
-    lora = trainer.lora_config(recipe)
+    lora = training.lora_config(recipe)
     assert (lora.r, lora.lora_alpha, lora.target_modules) == (8, 32, "all-linear")
-    assert (recipe.beta, recipe.learning_rate, recipe.warmup_share, recipe.epochs) == (0.1, 1e-4, 0.05, 1)
+    assert (recipe.objective.beta, recipe.learning_rate, recipe.warmup_share, recipe.epochs) == (0.1, 1e-4, 0.05, 1)
     assert (recipe.batch, recipe.max_length, recipe.save_every) == (256, 1024, 20_000)
 
 
@@ -296,7 +296,7 @@ def test_every_keyword_we_pass_is_known_to_the_libraries():
     from transformers import LlamaForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    source = inspect.getsource(training.make_trainer)
+    source = inspect.getsource(trainer.make_trainer)
     passed = set(re.findall(r"^\s{8}(\w+)=", source, flags=re.MULTILINE))
     known = set(inspect.signature(DPOConfig).parameters)
     assert len(passed) > 20 and passed <= known
@@ -320,7 +320,7 @@ def test_nf4_training_of_the_packaged_model(tmp_path):
     base = models.load(precision="nf4")
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     recipe = training.Recipe(micro_batch=8, learning_rate=3e-4)
-    record = training.train(base, rows, recipe, tmp_path / "run", show_progress_bar=False)
+    record = training.train(base, rows, recipe=recipe, folder=tmp_path / "run")
     losses = [point["loss"] for point in record["curve"]]
     assert abs(losses[0] - math.log(2)) < 1e-3
     assert sum(losses[-3:]) / 3 < 0.67
@@ -342,7 +342,6 @@ def test_two_processes_train_the_curve_of_one(corpus, tmp_path):
         """
 import sys
 sys.path[:0] = ["tests", "."]
-from dataclasses import replace
 from test_training import RECIPE, fresh
 from sempa_utils.data import corpora
 from sempa_utils.training import trainer
@@ -350,8 +349,8 @@ from sempa_utils import training
 assert trainer.processes().num_processes == int(sys.argv[1].rsplit("/")[-1])
 rows = corpora.load_ranked_nli(limit=32, seed=1)
 for objective in ("pairwise", "one_word"):
-    recipe = replace(RECIPE, objective=objective, accumulation=2, chunk=3, epochs=2)
-    training.train(fresh(), rows, recipe, sys.argv[1] + "/" + objective, show_progress_bar=False)
+    recipe = RECIPE.changed(objective=objective, accumulation=2, chunk=3, epochs=2)
+    training.train(fresh(), rows, recipe=recipe, folder=sys.argv[1] + "/" + objective)
 """,
         encoding="utf8",
     )
@@ -382,9 +381,9 @@ def test_processes_that_cannot_share_a_batch_are_refused(corpus, tmp_path, monke
 
 
 def test_a_watcher_sees_the_curve_grow(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "WATCH_SECONDS", -1)
+    monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CURVES", -1)
     seen = []
-    record = run(corpus, tmp_path / "run", watch=seen.append)
+    record = run(corpus, tmp_path / "run", on_curve=seen.append)
     assert [len(part["curve"]) for part in seen] == list(range(1, 9))
     assert seen[-1]["curve"] == record["curve"] and seen[0]["candidates"] == 2
 
@@ -396,7 +395,7 @@ def test_a_full_gpu_gets_advice_by_numbers(corpus, tmp_path, monkeypatch):
     base = fresh()
     monkeypatch.setattr("transformers.Trainer.train", full)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 2_200_000))
-    recipe = replace(RECIPE, micro_batch=8)
+    recipe = RECIPE.changed(micro_batch=8)
     with pytest.raises(InputError, match=r"memory is full.*8 in float32 need [\d.]+ GiB.*micro_batch=[124]\b"):
-        training.train(base, corpus, recipe, tmp_path / "run", show_progress_bar=False)
+        training.train(base, corpus, recipe=recipe, folder=tmp_path / "run")
     assert not any("lora_" in name for name, _ in base.model.named_parameters())

@@ -631,8 +631,7 @@ assert change.max() > 0.01, "the same probabilities, but other cosines"
 
 # %%
 from peft import get_peft_model
-from sempa_utils.training import Recipe
-from sempa_utils.training.trainer import lora_config
+from sempa_utils.training import Recipe, lora_config
 
 SIDES, ALL_SIDES = ("entailment", "contradiction"), ("entailment", "neutral", "contradiction")
 BETA, LEARNING_RATE = 0.1, 5e-4
@@ -655,8 +654,7 @@ def answer_log_probs(rows, sides):
         ]
         prompts.append(both[0][0])
         answers.append([answer for _, answer in both])
-    tree = prefix_tree.build(prompts, answers)
-    tree = prefix_tree.PrefixTree(*(part.to(language_model.device) for part in tree))
+    tree = prefix_tree.build(prompts, answers).to(language_model.device)
     return prefix_tree.log_probs(adapted, tree).view(len(rows), len(sides))
 
 

@@ -205,7 +205,7 @@ from dataclasses import replace
 from peft import get_peft_model
 from sempa_utils.objectives.preferences import answer_log_probs
 from sempa_utils.theory import plackett_luce
-from sempa_utils.training.trainer import lora_config
+from sempa_utils.training import lora_config
 
 
 def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
@@ -223,8 +223,9 @@ policy = replace(base, model=with_adapter)
 scored = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
 with with_adapter.disable_adapter():
     reference = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
-ours = dpo_loss(*scored, *reference, recipe.beta).item()
-package = plackett_luce.dpo_loss(*scored, *reference, beta=recipe.beta).item()
+beta = recipe.objective.beta
+ours = dpo_loss(*scored, *reference, beta).item()
+package = plackett_luce.dpo_loss(*scored, *reference, beta=beta).item()
 print(
     f"loss of an untrained adapter: {ours:.6f} here, {package:.6f} in the package, ln 2 = {math.log(2):.6f}"
 )
@@ -291,9 +292,7 @@ display(training_plots.tree_mask(tree.may_attend, part_of, PARTS))
 
 # %%
 with torch.no_grad():
-    by_tree = prefix_tree.log_probs(
-        with_adapter, prefix_tree.PrefixTree(*(part.to(base.device) for part in tree))
-    )
+    by_tree = prefix_tree.log_probs(with_adapter, tree.to(base.device))
 plain = torch.stack(scored, dim=1).flatten()
 worst = (by_tree.cpu() - plain).abs().max().item()
 print("log-probabilities by tree ", [f"{value:.3f}" for value in by_tree.tolist()[:4]], "…")
@@ -317,7 +316,7 @@ del base, policy, with_adapter  # one model in memory at a time
 def train_with_live_curve(objective: str):
     picture = None
 
-    def watch(so_far):  # called every few seconds while it trains
+    def show(so_far):  # called every few seconds while it trains
         nonlocal picture
         figure = training_plots.training_curve(so_far)
         if picture:
@@ -325,11 +324,11 @@ def train_with_live_curve(objective: str):
         else:
             picture = display(figure, display_id=True)
 
-    found = training.train_profile(
-        MODEL, profile, SEED, objective=objective, again=TRAIN_AGAIN, watch=watch
+    outcome = training.train_profile(
+        MODEL, profile, objective=objective, seed=SEED, again=TRAIN_AGAIN, on_curve=show
     )
-    watch(found[0])
-    return found
+    show(outcome[0])
+    return outcome
 
 
 record, training_rows, held_out = train_with_live_curve("pairwise")
@@ -373,8 +372,7 @@ def scores(language_model, rows, batch: int = 8):
     """Log-probabilities of chosen and rejected answers, shape (rows, 2), by prefix trees."""
     found = []
     for start in range(0, len(rows), batch):
-        tree = tree_of(tokenised(rows[start : start + batch]))
-        tree = prefix_tree.PrefixTree(*(part.to(base.device) for part in tree))
+        tree = tree_of(tokenised(rows[start : start + batch])).to(base.device)
         found.append(prefix_tree.log_probs(language_model.model, tree).view(-1, 2))
     return torch.cat(found)
 
@@ -382,7 +380,7 @@ def scores(language_model, rows, batch: int = 8):
 after = scores(trained, held_out.rows)
 with trained.model.disable_adapter():
     before = scores(trained, held_out.rows)
-rewards = recipe.beta * (after - before)
+rewards = beta * (after - before)
 held_out_accuracy = (rewards[:, 0] > rewards[:, 1]).float().mean().item()
 error = math.sqrt(held_out_accuracy * (1 - held_out_accuracy) / len(held_out))
 print(
@@ -407,7 +405,7 @@ print(
 # anchor's state towards the words of what follows from it.
 
 # %%
-from sempa_utils import objectives
+from sempa_utils.objectives import slots
 
 states = torch.randn(3, 16)  # an anchor with and without adapter, a candidate
 head = torch.nn.Linear(16, 50, bias=False)
@@ -416,8 +414,8 @@ with torch.no_grad():
     over_words = (candidate.exp() * (policy_words - reference_words)).sum()
     short = (candidate.exp() @ head.weight) @ (states[0] - states[1])
     short -= head(states[0]).logsumexp(0) - head(states[1]).logsumexp(0)
-    words = objectives.expected_words(head, states[2:])
-    package = objectives.one_word_scores(head, states[:1], states[1:2], words, beta=1.0).item()
+    words = slots.expected_words(head, states[2:])
+    package = slots.one_word_scores(head, states[:1], states[1:2], words, beta=1.0).item()
 print(f"summed over the vocabulary {over_words:.6f}, short form {short:.6f}, package {package:.6f}")
 assert abs(over_words - short) < 1e-4 and abs(over_words - package) < 1e-4
 
@@ -541,7 +539,7 @@ for shape in ("llama-3-8b", "llama-2-7b"):
         plans[f"{shape}, {name}"] = memory.plan(
             memory.shape(shape),
             size.precision,
-            training.Recipe.of_profile(size),
+            recipe=training.Recipe.of_profile(size),
             compute_dtype=compute,
         )
 display(training_plots.memory_bars(plans))
@@ -580,7 +578,7 @@ settings = records.settings_table(
             "not stated",
             f"{recipe.max_gradient_norm:g}, {recipe.weight_decay:g}",
         ),
-        ("β", "not stated (their trainer's default: 0.1)", recipe.beta),
+        ("β", "not stated (their trainer's default: 0.1)", beta),
         (
             "hardware",
             "4 × RTX 5090",

@@ -79,7 +79,7 @@ from sempa_utils.plots import scores as score_plots
 from sempa_utils.plots import space as space_plots
 
 # The adapter of notebook 02 is found, or trained now, before a model is loaded to score.
-record, training_rows, _ = training.train_profile(MODEL, profile, SEED)
+record, training_rows, _ = training.train_profile(MODEL, profile, seed=SEED)
 base = models.load(MODEL, profile.evaluation_precision)
 sentences = [
     "The shop opens at nine.",

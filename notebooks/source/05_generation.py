@@ -83,7 +83,7 @@ OBJECTIVES = {"contrastive": "contrastive", "SemPA": "pairwise", "listwise SemPA
 adapters, runs, trained_on = {}, {}, {}
 for row, objective in OBJECTIVES.items():
     runs[row], training_rows, aside = training.train_profile(
-        MODEL, profile, SEED, objective=objective
+        MODEL, profile, objective=objective, seed=SEED
     )
     adapters[row], trained_on[row] = runs[row]["adapter"], training_rows
     if objective == "pairwise":
@@ -367,7 +367,7 @@ for place, one in enumerate(some.rows[:2]):
 
 # %%
 import torch
-from sempa_utils import objectives
+from sempa_utils.objectives import slots
 
 sentences = [one.anchor for one in some.rows[:50]]
 follow = [one.positive for one in some.rows[:50]]
@@ -382,7 +382,7 @@ head = base.model.get_output_embeddings()
 
 
 def contrastive_loss(anchors, candidates) -> float:
-    return objectives.slot_loss(objectives.cosine_scores(anchors, candidates, temperature)).item()
+    return slots.in_batch_loss(slots.cosine_scores(anchors, candidates, temperature)).loss.item()
 
 
 @torch.no_grad()

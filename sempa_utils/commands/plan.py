@@ -31,13 +31,13 @@ def run(options) -> None:
     here = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
     capacity = options.capacity * 2**30 if options.capacity else here
     compute = models.compute_dtype("cuda") if here else None
-    planned = memory.plan(config, precision, recipe, shared_prefix=recipe.shared_prefix, compute_dtype=compute)
-    print(f"{options.model}, {precision}, micro-batch {recipe.micro_batch}, planned in GiB")
+    planned = memory.plan(config, precision, recipe=recipe, compute_dtype=compute)
+    print(f"{options.model}, {recipe.objective.name}, {precision}, micro-batch {recipe.micro_batch}, planned in GiB")
     for part, size in planned.items():
         print(f"{part:>12} {size / 2**30:8.2f}")
     print(f"{'total':>12} {memory.total(planned) / 2**30:8.2f}")
     if capacity:
-        print(memory.advice(config, precision, recipe, int(capacity), compute_dtype=compute))
+        print(memory.advice(config, precision, recipe=recipe, capacity_bytes=int(capacity), compute_dtype=compute))
     if options.figure:
         from sempa_utils.plots.training import memory_bars
 

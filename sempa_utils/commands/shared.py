@@ -3,10 +3,28 @@
 import argparse
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from sempa_utils import profiles
 from sempa_utils.checks import InputError, write_whole
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose costly options are added when it is used: `--help` of all commands imports no model library."""
+
+    later: Callable[["Parser"], None] | None = None
+
+    def complete(self) -> None:
+        """Add what was put off."""
+        later, self.later = self.later, None
+        if later:
+            later(self)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse, with all options."""
+        self.complete()
+        return super().parse_known_args(args, namespace)
 
 
 def add_model(command) -> None:
@@ -31,18 +49,39 @@ def add_seed(command) -> None:
     command.add_argument("--seed", type=int, default=42, help="of everything that is drawn (default: 42)")
 
 
-def add_recipe(command) -> None:
-    """Add what of a recipe decides how much memory training takes."""
-    command.add_argument("--objective", default="pairwise",
-                         help="pairwise, listwise, best_of_n, one_word or contrastive (default: pairwise)")  # fmt: skip
+def add_recipe(command: Parser) -> None:
+    """Add the objective and an option for each setting of a recipe and of the objectives."""
+    command.later = _add_recipe
+
+
+def _add_recipe(command: Parser) -> None:
+    from sempa_utils.objectives import OBJECTIVES
+    from sempa_utils.objectives.objective import settings_of
+    from sempa_utils.training.recipe import OF_PROFILE, Recipe
+
+    command.add_argument("--objective", default="pairwise", help=f"{', '.join(OBJECTIVES)} (default: pairwise)")
+    known: dict[str, dict[str, dataclasses.Field]] = {}
+    for name, kind in OBJECTIVES.items():
+        for setting in settings_of(kind).values():
+            known.setdefault(setting.name, {})[name] = setting
+    for settings in known.values():
+        first, *others = settings.items()
+        values = f"{', '.join(settings)}; default: {first[1].default}"
+        values += "".join(f", {kind}: {one.default}" for kind, one in others if one.default != first[1].default)
+        _add_setting(command, first[1], values)
+    for setting in settings_of(Recipe).values():
+        default = "the profile's" if setting.name in OF_PROFILE else setting.default
+        _add_setting(command, setting, "" if default is None else f"default: {default}")
     command.add_argument(
-        "--micro-batch", type=int, help="rows whose loss is computed together (default: the profile's)"
+        "--stock-batches", action="store_true", help="TRL's own batches instead of prefix trees (slower)"
     )
-    command.add_argument("--accumulation", type=int, help="micro-batches per step, over all processes")
-    command.add_argument("--max-length", type=int, help="tokens of one training sequence (default: the profile's)")
-    command.add_argument("--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=None,
-                         help="less memory, a second forward (default: the profile's)")  # fmt: skip
-    command.add_argument("--optimizer", help="adamw_torch or paged_adamw_8bit (default: adamw_torch)")
+
+
+def _add_setting(command, setting: dataclasses.Field, values: str) -> None:
+    kind, about = setting.metadata["kind"], setting.metadata["about"]
+    how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
+    text = f"{about} ({values})" if values else about
+    command.add_argument(f"--{setting.name.replace('_', '-')}", default=None, help=text, **how)
 
 
 def add_record(command) -> None:
@@ -52,11 +91,13 @@ def add_record(command) -> None:
 
 def recipe(options):
     """Return the recipe of a profile with what the command line changes."""
+    from sempa_utils.objectives import OBJECTIVES
+    from sempa_utils.objectives.objective import settings_of
     from sempa_utils.training import Recipe
 
-    names = {one.name for one in dataclasses.fields(Recipe)} - {"objective"}
+    names = {"seed"}.union(*map(settings_of, (Recipe, *OBJECTIVES.values())))
     changes = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    changes["shared_prefix"] = not getattr(options, "stock_batches", False)
+    changes["shared_prefix"] = not options.stock_batches
     return Recipe.of_profile(profiles.get(options.profile), options.objective, **changes)
 
 

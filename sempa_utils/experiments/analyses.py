@@ -19,6 +19,7 @@ from sempa_utils.data.templates import PARAPHRASE_TEMPLATES
 from sempa_utils.embedding import Embedder
 from sempa_utils.evaluation import sts
 from sempa_utils.objectives import OBJECTIVES
+from sempa_utils.objectives.objective import settings_of
 from sempa_utils.profiles import Profile
 
 EXTRACTIONS = ("prompteol", "pretended_cot")  # of the template grid, as in the paper's Table 4
@@ -41,8 +42,8 @@ def template_grid(
     {template or "base": {extraction template: {"mean": ρ × 100, "tasks": {task: ρ × 100}}}}. Raises
     `InputError` for an objective that asks for no paraphrase. Source: SemPA, Table 4.
     """
-    if pick(objective, OBJECTIVES, "objective").reads != "answers":
-        asking = ", ".join(one for one, objective in OBJECTIVES.items() if objective.reads == "answers")
+    if "template" not in settings_of(pick(objective, OBJECTIVES, "objective")):
+        asking = ", ".join(name for name, kind in OBJECTIVES.items() if "template" in settings_of(kind))
         raise InputError(f"{objective} asks for no paraphrase: all templates would be one run. Choose from: {asking}.")
     profile = profile or profiles.get()
     tasks = tasks or corpora.sts_tasks(directory)
@@ -99,7 +100,7 @@ def data_size_curve(
         )
     base = models.load(name, profile.evaluation_precision)
     models.check_adapter(base, run["adapter"])  # it alone has a note of its base
-    method = run["recipe"]["extraction_template"]
+    method = run["recipe"].get("extraction_template", "prompteol")
     curve = []
     for triplets, one in _with_each(base, {0: None} | training.adapters_by_rows(run), show_progress_bar):
         found = _score(one, method, tasks, directory, profile, seed)
@@ -139,7 +140,7 @@ def seed_spread(
     data = _sts_data(tasks, directory, profile, seed)
     runs = _train(name, profile, directory, objective, [{"seed": one} for one in seeds], show_progress_bar)
     base = models.load(name, profile.evaluation_precision)
-    method = runs[0]["recipe"]["extraction_template"]
+    method = runs[0]["recipe"].get("extraction_template", "prompteol")
     adapters = {run["recipe"]["seed"]: run["adapter"] for run in runs}
     scored = [
         {"seed": label} | _score(one, method, tasks, directory, profile, seed)
@@ -163,9 +164,9 @@ def _train(name: str, profile: Profile, directory, objective: str, changes: list
     """
     base, runs = models.load(name, profile.precision), []
     for change in tqdm(changes, desc="training", unit="run", disable=not show):
-        recipe, corpus, _ = training.profile_run(profile, objective, directory, **change)
+        recipe, corpus, _ = training.profile_run(profile, objective, directory=directory, **change)
         folder = training.run_folder(base, corpus, recipe)
-        runs.append(training.train(base, corpus, recipe, folder, show_progress_bar=show))
+        runs.append(training.train(base, corpus, recipe=recipe, folder=folder))
     del base
     gc.collect()  # a trainer refers to itself, and would keep the base in memory beside the next
     return runs

@@ -15,6 +15,7 @@ from sempa_utils.data.corpora import STS_TASKS
 from sempa_utils.evaluation.generation import TASKS
 from sempa_utils.experiments.reproduce import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
 from sempa_utils.objectives import OBJECTIVES
+from sempa_utils.objectives.objective import settings_of
 from sempa_utils.plots.generation import frontier
 from sempa_utils.plots.space import movement_by_layer
 
@@ -141,7 +142,7 @@ def trials(found: dict[str, dict | None]) -> str:
     rows = {}
     for run, cells in reached.items():
         recipe = found[run]["settings"]["recipe"]
-        asked = recipe["template"] if OBJECTIVES[recipe["objective"]].reads == "answers" else ""
+        asked = recipe["template"] if "template" in settings_of(OBJECTIVES[recipe["objective"]]) else ""
         batch = recipe["micro_batch"] * recipe["accumulation"]
         rows[_name(run)] = [f"{recipe['learning_rate']:g}", f"{batch}", f"{asked}", *cells]
     return _markdown("", ["learning rate", "batch", "answers asked for by", *seen], rows)

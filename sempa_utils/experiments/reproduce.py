@@ -181,7 +181,7 @@ def _trained(base, run: str, rows: corpora.Corpus, profile, seed: int, train: bo
     folder = training.run_folder(base, rows, chosen)
     if train and not training.read_record(folder):
         watch(f"{run}: training on {len(rows):,} rows")
-        training.train(base, rows, chosen, folder)
+        training.train(base, rows, recipe=chosen, folder=folder)
     return training.read_record(folder)
 
 

@@ -32,6 +32,11 @@ class PrefixTree(NamedTuple):
     read_at: torch.Tensor  # (R,): where the states stand that are read
     targets: torch.Tensor  # (R,): the answer token that each of them predicts; empty where states are read
     owners: torch.Tensor  # (R,): prompt index × answers per prompt + answer index, the sequence, or the state
+    count: int  # of answers, sequences or states
+
+    def to(self, device, **_) -> "PrefixTree":
+        """Return the tree on a device."""
+        return PrefixTree(*(part.to(device) for part in self[:-1]), self.count)
 
 
 def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTree:
@@ -91,7 +96,7 @@ def _tree(tokens, above, read_at, targets, owners) -> PrefixTree:
             may_attend[place] |= may_attend[parent]
     depths = may_attend.sum(dim=1) - 1
     integers = [torch.tensor(values, dtype=torch.long) for values in (read_at, targets, owners)]
-    return PrefixTree(torch.tensor([tokens]), depths[None], may_attend, *integers)
+    return PrefixTree(torch.tensor([tokens]), depths[None], may_attend, *integers, owners[-1] + 1)
 
 
 def log_probs(model, tree: PrefixTree) -> torch.Tensor:
@@ -108,7 +113,7 @@ def log_probs(model, tree: PrefixTree) -> torch.Tensor:
         return logits.gather(-1, tree.targets[:, None])[:, 0] - logits.logsumexp(dim=-1)
 
     found = _forward(model, tree, read)
-    total = torch.zeros(int(tree.owners[-1]) + 1, device=found.device)
+    total = torch.zeros(tree.count, device=found.device)
     return total.index_add(0, tree.owners, found)
 
 

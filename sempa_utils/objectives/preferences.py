@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from sempa_utils.checks import InputError, pick
-from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, paraphrase_request, prepare_sentence
+from sempa_utils.checks import InputError
+from sempa_utils.data.templates import paraphrase_request
 from sempa_utils.models import LanguageModel
 
 
@@ -32,52 +32,6 @@ def preference_dataset(triplets, template: str = "keep_same_meaning") -> Dataset
 
 def _answered(request: list[dict] | str, answer: str) -> list[dict] | str:
     return answer if isinstance(request, str) else [{"role": "assistant", "content": answer}]
-
-
-def answers_dataset(tokenizer, rows, template: str, max_length: int, ranked: bool) -> Dataset:
-    """Return tokenised requests with their answers, best first: columns row, plain, prompt, answers.
-
-    `row` is the index in `rows`, `plain` the anchor by itself. Two answers a request, the first and the
-    last that its row holds, or all three where `ranked`. Request and answer together are cut to
-    `max_length` tokens at the answer's end, as TRL does; a row whose request leaves no room for an answer is left
-    out. Raises `InputError` if none is left.
-    """
-    tokenised = []
-    for index, row in enumerate(rows):
-        request = paraphrase_request(row[0], template)
-        answers = row[1:] if ranked else (row[1], row[-1])
-        pairs = [answer_tokens(tokenizer, request, answer) for answer in answers]
-        prompt = pairs[0][0]
-        if len(prompt) < max_length:
-            room = max_length - len(prompt)
-            plain = tokenizer(row[0])["input_ids"]
-            answers = [answer[:room] for _, answer in pairs]
-            tokenised.append({"row": index, "plain": plain, "prompt": prompt, "answers": answers})
-    return _some(tokenised, max_length)
-
-
-def slots_dataset(tokenizer, rows, template: str, max_length: int) -> Dataset:
-    """Return the tokenised sentences of each row, asked for in one word: columns row, plain, sentences.
-
-    `row` is the index in `rows`; `plain` the anchor by itself; `sentences` are the anchor's, the entailed and
-    the contradicted sentence's tokens in the extraction `template`. A row with more than `max_length` tokens
-    in one of them is left out. Raises `InputError` if none is left.
-    """
-    words = pick(template, EXTRACTION_TEMPLATES, "extraction template")
-    tokenised = []
-    for index, row in enumerate(rows):
-        texts = [fill(words, prepare_sentence(sentence)) for sentence in (row[0], row[1], row[-1])]
-        sentences = tokenizer(texts)["input_ids"]
-        if max(map(len, sentences)) <= max_length:
-            plain = tokenizer(row[0])["input_ids"]
-            tokenised.append({"row": index, "plain": plain, "sentences": sentences})
-    return _some(tokenised, max_length)
-
-
-def _some(tokenised: list[dict], max_length: int) -> Dataset:
-    if not tokenised:
-        raise InputError(f"No row fits into max_length = {max_length} tokens. Choose a larger one.")
-    return Dataset.from_list(tokenised)
 
 
 def answer_tokens(tokenizer, request: list[dict] | str, answer: str) -> tuple[list[int], list[int]]:

@@ -256,7 +256,7 @@ def one_word_scores(
         raise ValueError("reference_word_probs has an empty candidate set")
     with torch.no_grad():
         total = reference_word_probs.sum(-1, dtype=torch.float32)
-        if (reference_word_probs < 0).any() or ((total - 1).abs() > 1e-2).any():
+        if not ((reference_word_probs >= 0).all() and ((total - 1).abs() <= 1e-2).all()):
             raise ValueError("reference_word_probs must be probabilities: each ≥ 0 and summing to 1 over the words")
     _broadcast(reference_word_probs.shape[:-2], word_rewards.shape[:-1])
     return (word_rewards.unsqueeze(-2) @ reference_word_probs.transpose(-1, -2)).squeeze(-2)
@@ -357,7 +357,7 @@ def _unit(name: str, vectors: Tensor) -> Tensor:
     if vectors.numel() == 0:
         return vectors
     largest = vectors.detach().abs().amax(-1, keepdim=True)
-    if (largest == 0).any():
+    if not (largest > 0).all():
         raise ValueError(f"{name} has a zero vector, whose cosine is undefined")
     return functional.normalize(vectors / largest, dim=-1)
 
@@ -410,7 +410,7 @@ def _check_same_shape(**tensors: Tensor) -> None:
 def _check_indices(name: str, indices: Tensor, candidates: int) -> None:
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise ValueError(f"{name} must hold integers, not {indices.dtype}")
-    if ((indices < 0) | (indices >= candidates)).any():
+    if not ((indices >= 0) & (indices < candidates)).all():
         raise ValueError(f"{name} must lie in 0 … {candidates - 1}: one value does not")
 
 
@@ -420,7 +420,7 @@ def _check_ranking(ranking: Tensor, candidates: int) -> None:
             f"ranking needs 1 … {candidates} places in its last dimension, not shape {tuple(ranking.shape)}"
         )
     _check_indices("ranking", ranking, candidates)
-    if (ranking.sort(-1).values.diff(dim=-1) == 0).any():
+    if not (ranking.sort(-1).values.diff(dim=-1) > 0).all():
         raise ValueError("ranking is no permutation: a candidate stands in it twice")
 
 

@@ -1,11 +1,11 @@
 """Training: the recipe, one step of it, the memory it takes, and the run with its checkpoints."""
 
+from sempa_utils.training.recipe import Recipe, lora_config
 from sempa_utils.training.run import (
     RECORD,
     RUN,
     WHOLE,
     PeakMemory,
-    Recipe,
     adapters_by_rows,
     last_whole_checkpoint,
     make_trainer,

@@ -1,8 +1,8 @@
 """How much memory training needs, before it is tried: one step is run on tensors that have shapes and no bytes.
 
 PyTorch's "meta" device computes shapes alone. The model is built there with its adapter and goes through
-one micro-batch (policy, reference, backward), while every array that comes and goes is counted. So the
-count knows the architecture, PEFT, bitsandbytes and gradient checkpointing as they are; an 8B model takes
+the trainer's own step (policy, reference, divergence, backward), while every array that comes and goes is counted.
+So the count knows objective, architecture, PEFT, bitsandbytes and gradient checkpointing as they are; an 8B model takes
 seconds and no download of weights. Arrays alone are counted: the CUDA context, the libraries and what an
 allocator holds back come on top (on the CPU, resident memory was 1.2 to 2.2 times the count).
 """
@@ -12,7 +12,6 @@ import functools
 import json
 import warnings
 import weakref
-from types import SimpleNamespace
 from typing import NamedTuple
 from unittest import mock
 
@@ -30,11 +29,11 @@ from transformers import (
 
 from sempa_utils import models, profiles
 from sempa_utils.checks import InputError, pick
-from sempa_utils.models import prefix_tree
+from sempa_utils.objectives import TokenCounts
+from sempa_utils.training import step
+from sempa_utils.training.recipe import MOMENTS, Recipe, lora_config, train_in_float32
 
 GIB = 2**30
-FIELDS = ("lora_rank", "lora_alpha", "micro_batch", "gradient_checkpointing", "max_length")  # of a recipe
-MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # bytes per trained weight, both moments together
 SPARE = 0.1  # the share of a card that advice leaves to the CUDA context and to gaps between arrays
 
 
@@ -93,27 +92,15 @@ WAYS = {"nf4 t4": ("nf4", "t4"), "nf4 24gb": ("nf4", "24gb"), "bfloat16": ("bflo
 CARDS = {"16 GB": 16 * 10**9, "24 GB": 24 * 10**9}  # bytes
 
 
-class TokenCounts(NamedTuple):
-    """Mean tokens in a micro-batch of triplets; defaults: 512 of the real triplets, packaged tokenizer."""
-
-    instruction: int = 22  # what all prompts share
-    anchor: int = 30  # the rest of a prompt: its sentence and the template's end
-    answer: int = 12  # with the end token
-
-
-LONGEST = TokenCounts(22, 42, 16)  # the longest of the 64 micro-batches of 8 in the same triplets
+# The longest of the 64 micro-batches of 8 in the triplets that `TokenCounts` is the mean of.
+LONGEST = TokenCounts(instruction=22, anchor=42, answer=16, sentence=32)
 
 
 class _Setting(NamedTuple):
     precision: str
     compute: torch.dtype
-    rank: int  # from here to max_length: FIELDS
-    alpha: int
-    micro_batch: int
-    checkpointing: bool
-    max_length: int
+    recipe: Recipe
     tokens: TokenCounts
-    shared_prefix: bool
 
 
 def shape(name: str) -> PreTrainedConfig:
@@ -135,28 +122,31 @@ def shape(name: str) -> PreTrainedConfig:
 
 
 def plan(
-    config, precision: str, recipe, tokens: TokenCounts | None = None, shared_prefix: bool = True, compute_dtype=None
+    config: PreTrainedConfig,
+    precision: str,
+    *,
+    recipe: Recipe,
+    tokens: TokenCounts = TokenCounts(),  # noqa: B008 (a tuple)
+    compute_dtype: torch.dtype | None = None,
 ) -> dict[str, int]:
     """Return the bytes of each part at the peak: weights, adapter, optimiser, gradients, activations, logits.
 
-    `recipe` has lora_rank, lora_alpha, micro_batch, gradient_checkpointing, max_length and perhaps optimizer.
     `compute_dtype` is what nf4 computes in: torch.float32 on a CPU, by default bfloat16. Logits are all
-    arrays of the vocabulary's width, activations all else that lives at the peak. `shared_prefix=False`:
-    TRL's own batches, the head in one piece (TRL cuts it into tiles, so a little more than it needs). Raises
-    `InputError` for an unknown precision or optimiser, or a size below one.
+    arrays of the vocabulary's width, activations all else that lives at the peak. Of TRL's own batches the head is
+    counted in one piece (TRL cuts it into tiles, so a little more than it needs). Raises `InputError` for an unknown
+    precision, or a number of tokens below one.
     """
     pick(precision, models.PRECISIONS, "precision")
-    moments = pick(getattr(recipe, "optimizer", "adamw_torch"), MOMENTS, "optimizer")
-    tokens = TokenCounts(*(tokens or ()))
-    sizes = {name: getattr(recipe, name) for name in ("lora_rank", "micro_batch", "max_length")} | tokens._asdict()
-    for name, size in sizes.items():
+    for name, size in tokens._asdict().items():
         if size < 1:
             raise InputError(f"Memory plan: {name} must be 1 or more, not {size}.")
     compute = (compute_dtype or torch.bfloat16) if precision == "nf4" else getattr(torch, precision)
-    setting = _Setting(precision, compute, *(getattr(recipe, name) for name in FIELDS), tokens, shared_prefix)
+    # What decides about no array is set to one value, so that the same count is found again.
+    same = recipe.changed(seed=42, learning_rate=1.0, optimizer="adamw_torch", accumulation=1, save_every=1)
+    setting = _Setting(precision, compute, same, tokens)
     counted = _count(config.to_json_string(use_diff=False), type(config), setting)
     trained = counted["adapter"] // 4
-    return counted | {"optimiser": trained * moments, "gradients": trained * 4}
+    return counted | {"optimiser": trained * MOMENTS[recipe.optimizer], "gradients": trained * 4}
 
 
 def total(planned: dict[str, int]) -> int:
@@ -165,31 +155,31 @@ def total(planned: dict[str, int]) -> int:
 
 
 def advice(
-    config,
+    config: PreTrainedConfig,
     precision: str,
-    recipe,
+    *,
+    recipe: Recipe,
     capacity_bytes: int,
     tokens: TokenCounts = LONGEST,
-    shared_prefix: bool = True,
-    compute_dtype=None,
+    compute_dtype: torch.dtype | None = None,
 ) -> str:
     """Say what a setting needs, what the card has, and which smaller setting fits, in one or two sentences.
 
     A setting fits if its plan leaves `SPARE` of `capacity_bytes` free. Raises `InputError` as `plan` does.
     """
 
-    def need(precision=precision, **changes) -> int:
-        changed = SimpleNamespace(**fields | changes)
-        return total(plan(config, precision, changed, tokens, shared_prefix, compute_dtype))
+    def need(precision: str = precision, **changes) -> int:
+        changed = recipe.changed(**changes)
+        return total(plan(config, precision, recipe=changed, tokens=tokens, compute_dtype=compute_dtype))
 
     def largest(**fixed) -> int | None:
         size = recipe.micro_batch
-        while size and need(micro_batch=size, **fixed) > room:
-            size //= 2
-        return size or None
+        with contextlib.suppress(InputError):  # an objective may need more rows than are left
+            while size and need(micro_batch=size, **fixed) > room:
+                size //= 2
+            return size or None
+        return None
 
-    fields = {name: getattr(recipe, name) for name in FIELDS}
-    fields["optimizer"] = getattr(recipe, "optimizer", "adamw_torch")
     room = (1 - SPARE) * capacity_bytes
     needed = need()
     text = (
@@ -198,15 +188,14 @@ def advice(
     )
     if needed <= room:
         return f"{text}: by the plan this fits; other programs may hold memory of the card."
-    wayouts = {"micro_batch={}": {}}
+    alternatives = {"micro_batch={}": {}}
     if not recipe.gradient_checkpointing:
-        wayouts["gradient checkpointing and micro_batch={}"] = {"gradient_checkpointing": True}
+        alternatives["gradient checkpointing and micro_batch={}"] = {"gradient_checkpointing": True}
     if precision != "nf4":
-        wayouts["nf4 and micro_batch={}"] = {"precision": "nf4"}
-    if precision != "nf4" and not recipe.gradient_checkpointing:
-        wayouts["nf4, gradient checkpointing and micro_batch={}"] = {"precision": "nf4", "gradient_checkpointing": True}
-    found = {words: largest(**fixed) for words, fixed in wayouts.items()}
-    fitting = [words.format(size) for words, size in found.items() if size]
+        alternatives |= {f"nf4{', ' if 'and' in words else ' and '}{words}": changes | {"precision": "nf4"}
+                         for words, changes in alternatives.items()}  # fmt: skip
+    sizes = {words: largest(**changes) for words, changes in alternatives.items()}
+    fitting = [words.format(size) for words, size in sizes.items() if size]
     if not fitting:
         return f"{text}. Nothing fits, not even one triplet at a time: take a smaller model or a larger card."
     return f"{text}. What fits: {'; or '.join(fitting)} (raise accumulation to keep the batch)."
@@ -225,7 +214,7 @@ class Suggestion(NamedTuple):
     operations: int  # of a triplet under the 24gb profile
 
 
-def suggested(names=None, lora_rank: int = 8, lora_alpha: int = 32) -> list[Suggestion]:
+def suggested(names: list[str] | None = None) -> list[Suggestion]:
     """Return rows of public models (all of `SHAPES`, or `names`) with what pairwise training is planned to take.
 
     Bytes are the sum of `plan` for the longest micro-batch (`LONGEST`), as in `advice`; some seconds a model,
@@ -236,7 +225,7 @@ def suggested(names=None, lora_rank: int = 8, lora_alpha: int = 32) -> list[Sugg
     for name in names or SHAPES:
         published, config = pick(name, SHAPES, "shape"), shape(name)
         planned = {
-            way: total(plan(config, precision, _recipe(profile, lora_rank, lora_alpha), LONGEST))
+            way: total(plan(config, precision, recipe=Recipe.of_profile(profiles.get(profile)), tokens=LONGEST))
             for way, (precision, profile) in WAYS.items()
         }
         fits = {
@@ -245,7 +234,7 @@ def suggested(names=None, lora_rank: int = 8, lora_alpha: int = 32) -> list[Sugg
         }
         parameters = sum(parameter.numel() for parameter in _empty(config).parameters())
         about = (published.model, parameters, published.licence, published.access)
-        work = operations(config, _recipe("24gb", lora_rank, lora_alpha))
+        work = operations(config, Recipe.of_profile(profiles.get("24gb")))
         rows.append(Suggestion(name, *about, planned, fits, work))
     return rows
 
@@ -265,7 +254,7 @@ def suggested_table(rows: list[Suggestion]) -> str:
     return "\n".join(lines)
 
 
-def operations(config, recipe, tokens: TokenCounts = TokenCounts()) -> int:  # noqa: B008 (a tuple)
+def operations(config: PreTrainedConfig, recipe: Recipe, tokens: TokenCounts = TokenCounts()) -> int:  # noqa: B008
     """Return the floating-point operations of one triplet of pairwise training: products with frozen weights alone.
 
     Two a weight and token: forward, its gradient and the reference, and with gradient checkpointing the
@@ -286,12 +275,6 @@ def _empty(config):
         return AutoModelForCausalLM.from_config(config)
 
 
-def _recipe(name: str, lora_rank: int, lora_alpha: int) -> SimpleNamespace:
-    profile = profiles.get(name)
-    sizes = {one: getattr(profile, one) for one in ("micro_batch", "gradient_checkpointing", "max_length")}
-    return SimpleNamespace(lora_rank=lora_rank, lora_alpha=lora_alpha, **sizes)
-
-
 @functools.lru_cache(maxsize=64)
 def _count(config_text: str, config_class, setting: _Setting) -> dict[str, int]:
     config = config_class.from_dict(json.loads(config_text))
@@ -304,7 +287,7 @@ def _count(config_text: str, config_class, setting: _Setting) -> dict[str, int]:
             adapter += parameter.nbytes
         else:
             weights += parameter.nbytes + _scale_bytes(parameter)
-    live = _Live(model, answers=2 * setting.micro_batch)
+    live = _Live(model)
     with warnings.catch_warnings(), _as_trained(setting), live:
         warnings.simplefilter("ignore")
         _step(model, setting)
@@ -313,19 +296,18 @@ def _count(config_text: str, config_class, setting: _Setting) -> dict[str, int]:
 
 def _adapted(config, setting: _Setting):
     """Return the model with its adapter on the meta device, as `models.load` and the trainer leave it."""
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     model = AutoModelForCausalLM.from_config(config, dtype=setting.compute, attn_implementation="sdpa")
     if setting.precision == "nf4":
         _pack(model, setting.compute)
-    lora = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    model = get_peft_model(model, LoraConfig(r=setting.rank, lora_alpha=setting.alpha, **lora))
-    if setting.checkpointing:
+    model = get_peft_model(model, lora_config(setting.recipe))
+    if setting.recipe.gradient_checkpointing:
         model.enable_input_require_grads()
         model.get_base_model().activation_checkpointing_enable()
+    train_in_float32(model)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.float()
             parameter.grad = torch.empty_like(parameter)  # as in the midst of an accumulation
     return model.train()
 
@@ -364,31 +346,33 @@ def _scale_bytes(parameter) -> int:
     return sum(one.nbytes for one in (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code))
 
 
+def example_batch(recipe: Recipe, tokens: TokenCounts) -> step.Batch:
+    """Return a full micro-batch of made-up rows with these token counts."""
+    count = recipe.micro_batch
+    rows = [recipe.objective.example(number, tokens, recipe.max_length) for number in range(count)]
+    return step.collate(rows, recipe)
+
+
 def _step(model, setting: _Setting) -> None:
     """Run a micro-batch as the trainer does."""
-    score = _tree_scores if setting.shared_prefix else _stock_scores
-    policy = score(model, setting).view(-1, 2)
+    recipe = setting.recipe
+    if recipe.shared_prefix:
+        batch = example_batch(recipe, setting.tokens)
+        outcome = step.compute(model, batch.to("meta")._replace(rows=batch.rows), recipe=recipe)
+        outcome.loss.backward()
+        return
+    policy = _stock_scores(model, setting).view(-1, 2)
     with torch.no_grad(), model.disable_adapter():
-        reference = score(model, setting).view(-1, 2)
-    margins = (policy - reference).diff(dim=1)
-    (-torch.nn.functional.logsigmoid(margins).mean()).backward()
-
-
-def _tree_scores(model, setting: _Setting) -> torch.Tensor:
-    tokens, count = setting.tokens, setting.micro_batch
-    answer = max(1, min(tokens.answer, setting.max_length - tokens.instruction - tokens.anchor))
-    # Each anchor and each answer has a token number of its own, so that they share no more than the instruction.
-    prompts = [[0] * tokens.instruction + [1 + index] * tokens.anchor for index in range(count)]
-    answers = [[[count + 1] * answer, [count + 2] * answer] for _ in range(count)]
-    tree = prefix_tree.build(prompts, answers)
-    return prefix_tree.log_probs(model, type(tree)(*(part.to("meta") for part in tree)))
+        reference = _stock_scores(model, setting).view(-1, 2)
+    (-torch.nn.functional.logsigmoid((policy - reference).diff(dim=1)).mean()).backward()
 
 
 def _stock_scores(model, setting: _Setting) -> torch.Tensor:
-    rows, length = 2 * setting.micro_batch, min(sum(setting.tokens), setting.max_length)
+    tokens, recipe = setting.tokens, setting.recipe
+    rows, length = 2 * recipe.micro_batch, min(sum(tokens[:3]), recipe.max_length)
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     mask = torch.zeros(rows, 1, length, length, dtype=next(model.parameters()).dtype, device="meta")
-    answer = min(setting.tokens.answer, length - 1)
+    answer = min(tokens.answer, length - 1)
     keep = slice(length - 1 - answer, length - 1)
     logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits.float()
     found = logits.gather(-1, ids[:, :answer, None])[..., 0] - logits.logsumexp(dim=-1)
@@ -424,9 +408,9 @@ def _as_trained(setting: _Setting):
 class _Live(TorchDispatchMode):
     """Counts the bytes of the arrays that are alive, and keeps the highest sum, apart for the logits."""
 
-    def __init__(self, model, answers: int):
+    def __init__(self, model):
         super().__init__()
-        self.answers, self.vocabulary = answers, model.get_output_embeddings().weight.shape[0]
+        self.vocabulary = model.get_output_embeddings().weight.shape[0]
         lying = [*model.parameters(), *model.buffers()]
         lying += [tensor.grad for tensor in lying if tensor.grad is not None]
         self.seen = {tensor.untyped_storage()._cdata for tensor in lying}  # counted apart
@@ -435,7 +419,7 @@ class _Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten._local_scalar_dense.default:
-            return self.answers - 1  # the one number that is read off a tensor: the last answer's index
+            return True  # what is read off a tensor is whether all is well: finite, within its bounds
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor):

@@ -23,7 +23,7 @@ class HarnessModel(huggingface.HFLM):
         for places in self._trees([context + answer for _, context, answer in requests]):
             tree = prefix_tree.build([requests[place][1] for place in places],
                                      [[requests[place][2]] for place in places])  # fmt: skip
-            tree = prefix_tree.PrefixTree(*(part.to(self.device) for part in tree))
+            tree = tree.to(self.device)
             with torch.inference_mode():
                 scores = prefix_tree.log_probs(self.model, tree).tolist()
             for place, score in zip(places, scores, strict=True):

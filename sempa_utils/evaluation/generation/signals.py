@@ -14,12 +14,12 @@ from typing import NamedTuple
 import torch
 from tqdm.auto import tqdm
 
+from sempa_utils import objectives
 from sempa_utils.checks import InputError, fingerprint
 from sempa_utils.data import corpora
 from sempa_utils.data.templates import paraphrase_request
 from sempa_utils.models import LanguageModel, prefix_tree
-from sempa_utils.objectives import check_head
-from sempa_utils.objectives.preferences import answers_dataset
+from sempa_utils.objectives.answers import Pairwise
 
 TEXT_FILE = Path("text") / "wikitext2_test.txt"
 CHUNK = 128  # states whose logits exist at the same time
@@ -111,14 +111,13 @@ def preference_accuracy(
     included, so a short sentence has an advantage; no reference is taken off. Keys accuracy and its standard_error
     (shares), margin (mean difference, nats), rows. Raises `InputError` where no row fits into `max_length` tokens.
     """
-    check_head(language_model.model.config)
-    tokenised = answers_dataset(language_model.tokenizer, rows, template, max_length, ranked=False)
+    objectives.check_head(language_model.model.config)
+    tokenised = objectives.tokenised(Pairwise(template=template), language_model.tokenizer, rows, max_length)
     margins = []
     for start in tqdm(range(0, len(tokenised), batch_size), desc="preferences", disable=not show_progress_bar):
         batch = tokenised[start : start + batch_size]
         tree = prefix_tree.build(batch["prompt"], batch["answers"])
-        tree = prefix_tree.PrefixTree(*(part.to(language_model.device) for part in tree))
-        scores = prefix_tree.log_probs(language_model.model, tree).view(-1, 2)
+        scores = prefix_tree.log_probs(language_model.model, tree.to(language_model.device)).view(-1, 2)
         margins.append((scores[:, 0] - scores[:, 1]).double().cpu())
     margins = torch.cat(margins)
     accuracy = (margins > 0).double().mean().item()

@@ -1,0 +1,160 @@
+"""Objectives over what the model says: sentences as answers to a paraphrase request.
+
+A score is the implicit reward β log(π/π_ref) of an answer, summed over its tokens.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sempa_utils.checks import InputError, pick
+from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
+from sempa_utils.models import prefix_tree
+from sempa_utils.objectives.objective import Objective, Scores, TokenCounts, Tokens, require_positive, setting
+from sempa_utils.objectives.preferences import answer_tokens, preference_dataset
+from sempa_utils.theory import plackett_luce
+
+
+class AnswerTokens(Tokens):
+    """A request's tokens, and its answers', best first."""
+
+    prompt: list[int]
+    answers: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Answers(Objective):
+    """What the objectives over answers share: the first place of the preferred answer, two answers a row."""
+
+    beta: float = setting(0.1, "weight on the reference")
+    template: str = setting("keep_same_meaning", "paraphrase template by id, or an extraction template: then no chat, "
+                            "the answer follows the prompt that is read")  # fmt: skip
+    top_k: ClassVar[int | None] = 1  # places of the ranking that count; None: all
+
+    def check(self, micro_batch: int) -> None:
+        """Raise an `InputError` for a β that is not positive or an unknown template."""
+        require_positive(self, ("beta",))
+        pick(self.template, REQUEST_TEMPLATES, "paraphrase template")
+
+    def answers(self, row) -> tuple[str, ...]:
+        """Return a row's sentences as answers, best first."""
+        return row[1], row[-1]
+
+    def tokenise(self, tokenizer, row, max_length: int):
+        """Return prompt and answers, cut to `max_length` tokens at an answer's end, as TRL does."""
+        request = paraphrase_request(row[0], self.template)
+        pairs = [answer_tokens(tokenizer, request, answer) for answer in self.answers(row)]
+        prompt = pairs[0][0]
+        room = max_length - len(prompt)
+        return {"prompt": prompt, "answers": [answer[:room] for _, answer in pairs]} if room > 0 else None
+
+    def example(self, number: int, counts: TokenCounts, max_length: int) -> AnswerTokens:
+        """Return made-up tokens: requests share the instruction, answers nothing."""
+        prompt = [0] * counts.instruction + [1 + number] * counts.anchor
+        room = max(1, min(counts.answer, max_length - len(prompt)))
+        kinds = self.candidate_count(1)
+        answers = [[500 + kinds * number + kind] * room for kind in range(kinds)]
+        return {"row": number, "plain": [1 + number] * counts.sentence, "prompt": prompt, "answers": answers}
+
+    def reading(self) -> tuple:
+        """Return kind, answers and template."""
+        return "answers", self.ranked, self.template
+
+    def trees(self, rows: list[AnswerTokens], chunk: int) -> list[prefix_tree.PrefixTree]:
+        """Return one tree of all requests and answers."""
+        return [prefix_tree.build([row["prompt"] for row in rows], self.shared([row["answers"] for row in rows]))]
+
+    def shared(self, answers: list[list[list[int]]]) -> list[list[list[int]]]:
+        """Return each row's answers in a batch."""
+        return answers
+
+    def read(self, model: nn.Module, tree: prefix_tree.PrefixTree) -> Tensor:
+        """Return the answers' summed log-probabilities."""
+        return prefix_tree.log_probs(model, tree)
+
+    def by_row(self, values: Tensor, rows: int) -> Tensor:
+        """Return the log-probabilities as (rows, N)."""
+        return values.view(rows, -1)
+
+    def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
+        """Return minus the mean log-likelihood of the ranking's first `top_k` places; equal to DPO for two answers."""
+        policy = policy.view(reference.shape)
+        loss = plackett_luce.listwise_dpo_loss(policy, reference, self.beta, top_k=self.top_k)
+        rewards = plackett_luce.implicit_reward(policy, reference, self.beta)
+        return Scores(loss, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device))
+
+    def candidate_count(self, rows: int) -> int:
+        """Return two."""
+        return 2
+
+    def chance_loss(self, candidates: int) -> float:
+        """Return ln N."""
+        return math.log(candidates)
+
+
+@dataclass(frozen=True)
+class Pairwise(Answers):
+    """Entailed before contradicted sentence: the paper's DPO."""
+
+    name: ClassVar[str] = "pairwise"
+    cacheable: ClassVar[bool] = True
+    stock: ClassVar[bool] = True
+
+    def stock_dataset(self, rows):
+        """Return the rows as TRL's conversational preference data."""
+        return preference_dataset(rows, self.template)
+
+
+@dataclass(frozen=True)
+class Listwise(Answers):
+    """Entailed before neutral before contradicted sentence, the whole ranking: the paper's open step."""
+
+    name: ClassVar[str] = "listwise"
+    ranked: ClassVar[bool] = True
+    cacheable: ClassVar[bool] = True
+    top_k: ClassVar[int | None] = None
+
+    def answers(self, row) -> tuple[str, ...]:
+        """Return all three sentences."""
+        return tuple(row[1:4])
+
+    def candidate_count(self, rows: int) -> int:
+        """Return three."""
+        return 3
+
+    def chance_loss(self, candidates: int) -> float:
+        """Return ln N!."""
+        return math.log(math.factorial(candidates))
+
+
+@dataclass(frozen=True)
+class BestOfN(Answers):
+    """As pairwise, with other anchors' entailed sentences among the candidates."""
+
+    name: ClassVar[str] = "best_of_n"
+    candidates: int = setting(5, "sentences of which the entailed one should be the best")
+
+    def check(self, micro_batch: int) -> None:
+        """Raise an `InputError` where the micro-batch has too few rows for the candidates."""
+        super().check(micro_batch)
+        if not 2 <= self.candidates <= micro_batch + 1:
+            raise InputError(
+                f"Recipe: {self.candidates} candidates need more than {micro_batch} rows. Choose candidates from 2 to "
+                f"{micro_batch + 1}, or a larger micro_batch."
+            )
+
+    def shared(self, answers: list[list[list[int]]]) -> list[list[list[int]]]:
+        """Return each row's answers and, behind them, the next rows' best ones; a small batch gives all it has."""
+        rows = len(answers)
+        missing = min(self.candidates - len(answers[0]), rows - 1)
+        return [
+            [*mine, *(answers[(row + step) % rows][0] for step in range(1, missing + 1))]
+            for row, mine in enumerate(answers)
+        ]
+
+    def candidate_count(self, rows: int) -> int:
+        """Return the setting, or what a small batch has."""
+        return min(self.candidates, rows + 1)

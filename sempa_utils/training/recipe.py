@@ -1,0 +1,135 @@
+"""The recipe: objective, optimiser, batching and LoRA of a training run, as one value."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from peft import LoraConfig
+
+from sempa_utils.checks import InputError, pick
+from sempa_utils.objectives import OBJECTIVES, Objective
+from sempa_utils.objectives.answers import Pairwise
+from sempa_utils.objectives.objective import require_positive, setting, settings_of
+from sempa_utils.profiles import Profile
+
+MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # bytes per trained weight, both moments together
+IN_BATCH = 16  # rows that are each other's candidates, at least
+OF_PROFILE = ("micro_batch", "accumulation", "max_length", "save_every", "gradient_checkpointing")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The paper's recipe (appendix A) and this kit's other objectives; sizes come from a profile."""
+
+    objective: Objective = field(default_factory=Pairwise)
+    kl_weight: float = setting(0.0, "of KL(base || model) of the next words in some anchors as plain text, which keeps "
+                               "the model speaking")  # fmt: skip
+    kl_texts: int = setting(4, "anchors of a micro-batch that are read as that plain text")
+    learning_rate: float = setting(None, "peak; the default is the objective's", float)
+    warmup_share: float = setting(0.05, "share of the steps in which the rate rises")
+    lora_rank: int = setting(8, "rank of the adapter")
+    lora_alpha: int = setting(32, "strength of the adapter: its part is multiplied by alpha / rank")
+    epochs: int = setting(1, "passes over the rows")
+    micro_batch: int = setting(8, "rows whose loss is computed together; candidates are shared among them")
+    accumulation: int = setting(1, "micro-batches per step, over all processes")
+    chunk: int = setting(32, "sentences per forward where states are read")
+    gradient_caching: bool = setting(True, "of several chunks keep states alone: less memory, a second forward")
+    max_length: int = setting(256, "tokens of one training sequence")
+    save_every: int = setting(20_000, "rows between checkpoints")
+    optimizer: str = setting("adamw_torch", "adamw_torch or paged_adamw_8bit")
+    weight_decay: float = setting(0.0, "of AdamW")
+    max_gradient_norm: float = setting(1.0, "longer gradients are cut to this length")
+    gradient_checkpointing: bool = setting(False, "less memory, a second forward")
+    cache_reference: bool = setting(None, "compute what the base says once; the default: for several epochs", bool)
+    shared_prefix: bool = True  # False: TRL's own batches, the same result more slowly
+    seed: int = 42
+
+    def __post_init__(self):
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", self.objective.learning_rate)
+        pick(self.optimizer, MOMENTS, "optimiser")
+        require_positive(self, ("learning_rate", "lora_rank", "epochs", "micro_batch", "accumulation", "chunk",
+                                "kl_texts", "save_every", "max_length"))  # fmt: skip
+        self.objective.check(self.micro_batch)
+        if self.kl_weight < 0 or (self.kl_weight and not self.shared_prefix):
+            raise InputError(
+                f"Recipe: kl_weight {self.kl_weight} must be 0 or greater, and needs prefix trees. Leave it out."
+            )
+        if not self.shared_prefix and not self.objective.stock:
+            known = " and ".join(name for name, kind in OBJECTIVES.items() if kind.stock)
+            raise InputError(f"Recipe: TRL's own batches know {known} alone, not {self.objective.name}.")
+        cacheable = self.shared_prefix and self.objective.cacheable
+        if self.cache_reference and not cacheable:
+            raise InputError(
+                f"Recipe: cache_reference needs prefix trees and a reference that depends on a row alone, and that of "
+                f"{self.objective.name} does not. Leave it out."
+            )
+        if self.cache_reference is None:
+            object.__setattr__(self, "cache_reference", cacheable and self.epochs > 1)
+
+    @classmethod
+    def make(cls, objective: str | Objective = "pairwise", **changes) -> "Recipe":
+        """Return the recipe of an objective, by name or as it is; `changes` hold its settings and the recipe's own.
+
+        Raises `InputError` for an unknown objective, and for a setting that it does not have.
+        """
+        kind = pick(objective, OBJECTIVES, "objective") if isinstance(objective, str) else type(objective)
+        own = settings_of(kind).keys()
+        for name in changes.keys() - own - {one.name for one in fields(cls)}:
+            others = [other for other, known in OBJECTIVES.items() if name in settings_of(known)]
+            of = f"a setting of {' and '.join(others)}, not of {kind.name}" if others else "no setting"
+            raise InputError(f"Recipe: {name} is {of}. Leave it out.")
+        settings = {name: changes.pop(name) for name in own & changes.keys()}
+        given = {} if isinstance(objective, str) else asdict(objective)
+        return cls(objective=kind(**given | settings), **changes)
+
+    @classmethod
+    def of_profile(cls, profile: Profile, objective: str | Objective = "pairwise", **changes) -> "Recipe":
+        """Return an objective's recipe with a profile's sizes, and `changes` on top; else as `make`.
+
+        Where the rows of a batch are each other's candidates, a micro-batch has at least `IN_BATCH` rows.
+        """
+        sizes = {name: getattr(profile, name) for name in OF_PROFILE}
+        kind = pick(objective, OBJECTIVES, "objective") if isinstance(objective, str) else type(objective)
+        if kind.in_batch:
+            rows = max(profile.micro_batch, IN_BATCH)
+            batch = profile.micro_batch * profile.accumulation
+            sizes |= {"micro_batch": rows, "accumulation": max(1, batch // rows)}
+        return cls.make(objective, **sizes | changes)
+
+    def changed(self, **changes) -> "Recipe":
+        """Return the recipe with `changes`, as `make` takes them; an objective named anew has its own defaults."""
+        kept = {one.name: getattr(self, one.name) for one in fields(self)}
+        return Recipe.make(changes.pop("objective", kept.pop("objective")), **kept | changes)
+
+    @property
+    def batch(self) -> int:
+        """Rows per optimiser step, over all processes."""
+        return self.micro_batch * self.accumulation
+
+    def settings(self) -> dict[str, Any]:
+        """Return all of it by name, as a record keeps it: the objective's name, its settings, the recipe's own."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {"objective": own.pop("objective").name, **asdict(self.objective), **own}
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    """Return LoRA on all linear layers but the language-model head, as in the paper's appendix A."""
+    return LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def train_in_float32(model: torch.nn.Module) -> None:
+    """Hold what is trained in float32.
+
+    TRL casts the adapter on a 4-bit base to bfloat16. Float32 keeps small updates, and works on cards without
+    bfloat16; the products still run in the compute type.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
