@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_benchmarks import load_benchmark
 
 from sempa_utils import profiles
 from sempa_utils.__main__ import _parser
 from sempa_utils.training import memory
 
+large_models = load_benchmark("large_models")
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "results" / "large_models.md").read_text(encoding="utf8")
 SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)).replace("\\\n", " ")
@@ -32,9 +34,9 @@ def planned(line: str) -> list[float]:
 # One of each family and kind of head: all rows come from the same planner, and a plan takes seconds.
 @pytest.mark.parametrize("name", ["smollm2-360m", "mistral-7b-v0.3", "qwen2.5-7b", "llama-3-8b"])
 def test_a_row_is_what_the_planner_gives(name):
-    (row,) = memory.suggested([name])
-    made = memory.suggested_table([row]).splitlines()
-    advice = "write the table again: memory.suggested_table(memory.suggested())"
+    (row,) = large_models.suggested([name])
+    made = large_models.suggested_table([row]).splitlines()
+    advice = "write the table again: python benchmarks/large_models.py"
     assert made[:2] == TABLE.splitlines()[:2], advice
     # A plan in nf4 differs by some tens of megabytes from call to call; the page rounds to 0.1.
     assert planned(ROWS[name]) == pytest.approx([size / memory.GIB for size in row.planned.values()], abs=0.13), advice
@@ -46,7 +48,7 @@ def test_every_row_has_its_models_figures(monkeypatch):
     for name, line in ROWS.items():
         sizes = iter(planned(line))
         monkeypatch.setattr(memory, "plan", lambda *_, sizes=sizes, **__: {"all": round(next(sizes) * memory.GIB)})
-        assert memory.suggested_table(memory.suggested([name])).splitlines()[2] == line
+        assert large_models.suggested_table(large_models.suggested([name])).splitlines()[2] == line
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import tiny_model
+from test_benchmarks import load_benchmark
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
@@ -13,6 +14,7 @@ from sempa_utils.objectives import OBJECTIVES, TokenCounts
 from sempa_utils.training import Recipe, lora_config, memory, step
 from sempa_utils.training.memory import GIB, advice, plan, total
 
+large_models = load_benchmark("large_models")
 SMALL = Recipe(micro_batch=4, max_length=128)
 
 
@@ -174,24 +176,24 @@ def test_the_packaged_model_has_the_shape_of_its_name():
 
 
 def test_a_suggestion_is_the_plan_of_the_profiles_recipe():
-    (row,) = memory.suggested(["smollm2-135m"])
+    (row,) = large_models.suggested(["smollm2-135m"])
     config = memory.shape("smollm2-135m")
     for way, (precision, name) in {"nf4 t4": ("nf4", "t4"), "bfloat16": ("bfloat16", "24gb")}.items():
         recipe = training.Recipe.of_profile(profiles.get(name))
         assert row.planned[way] == total(plan(config, precision, recipe=recipe, tokens=memory.LONGEST))
     assert row.parameters == PUBLISHED["smollm2-135m"] and row.fits["16 GB"] == list(row.planned)
     with pytest.raises(InputError, match="shape"):
-        memory.suggested(["llama-9-9b"])
+        large_models.suggested(["llama-9-9b"])
 
 
 def test_what_a_card_does_not_hold_is_said_not_to_fit(monkeypatch):
-    (row,) = memory.suggested(["smollm2-135m"])
+    (row,) = large_models.suggested(["smollm2-135m"])
     smallest = min(row.planned, key=row.planned.get)
     card = int(row.planned[smallest] / (1 - memory.SPARE)) + 1
-    monkeypatch.setattr(memory, "CARDS", {"tight": card, "too small": row.planned[smallest]})
-    (row,) = memory.suggested(["smollm2-135m"])
+    monkeypatch.setattr(large_models, "CARDS", {"tight": card, "too small": row.planned[smallest]})
+    (row,) = large_models.suggested(["smollm2-135m"])
     assert row.fits == {"tight": [smallest], "too small": []}
-    assert memory.suggested_table([row]).splitlines()[-1].split(" | ")[-3:-1] == [smallest, "nothing"]
+    assert large_models.suggested_table([row]).splitlines()[-1].split(" | ")[-3:-1] == [smallest, "nothing"]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -35,7 +35,6 @@ class Answers(Objective):
     top_k: ClassVar[int | None] = 1  # places of the ranking that count; None: all
 
     def check(self, micro_batch: int) -> None:
-        """Raise an `InputError` for a β that is not positive or an unknown template."""
         require_positive(self, ("beta",))
         pick(self.template, REQUEST_TEMPLATES, "paraphrase template")
 
@@ -44,7 +43,6 @@ class Answers(Objective):
         return row[1], row[-1]
 
     def tokenise(self, tokenizer, row, max_length: int):
-        """Return prompt and answers, cut to `max_length` tokens at an answer's end, as TRL does."""
         request = paraphrase_request(row[0], self.template)
         pairs = [answer_tokens(tokenizer, request, answer) for answer in self.answers(row)]
         prompt = pairs[0][0]
@@ -52,7 +50,6 @@ class Answers(Objective):
         return {"prompt": prompt, "answers": [answer[:room] for _, answer in pairs]} if room > 0 else None
 
     def example(self, number: int, counts: TokenCounts, max_length: int) -> AnswerTokens:
-        """Return made-up tokens: requests share the instruction, answers nothing."""
         prompt = [0] * counts.instruction + [1 + number] * counts.anchor
         room = max(1, min(counts.answer, max_length - len(prompt)))
         kinds = self.candidate_count(1)
@@ -60,11 +57,9 @@ class Answers(Objective):
         return {"row": number, "plain": [1 + number] * counts.sentence, "prompt": prompt, "answers": answers}
 
     def reading(self) -> tuple:
-        """Return kind, answers and template."""
         return "answers", self.ranked, self.template
 
     def trees(self, rows: list[AnswerTokens], chunk: int) -> list[prefix_tree.PrefixTree]:
-        """Return one tree of all requests and answers."""
         return [prefix_tree.build([row["prompt"] for row in rows], self.shared([row["answers"] for row in rows]))]
 
     def shared(self, answers: list[list[list[int]]]) -> list[list[list[int]]]:
@@ -72,26 +67,21 @@ class Answers(Objective):
         return answers
 
     def read(self, model: nn.Module, tree: prefix_tree.PrefixTree) -> Tensor:
-        """Return the answers' summed log-probabilities."""
         return prefix_tree.log_probs(model, tree)
 
     def by_row(self, values: Tensor, rows: int) -> Tensor:
-        """Return the log-probabilities as (rows, N)."""
         return values.view(rows, -1)
 
     def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
-        """Return minus the mean log-likelihood of the ranking's first `top_k` places; equal to DPO for two answers."""
         policy = policy.view(reference.shape)
         loss = plackett_luce.listwise_dpo_loss(policy, reference, self.beta, top_k=self.top_k)
         rewards = plackett_luce.implicit_reward(policy, reference, self.beta)
         return Scores(loss, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device))
 
     def candidate_count(self, rows: int) -> int:
-        """Return two."""
         return 2
 
     def chance_loss(self, candidates: int) -> float:
-        """Return ln N."""
         return math.log(candidates)
 
 
@@ -104,7 +94,6 @@ class Pairwise(Answers):
     stock: ClassVar[bool] = True
 
     def stock_dataset(self, rows):
-        """Return the rows as TRL's conversational preference data."""
         return preference_dataset(rows, self.template)
 
 
@@ -122,11 +111,9 @@ class Listwise(Answers):
         return tuple(row[1:4])
 
     def candidate_count(self, rows: int) -> int:
-        """Return three."""
         return 3
 
     def chance_loss(self, candidates: int) -> float:
-        """Return ln N!."""
         return math.log(math.factorial(candidates))
 
 
@@ -138,7 +125,6 @@ class BestOfN(Answers):
     candidates: int = setting(5, "sentences of which the entailed one should be the best")
 
     def check(self, micro_batch: int) -> None:
-        """Raise an `InputError` where the micro-batch has too few rows for the candidates."""
         super().check(micro_batch)
         if not 2 <= self.candidates <= micro_batch + 1:
             raise InputError(
@@ -156,5 +142,4 @@ class BestOfN(Answers):
         ]
 
     def candidate_count(self, rows: int) -> int:
-        """Return the setting, or what a small batch has."""
         return min(self.candidates, rows + 1)

@@ -37,11 +37,9 @@ class Slots(Objective):
     extraction_template: str = setting("prompteol", "template whose slot is read")
 
     def check(self, micro_batch: int) -> None:
-        """Raise an `InputError` for an unknown template."""
         pick(self.extraction_template, EXTRACTION_TEMPLATES, "extraction template")
 
     def tokenise(self, tokenizer, row, max_length: int):
-        """Return the three sentences in the template; None where one of them has more than `max_length` tokens."""
         words = EXTRACTION_TEMPLATES[self.extraction_template]
         texts = [fill(words, prepare_sentence(sentence)) for sentence in (row[0], row[1], row[-1])]
         tokens = dict(zip(COLUMNS, tokenizer(texts)["input_ids"]))
@@ -64,7 +62,6 @@ class Slots(Objective):
         }
 
     def reading(self) -> tuple:
-        """Return kind and template."""
         return "slots", self.extraction_template
 
     @property
@@ -73,27 +70,21 @@ class Slots(Objective):
         raise NotImplementedError
 
     def trees(self, rows: list[SlotTokens], chunk: int) -> list[prefix_tree.PrefixTree]:
-        """Return trees of `chunk` sentences each, of the columns that the adapter moves."""
         return _trees(rows, self.moved, chunk)
 
     def reference_trees(self, rows: list[SlotTokens], chunk: int) -> list[prefix_tree.PrefixTree]:
-        """Return trees of all three columns."""
         return _trees(rows, COLUMNS, chunk)
 
     def read(self, model: nn.Module, tree: prefix_tree.PrefixTree) -> Tensor:
-        """Return the last states."""
         return prefix_tree.states(model, tree)
 
     def by_row(self, values: Tensor, rows: int) -> Tensor:
-        """Return the states as (rows, 3, width)."""
         return values.view(3, rows, -1).transpose(0, 1)
 
     def candidate_count(self, rows: int) -> int:
-        """Return two a row."""
         return 2 * rows
 
     def chance_loss(self, candidates: int) -> float | None:
-        """Return ln N."""
         return math.log(candidates)
 
 
@@ -107,7 +98,6 @@ class OneWord(Slots):
     symmetric: bool = setting(False, "in both directions: each of anchor and preferred is the other's anchor")
 
     def check(self, micro_batch: int) -> None:
-        """Raise an `InputError` for a β that is not positive or an unknown template."""
         super().check(micro_batch)
         require_positive(self, ("beta",))
 
@@ -117,7 +107,6 @@ class OneWord(Slots):
         return COLUMNS[:2] if self.symmetric else COLUMNS[:1]
 
     def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
-        """Return the loss of the one-word scores; with `symmetric` its mean over both directions."""
         anchor, preferred, rejected = reference.unbind(dim=1)  # each (rows, width)
         states, *others = policy.split(len(anchor))
         words = expected_words(head, torch.cat([preferred, rejected]))
@@ -138,7 +127,6 @@ class Contrastive(Slots):
     temperature: float = setting(0.05, "divides the cosines")
 
     def check(self, micro_batch: int) -> None:
-        """Raise an `InputError` for a temperature that is not positive or an unknown template."""
         super().check(micro_batch)
         require_positive(self, ("temperature",))
 
@@ -148,7 +136,6 @@ class Contrastive(Slots):
         return COLUMNS
 
     def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
-        """Return InfoNCE of the states."""
         rows = len(policy) // 3
         return in_batch_loss(cosine_scores(policy[:rows], policy[rows:], self.temperature))
 

@@ -27,7 +27,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from sempa_utils import models, profiles
+from sempa_utils import models
 from sempa_utils.checks import InputError, pick
 from sempa_utils.objectives import TokenCounts
 from sempa_utils.training import step
@@ -88,8 +88,6 @@ SHAPES = {  # from the published config.json files
     "llama-3-8b": Published("meta-llama/Meta-Llama-3-8B", _LLAMA_3, _GATED, LlamaConfig,
                             _sizes(128256, 4096, 14336, 32, 32, 8, 8192, 5e5)),
 }  # fmt: skip
-WAYS = {"nf4 t4": ("nf4", "t4"), "nf4 24gb": ("nf4", "24gb"), "bfloat16": ("bfloat16", "24gb")}  # precision, profile
-CARDS = {"16 GB": 16 * 10**9, "24 GB": 24 * 10**9}  # bytes
 
 
 # The longest of the 64 micro-batches of 8 in the triplets that `TokenCounts` is the mean of.
@@ -201,66 +199,13 @@ def advice(
     return f"{text}. What fits: {'; or '.join(fitting)} (raise accumulation to keep the batch)."
 
 
-class Suggestion(NamedTuple):
-    """A row of the table of suggested models."""
-
-    shape: str
-    model: str
-    parameters: int
-    licence: str
-    access: str
-    planned: dict[str, int]  # bytes at the peak of each of `WAYS`
-    fits: dict[str, list[str]]  # by card: the ways that leave `SPARE` of it free
-    operations: int  # of a triplet under the 24gb profile
-
-
-def suggested(names: list[str] | None = None) -> list[Suggestion]:
-    """Return rows of public models (all of `SHAPES`, or `names`) with what pairwise training is planned to take.
-
-    Bytes are the sum of `plan` for the longest micro-batch (`LONGEST`), as in `advice`; some seconds a model,
-    and no download. In nf4 they differ by some 50 MB from call to call. Raises `InputError` for a name that
-    is not in `SHAPES`.
-    """
-    rows = []
-    for name in names or SHAPES:
-        published, config = pick(name, SHAPES, "shape"), shape(name)
-        planned = {
-            way: total(plan(config, precision, recipe=Recipe.of_profile(profiles.get(profile)), tokens=LONGEST))
-            for way, (precision, profile) in WAYS.items()
-        }
-        fits = {
-            card: [way for way, size in planned.items() if size <= (1 - SPARE) * capacity]
-            for card, capacity in CARDS.items()
-        }
-        parameters = sum(parameter.numel() for parameter in _empty(config).parameters())
-        about = (published.model, parameters, published.licence, published.access)
-        work = operations(config, Recipe.of_profile(profiles.get("24gb")))
-        rows.append(Suggestion(name, *about, planned, fits, work))
-    return rows
-
-
-def suggested_table(rows: list[Suggestion]) -> str:
-    """Return rows of `suggested` as a Markdown table: planned GiB, and operations in units of 10¹²."""
-    ways, cards = " | ".join(WAYS), " | ".join(f"fits {card}" for card in CARDS)
-    lines = [
-        f"| model | shape | parameters | licence | access | {ways} | {cards} | 10¹² operations a triplet |",
-        "|---|---|---:|---|---|" + "---:|" * len(WAYS) + "---|" * len(CARDS) + "---:|",
-    ]
-    for row in rows:
-        sizes = " | ".join(f"{size / GIB:.1f}" for size in row.planned.values())
-        fits = " | ".join(", ".join(found) or "nothing" for found in row.fits.values())
-        about = f"`{row.model}` | `{row.shape}` | {row.parameters:,} | {row.licence} | {row.access}"
-        lines.append(f"| {about} | {sizes} | {fits} | {row.operations / 1e12:.2f} |")
-    return "\n".join(lines)
-
-
 def operations(config: PreTrainedConfig, recipe: Recipe, tokens: TokenCounts = TokenCounts()) -> int:  # noqa: B008
     """Return the floating-point operations of one triplet of pairwise training: products with frozen weights alone.
 
     Two a weight and token: forward, its gradient and the reference, and with gradient checkpointing the
     forward again. Attention, the adapter and the unpacking of nf4 come on top.
     """
-    model = _empty(config)
+    model = empty(config)
     head = model.get_output_embeddings()
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
     layers = sum(module.weight.numel() for module in linear)
@@ -270,7 +215,8 @@ def operations(config: PreTrainedConfig, recipe: Recipe, tokens: TokenCounts = T
     return round(2 * (passes * places * layers + 3 * 2 * tokens.answer * head.weight.numel()))
 
 
-def _empty(config):
+def empty(config: PreTrainedConfig):
+    """Return a model of these sizes without weights."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
 
