@@ -98,13 +98,14 @@ def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
             f"{folder}: there is an adapter on this model already. Leave its `with` block first, or load the base anew."
         )
     refusal = f"{folder}: an adapter for {base_of_adapter(folder)}, another base model than {base.name}"
+    remedy = "Load it with its own base, or train one for this base."
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder / WEIGHTS}: no such file. Name a folder that PEFT's save_pretrained wrote.")
     trained_on = _note(folder).get("base_fingerprint", base.fingerprint)
     if trained_on != base.fingerprint:
         raise InputError(
-            f"{refusal}: trained on the weights {trained_on}, and these are {base.fingerprint}. Load it with its own "
-            f"base, or train one for this base. (Where an older kit named the same weights so, delete {ADAPTER_NOTE}.)"
+            f"{refusal}: trained on the weights {trained_on}, and these are {base.fingerprint}. {remedy} "
+            f"(Where an older kit named the same weights so, delete {ADAPTER_NOTE}.)"
         )
     try:
         with warnings.catch_warnings(action="ignore"):  # that some weights were not there: raised below
@@ -115,17 +116,15 @@ def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
             f"{folder / WEIGHTS}: not a readable safetensors file ({error}). Copy or train it anew."
         ) from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # by kind of adapter and of misfit
-        raise InputError(
-            f"{refusal}, or PEFT cannot put it on: {first_line(error)} Load it with its own base, or train one for this base."
-        ) from error
+        raise InputError(f"{refusal}, or PEFT cannot put it on: {first_line(error)} {remedy}") from error
     if loaded.missing_keys or loaded.unexpected_keys:
         key = [*loaded.unexpected_keys, *loaded.missing_keys][0]
-        raise InputError(f"{refusal}: {key} has no counterpart. Load it with its own base, or train one for this base.")
+        raise InputError(f"{refusal}: {key} has no counterpart. {remedy}")
     if not identity.adapter_layers(model):
         kind = wrapped.peft_config["default"].peft_type.value
         raise InputError(
-            f"{folder}: an adapter of the kind {kind}, which stands beside the model's layers and not in them; it would "
-            "take no part in what is read here. Use an adapter of weights, such as LoRA."
+            f"{folder}: an adapter of the kind {kind}, which stands beside the model's layers and not in them, and "
+            "would take no part in what is read here. Use an adapter of weights, such as LoRA."
         )
     wrapped.eval()
     model.adapter_fingerprint = adapter_fingerprint(folder)
