@@ -101,31 +101,34 @@ def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
     remedy = "Load it with its own base, or train one for this base."
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder / WEIGHTS}: no such file. Name a folder that PEFT's save_pretrained wrote.")
-    trained_on = _note(folder).get("base_fingerprint", base.fingerprint)
+    trained_on = _read(folder / ADAPTER_NOTE).get("base_fingerprint", base.fingerprint)
     if trained_on != base.fingerprint:
         raise InputError(
             f"{refusal}: trained on the weights {trained_on}, and these are {base.fingerprint}. {remedy} "
             f"(Where an older kit named the same weights so, delete {ADAPTER_NOTE}.)"
         )
+    if isinstance(_read(folder / CONFIG).get("init_lora_weights"), str):
+        # PiSSA, OLoRA and their like take a part out of the base's weights: it is taken out of a copy.
+        for weight in model.parameters():
+            weight.data = weight.data.clone()
     try:
-        with warnings.catch_warnings(action="ignore"):  # that some weights were not there: raised below
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             wrapped = PeftModel.from_pretrained(model, str(folder))
-            loaded = wrapped.load_adapter(str(folder), "default")  # once more, since only this tells what was loaded
+            loaded = wrapped.load_adapter(str(folder), "default")  # once more: it alone tells what had no place
     except SafetensorError as error:
-        raise InputError(
-            f"{folder / WEIGHTS}: not a readable safetensors file ({error}). Copy or train it anew."
-        ) from error
+        raise InputError(f"{folder / WEIGHTS}: not a readable safetensors file ({error}). Fetch it again.") from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # by kind of adapter and of misfit
         raise InputError(f"{refusal}, or PEFT cannot put it on: {first_line(error)} {remedy}") from error
-    if loaded.missing_keys or loaded.unexpected_keys:
-        key = [*loaded.unexpected_keys, *loaded.missing_keys][0]
-        raise InputError(f"{refusal}: {key} has no counterpart. {remedy}")
     if not identity.adapter_layers(model):
         kind = wrapped.peft_config["default"].peft_type.value
         raise InputError(
             f"{folder}: an adapter of the kind {kind}, which stands beside the model's layers and not in them, and "
             "would take no part in what is read here. Use an adapter of weights, such as LoRA."
         )
+    missing = next((str(one.message) for one in said if "missing adapter keys" in str(one.message)), "")
+    if missing or loaded.unexpected_keys:
+        raise InputError(f"{refusal}: {missing[:200] or f'{loaded.unexpected_keys[0]} has no place in it.'} {remedy}")
     wrapped.eval()
     model.adapter_fingerprint = adapter_fingerprint(folder)
     return replace(base, model=wrapped)
@@ -159,8 +162,8 @@ def adapter_fingerprint(folder: Path | str) -> str:
 
 def finished_adapters(base: "LanguageModel") -> dict[str, Path]:
     """Return the adapters that come with the kit for this base: {name: folder}; a name serves as a folder does."""
-    folders = [note.parent for note in sorted(FINISHED.glob(f"*/{ADAPTER_NOTE}"))]
-    return {folder.name: folder for folder in folders if _note(folder)["base_fingerprint"] == base.fingerprint}
+    notes = sorted(FINISHED.glob(f"*/{ADAPTER_NOTE}"))
+    return {note.parent.name: note.parent for note in notes if _read(note)["base_fingerprint"] == base.fingerprint}
 
 
 def ship_adapter(folder: Path | str, name: str) -> Path:
@@ -170,7 +173,7 @@ def ship_adapter(folder: Path | str, name: str) -> Path:
     """
     source = Path(folder)
     base_of_adapter(source)
-    if not _note(source):
+    if not (source / ADAPTER_NOTE).is_file():
         raise InputError(f"{source}: no {ADAPTER_NOTE}, so its base is not known for sure. Name one of this kit's.")
     weights = {key: value.to(torch.bfloat16) for key, value in load_file(source / WEIGHTS).items()}
     target = FINISHED / name
@@ -199,9 +202,8 @@ def base_of_adapter(folder: Path | str) -> str | None:
         raise InputError(
             f"{path}: no such file. Name a folder that PEFT's save_pretrained or this kit's training wrote."
         )
-    return json.loads(path.read_text(encoding="utf8")).get("base_model_name_or_path")
+    return _read(path).get("base_model_name_or_path")
 
 
-def _note(folder: Path) -> dict[str, Any]:
-    path = folder / ADAPTER_NOTE
+def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}

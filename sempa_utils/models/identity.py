@@ -98,7 +98,9 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def base_digest(model: nn.Module) -> str:
     """Return `weights_digest` of all that the base holds as it lies in memory, whatever adapter lies on it."""
-    return weights_digest(_of_base(model, base_model(model).state_dict(keep_vars=True).items()))
+    base = base_model(model)
+    # The state has persistent buffers and the scales of NF4, but not always what an adapter covers.
+    return weights_digest(_of_base(model, (*base.state_dict(keep_vars=True).items(), *base.named_parameters())))
 
 
 def _of_base(model: nn.Module, tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ def prepare(tokenizer: Any, rows: int) -> None:
     """
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id >= rows:
         raise InputError(
-            f"The tokenizer's end token {tokenizer.eos_token!r} has the number {tokenizer.eos_token_id}, and the embedding "
-            f"table {rows} rows. Take the model's own tokenizer, or resize the model's embeddings and save it again."
+            f"The tokenizer's end token {tokenizer.eos_token!r} has the number {tokenizer.eos_token_id}, and the "
+            f"embedding table {rows} rows. Take the model's own tokenizer, or resize its embeddings and save it again."
         )
     set_padding(tokenizer, rows)
     if not tokenizer.chat_template:
