@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sempa_utils.checks import InputError, file_sha256, first_line, require_space, write_whole
+from sempa_utils.checks import InputError, file_sha256, require_space, write_whole
 from sempa_utils.models import identity
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS}: not a readable safetensors file ({error}). Fetch it again.") from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # by kind of adapter and of misfit
-        raise InputError(f"{refusal}, or PEFT cannot put it on: {first_line(error)} {remedy}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{refusal}, or PEFT cannot put it on: {reason} {remedy}") from error
     if not identity.adapter_layers(model):
         kind = wrapped.peft_config["default"].peft_type.value
         raise InputError(

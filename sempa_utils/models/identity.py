@@ -7,6 +7,7 @@ asks for more: its key is made of all that it depends on, so that nothing kept i
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from sempa_utils.checks import fingerprint
 PACKAGES = ("torch", "transformers", "tokenizers")  # take part in every figure
 UNSAVED = "unsaved"  # in the place of an adapter's fingerprint, where it was never in a folder
 COLUMNS = 1021  # a prime, so that rows which change places come to stand in other columns
+WRAPPED = re.compile(r"\.(token_adapter\.)?(base_layer|original_module)\.")  # where PEFT keeps what it covers
 # Of a configuration: where it came from, and a switch that training and generation turn.
 NO_SETTINGS = {"transformers_version", "architectures", "use_cache"}
 OF_NO_EFFECT = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
@@ -62,7 +64,7 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for name, layer in adapter_layers(model).items():
         for key, tensor in (*layer.named_parameters(), *layer.named_buffers()):
-            if not key.startswith(("base_layer.", "original_module.")):
+            if not WRAPPED.search(f".{key}"):
                 found[f"{name}.{key}"] = tensor
     if isinstance(prompts := getattr(model, "prompt_encoder", None), nn.Module):  # lies beside the base
         found |= {f"prompt_encoder.{key}": tensor for key, tensor in prompts.named_parameters()}
@@ -98,9 +100,7 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def base_digest(model: nn.Module) -> str:
     """Return `weights_digest` of all that the base holds as it lies in memory, whatever adapter lies on it."""
-    base = base_model(model)
-    # The state has persistent buffers and the scales of NF4, but not always what an adapter covers.
-    return weights_digest(_of_base(model, (*base.state_dict(keep_vars=True).items(), *base.named_parameters())))
+    return weights_digest(_of_base(model, base_model(model).state_dict(keep_vars=True).items()))
 
 
 def _of_base(model: nn.Module, tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _of_base(model: nn.Module, tensors: Iterable[tuple[str, Any]]) -> dict[str, 
     for name, tensor in tensors:
         if name not in foreign and isinstance(tensor, Tensor) and id(tensor) not in seen:  # tied ones once
             seen.add(id(tensor))
-            found[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = tensor
+            found[WRAPPED.sub(".", name)] = tensor
     return found
 
 
