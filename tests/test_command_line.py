@@ -150,6 +150,39 @@ def test_several_models_layers_from_dev_and_the_row_to_compare_with(capsys, no_d
     assert code == 1 and "an adapter for other" in err
 
 
+def test_an_adapter_is_scored_with_the_base_that_its_weights_fit(capsys, no_data, directory, tmp_path, monkeypatch):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
+    models = {"tiny": tmp_path / "tiny", "deeper": tmp_path / "deeper", "alike": tmp_path / "alike"}
+    for name, made in (("deeper", tiny_model(layers=3)), ("alike", tiny_model(seed=7))):
+        made.save_pretrained(models[name])
+        tiny_tokenizer().save_pretrained(models[name])
+    folder, scored = tmp_path / "run" / "adapter", {}
+    config = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(directory), config).save_pretrained(folder)
+    saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf8"))
+    assert saved["base_model_name_or_path"] == directory, "a path, as PEFT writes it"
+    for named in (directory, "/content/drive/gone"):
+        (folder / "adapter_config.json").write_text(json.dumps(saved | {"base_model_name_or_path": named}))
+        several = [part for model in models.values() for part in ("--model", model)]
+        options = ("--adapter", folder, "--limit", 30, "--methods", "mean")
+        code, out, err = call(capsys, "evaluate", *several, *options)
+        assert code == 0, err
+        lines = [line.split("  ")[0] for line in out.splitlines() if line.split("  ")[0].endswith("mean + adapter")]
+        scored[named] = list(dict.fromkeys(lines))
+        code, _, err = call(
+            capsys, "benchmark", "--model", directory, "--tasks", "hellaswag", "--limit", 3, *options[:2]
+        )
+        assert code == 0, err
+    # Of two that it fits, the one that it names.
+    assert scored[directory] == ["tiny: mean + adapter"]
+    assert scored["/content/drive/gone"] == ["tiny: mean + adapter", "alike: mean + adapter"]
+    code, _, err = call(capsys, "benchmark", "--model", models["deeper"], "--tasks", "hellaswag", *options[:2])
+    assert code == 1 and "another base model than deeper" in err
+
+
 def test_an_analysis_and_an_export_from_the_command_line(capsys, no_data, directory, tmp_path, monkeypatch):
     monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
     model = ("--model", directory, "--profile", "smoke", "--precision", "float32")

