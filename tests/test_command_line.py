@@ -155,8 +155,8 @@ def test_an_adapter_is_scored_with_the_base_that_its_weights_fit(capsys, no_data
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
-    models = {"tiny": tmp_path / "tiny", "deeper": tmp_path / "deeper", "alike": tmp_path / "alike"}
-    for name, made in (("deeper", tiny_model(layers=3)), ("alike", tiny_model(seed=7))):
+    models = {"tiny": tmp_path / "tiny", "wider": tmp_path / "wider", "alike": tmp_path / "alike"}
+    for name, made in (("wider", tiny_model(width=64)), ("alike", tiny_model(seed=7))):
         made.save_pretrained(models[name])
         tiny_tokenizer().save_pretrained(models[name])
     folder, scored = tmp_path / "run" / "adapter", {}
@@ -179,8 +179,8 @@ def test_an_adapter_is_scored_with_the_base_that_its_weights_fit(capsys, no_data
     # Of two that it fits, the one that it names.
     assert scored[directory] == ["tiny: mean + adapter"]
     assert scored["/content/drive/gone"] == ["tiny: mean + adapter", "alike: mean + adapter"]
-    code, _, err = call(capsys, "benchmark", "--model", models["deeper"], "--tasks", "hellaswag", *options[:2])
-    assert code == 1 and "another base model than deeper" in err
+    code, _, err = call(capsys, "benchmark", "--model", models["wider"], "--tasks", "hellaswag", *options[:2])
+    assert code == 1 and "another base model than wider" in err
 
 
 def test_an_analysis_and_an_export_from_the_command_line(capsys, no_data, directory, tmp_path, monkeypatch):
