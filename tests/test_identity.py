@@ -338,8 +338,9 @@ def test_a_run_of_another_chat_template_is_another_run(build, tmp_path):
 def as_an_older_kit(folder: Path) -> None:
     """Make a run's folder what a kit left that wrote no number of its key."""
     record = json.loads((folder / training.RECORD).read_text(encoding="utf8"))
-    # It wrote down the settings of all objectives.
+    # It wrote down the settings of all objectives, and knew of no divergence yet.
     old = record | {"fingerprint": "0123456789abcdef", "recipe": {"temperature": 0.05, **record["recipe"]}}
+    del old["recipe"]["kl_weight"], old["recipe"]["gradient_caching"]
     (folder / training.RECORD).write_text(json.dumps(old), encoding="utf8")
     (folder / training.RUN).write_text('{"fingerprint": "0123456789abcdef"}', encoding="utf8")
 
@@ -359,7 +360,7 @@ def test_a_finished_run_of_an_older_kit_is_taken_over_once(build, tmp_path, monk
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("other", ["recipe", "rows", "weights", "unfinished", "of today"])
+@pytest.mark.parametrize("other", ["recipe", "divergence", "rows", "weights", "unfinished", "of today"])
 def test_no_other_run_of_an_older_kit_is_taken_over(build, tmp_path, other):
     recipe, base, rows = training.Recipe(micro_batch=4), changed_model("nothing"), triplets(8)
     folder = tmp_path / "run"
@@ -372,6 +373,7 @@ def test_no_other_run_of_an_older_kit_is_taken_over(build, tmp_path, other):
     base = models.wrap(tiny_model(seed=5), tiny_tokenizer(), name="tiny") if other == "weights" else base
     rows = dataclasses.replace(rows, fingerprint="others") if other == "rows" else rows
     recipe = recipe.changed(warmup_share=0.1) if other == "recipe" else recipe
+    recipe = recipe.changed(kl_weight=1.0) if other == "divergence" else recipe
     with pytest.raises(InputError, match="another run"):
         training.train(base, rows, recipe=recipe, folder=folder)
 

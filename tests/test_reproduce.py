@@ -124,6 +124,28 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     assert points[-1]["sts"] != points[0]["sts"]
 
 
+def test_no_step_changes_without_a_new_revision(place):
+    """What a step makes of the measures; the measures themselves are held in test_identity."""
+    do(place, ["base"], ["sts", "geometry", "layers", "frontier"])
+    figures = record(place, "base")["figures"]
+    found = {
+        "sts": figures["sts"]["without_training_sentences"]["mean"],
+        "geometry": [figures["geometry"][name] for name in ("sentences", "uniformity", "effective_rank")],
+        "layers": figures["layers"]["sts"][1:],
+        "frontier": [figures["frontier"]["points"][0][name] for name in ("rows", "sts", "perplexity")],
+    }
+    expected = {
+        "sts": -7.45902,
+        "geometry": [80, -2.22754, 11.2338],
+        "layers": [14.5299, 12.1429],
+        "frontier": [0, 12.1429, 1262.98],
+    }
+    advice = f"a step's figures have moved: raise reproduce.REVISION and write {found} here"
+    for step, values in expected.items():
+        assert found[step] == pytest.approx(values, rel=2e-3, abs=0.02), advice
+    assert reproduce.REVISION == 1 and found.keys() == expected.keys(), advice
+
+
 def test_layers_are_followed_from_the_base_to_the_run(place):
     do(place, ["base", "contrastive_kl"], ["layers"])
     base = models.load(str(place / "Tiny"))

@@ -24,6 +24,7 @@ from sempa_utils import models, profiles
 from sempa_utils.checks import InputError, build_folder, require_space, write_whole
 from sempa_utils.data.corpora import Corpus, load_ranked_nli, load_triplets
 from sempa_utils.data.templates import REQUEST_TEMPLATES
+from sempa_utils.objectives.objective import settings_of
 from sempa_utils.profiles import Profile
 from sempa_utils.training import memory, step
 from sempa_utils.training.recipe import Recipe
@@ -255,7 +256,10 @@ def _take_over(folder: Path, language_model: models.LanguageModel, *, corpus: Co
     record = json.loads(path.read_text(encoding="utf8"))
     theirs = record["model"]["fingerprint"], record["model"]["precision"], record["data"]["fingerprint"]
     alike = theirs == (language_model.fingerprint, language_model.precision, corpus.fingerprint)
-    if not alike or any(record["recipe"].get(name) != value for name, value in recipe.settings().items()):
+    # What it did not know of yet it did not do.
+    settings = settings_of(Recipe) | settings_of(type(recipe.objective))
+    their_recipe = {name: setting.default for name, setting in settings.items()} | record["recipe"]
+    if not alike or any(their_recipe.get(name) != value for name, value in recipe.settings().items()):
         return False
     record["fingerprint"] = run_fingerprint(language_model, corpus, recipe)
     for file, content in ((path, record), (mark, {"fingerprint": record["fingerprint"], "key": KEY})):
