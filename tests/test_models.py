@@ -195,6 +195,19 @@ def test_broken_adapters_are_named(tiny, tmp_path):
         models.check_adapter(models.wrap(tiny_model(), tiny_tokenizer(), name="tiny"), folder)
 
 
+def test_an_adapter_of_which_a_part_is_missing_is_refused(tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    with models.given_back(tiny):
+        folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
+    weights = load_file(folder / "adapter_model.safetensors")
+    del weights["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"]
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"missing adapter keys.*layers.1.mlp.up_proj.lora_B"):
+        models.check_adapter(tiny, folder)
+    assert tiny.adapter is None
+
+
 def test_no_space_leaves_no_adapter(tiny, tmp_path, monkeypatch):
     full = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)

