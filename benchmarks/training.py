@@ -85,7 +85,7 @@ def main() -> None:
 
 def arithmetic_bound(language_model, rows, recipe) -> dict[str, float]:
     """Return the bound in triplets per second, the operations of a triplet, and the measured rate of products."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, models.given_back(language_model):
         trainer = make_trainer(language_model, rows, recipe=recipe, folder=Path(folder))
         examples, size = list(trainer.train_dataset), recipe.micro_batch
         tokens = 0
@@ -95,7 +95,6 @@ def arithmetic_bound(language_model, rows, recipe) -> dict[str, float]:
                 tokens = max(tokens, batch.trees[0].input_ids.shape[1])
                 trainer.compute_loss(trainer.model, batch).backward()
         operations = counter.get_total_flops() / len(examples)
-        models.remove_adapter(models.wrap(trainer.model, language_model.tokenizer, "bench"))
     rate = matmul_rate(language_model, tokens)
     return {
         "triplets_per_second": rate / operations,

@@ -91,3 +91,9 @@ def build_folder() -> Path:
     repository = Path(__file__).parent.parent
     home = repository if (repository / "pyproject.toml").is_file() else Path.cwd()
     return Path(os.environ.get("SEMPA_BUILD_DIR") or home / "build")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, as a sentence to be quoted; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return (lines[0][:200] if lines else type(error).__name__).rstrip(".") + "."

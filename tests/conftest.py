@@ -62,7 +62,7 @@ def tiny():
     """A `LanguageModel` with a random tiny Llama, new for each test."""
     from sempa_utils import models
 
-    return models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+    return models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
 
 
 @pytest.fixture(scope="session")

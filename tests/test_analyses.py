@@ -28,7 +28,7 @@ tokenizer = functools.cache(tiny_tokenizer)
 
 
 def fresh(*_) -> models.LanguageModel:
-    return models.wrap(tiny_model(), tokenizer(), "tiny")
+    return models.wrap(tiny_model(), tokenizer(), name="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def tiny_everywhere(no_data, build, monkeypatch):
 
 
 def by_hand(adapter=None, method="prompteol", split="test", seed=42) -> float:
-    embedder = Embedder(fresh(), method, adapter)
     pairs = corpora.load_sts(corpora.MINI_STS, split=split).sample(PROFILE.sts_pairs, seed)
-    return sts.score_task(embedder.encode, pairs)["spearman"]
+    with models.adapted(fresh(), adapter) as model:
+        return sts.score_task(Embedder(model, method).encode, pairs)["spearman"]
 
 
 def training_records(build) -> list[dict]:
@@ -153,7 +153,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
 
 def test_a_run_of_another_base_is_refused(tmp_path, monkeypatch):
     run, _, _ = training.train_profile(profile=PROFILE)
-    other = models.wrap(tiny_model(seed=1), tokenizer(), "other")
+    other = models.wrap(tiny_model(seed=1), tokenizer(), name="other")
     monkeypatch.setattr(models, "load", lambda *_: other)
     with pytest.raises(InputError, match="another base model"):
         analyses.data_size_curve(folder=Path(run["adapter"]).parent, **QUIET)

@@ -29,7 +29,7 @@ ODD = ['""', "{x} and {x}", "line\nbreak\ttab", "🙂🙃", "שלום עולם, 
 @pytest.fixture
 def deep():
     """A random Llama with eight layers, so that early, inner and last ones differ."""
-    return models.wrap(tiny_model(layers=8), tiny_tokenizer(), "deep")
+    return models.wrap(tiny_model(layers=8), tiny_tokenizer(), name="deep")
 
 
 # --- each method, written out slowly as its paper describes it ---------------------------------
@@ -376,7 +376,7 @@ def test_blocks_under_another_name_are_refused_where_they_are_needed(tiny):
 def test_the_authors_settings_and_the_rule_for_other_depths(vocabulary, layers, steered, scale, read, end):
     model = tiny_model(layers=layers, vocabulary=600)
     model.config.vocab_size = vocabulary
-    language_model = models.wrap(model, tiny_tokenizer(), "authors")
+    language_model = models.wrap(model, tiny_tokenizer(), name="authors")
     by_rule = {
         "contrastive_prompting": {"steered_layer": steered, "scale": scale},
         "token_prepending": {"first": 1, "end": end},
@@ -394,7 +394,7 @@ def test_any_text_has_a_finite_vector(text, method):
     assert vector.shape == (32,) and np.isfinite(vector).all()
 
 
-SHARED = models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+SHARED = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
 
 
 @pytest.mark.model

@@ -42,13 +42,15 @@ def adapted(tmp_path):
     """The tiny model with an adapter that moves its vectors."""
     from peft import LoraConfig, get_peft_model
 
-    base = models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+    base = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
     model = get_peft_model(base.model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     folder = models.save_adapter(replace(base, model=model.eval()), tmp_path / "adapter")
-    return models.add_adapter(models.wrap(tiny_model(), tiny_tokenizer(), "tiny"), folder)
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    return models.load(str(tmp_path / "tiny"), adapter=folder)
 
 
 def load(folder):
@@ -302,7 +304,7 @@ def _mteb_task(pairs):
 
 
 def _tokenizers():
-    tiny = models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+    tiny = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
     return {method: _tokenizer(tiny, method, 512) for method in EXPORTABLE}
 
 

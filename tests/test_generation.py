@@ -265,12 +265,14 @@ def test_draw():
 
 @pytest.fixture
 def adapted(roomy):
-    """The roomy model with an adapter that changes what it says, as `add_adapter` returns it."""
+    """The roomy model with an adapter that changes what it says, with a fingerprint as one from a folder has it."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(3)
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    return dataclasses.replace(roomy, model=get_peft_model(roomy.model, config).eval(), adapter="0123456789abcdef")
+    model = get_peft_model(roomy.model, config).eval()
+    roomy.model.adapter_fingerprint = "0123456789abcdef"
+    return dataclasses.replace(roomy, model=model)
 
 
 def test_base_and_adapter_end_to_end_and_kept(items, adapted, monkeypatch):
@@ -334,7 +336,9 @@ def test_one_bar_a_task_or_none(items, roomy, capfd):
 
 
 def test_an_adapter_without_a_name_is_not_kept(items, adapted, recorder, tmp_path):
-    generation.evaluate(dataclasses.replace(adapted, adapter=None), ["truthfulqa"], items, show_progress_bar=False)
+    del adapted.model.get_base_model().adapter_fingerprint
+    assert adapted.adapter == models.UNSAVED
+    generation.evaluate(adapted, ["truthfulqa"], items, show_progress_bar=False)
     assert not (tmp_path / "build").exists()
 
 

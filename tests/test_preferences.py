@@ -208,4 +208,4 @@ def test_the_packaged_model_prefers_a_paraphrase_to_another_subject(packaged):
     _, answer = answer_tokens(tokenizer, paraphrase_request(anchors[0]), "The cat is asleep.")
     assert answer.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(answer).strip() == f"The cat is asleep.{tokenizer.eos_token}"
-    assert models.PACKAGED_ID == packaged.name
+    assert models.PACKAGED_MODELS[models.PACKAGED].name == packaged.name

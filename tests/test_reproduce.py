@@ -117,8 +117,8 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     data = reproduce._Data.load(None, SIZES, 42)
     rows = reproduce._training_rows("contrastive_kl", data)
     folder = training.run_folder(base, rows, chosen)
-    last = models.add_adapter(base, folder / "adapter")
-    cosines = sts.pair_similarities(Embedder(last).encode, dev.rows)
+    with models.adapted(base, folder / "adapter") as last:
+        cosines = sts.pair_similarities(Embedder(last).encode, dev.rows)
     expected = sts.spearman(cosines, [pair.score for pair in dev.rows])
     assert points[-1]["sts"] == pytest.approx(expected, abs=1e-3)
     assert points[-1]["sts"] != points[0]["sts"]

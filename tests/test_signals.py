@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -315,7 +316,6 @@ def test_signals_write_the_paraphrases_themselves_where_none_are_given(tiny):
 def test_an_adapter_changes_the_signals_and_switched_off_it_does_not(tiny, tmp_path):
     from peft import get_peft_model
 
-    from sempa_utils import models
     from sempa_utils.training import Recipe
     from sempa_utils.training.trainer import lora_config
 
@@ -325,7 +325,7 @@ def test_an_adapter_changes_the_signals_and_switched_off_it_does_not(tiny, tmp_p
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    policy = models.LanguageModel(tiny.name, tiny.precision, adapted, tiny.tokenizer, tiny.fingerprint)
+    policy = replace(tiny, model=adapted)
     assert signals.signals(policy, SENTENCES, ROWS)["perplexity"] != pytest.approx(before["perplexity"], rel=1e-3)
     with adapted.disable_adapter():
         assert signals.signals(policy, SENTENCES, ROWS) == pytest.approx(before, rel=1e-4)

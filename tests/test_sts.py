@@ -380,6 +380,7 @@ def test_cosines_are_kept_by_all_they_depend_on(no_data, build, tiny, monkeypatc
 def test_a_switched_off_adapter_is_not_taken_for_a_switched_on_one(no_data, build, tiny, tmp_path):
     from dataclasses import replace
 
+    from conftest import tiny_model, tiny_tokenizer
     from peft import LoraConfig, get_peft_model
 
     from sempa_utils import models
@@ -389,14 +390,17 @@ def test_a_switched_off_adapter_is_not_taken_for_a_switched_on_one(no_data, buil
     trained = replace(tiny, model=get_peft_model(tiny.model, lora).eval())
     unsaved = sts.evaluate(Embedder(trained), limit=40)["mini-STS"]["spearman"]
     folder = models.save_adapter(trained, tmp_path / "adapter")
-    base = models.remove_adapter(trained)
-    adapted = models.add_adapter(base, folder)
-    with adapted.model.disable_adapter():
-        assert sts.evaluate(Embedder(adapted), limit=40)["mini-STS"]["spearman"] == before
-    found = sts.evaluate(Embedder(adapted), limit=40)["mini-STS"]["spearman"]
-    assert found == pytest.approx(unsaved, abs=1e-3) != before
-    # The base's own name, while the adapter is still on its weights.
-    assert sts.evaluate(Embedder(base), limit=40)["mini-STS"]["spearman"] == pytest.approx(found, abs=1e-3)
+    base = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
+    with models.adapted(base, folder) as adapted:
+        with adapted.model.disable_adapter():
+            assert sts.evaluate(Embedder(adapted), limit=40)["mini-STS"]["spearman"] == before
+        found = sts.evaluate(Embedder(adapted), limit=40)["mini-STS"]["spearman"]
+        assert found == pytest.approx(unsaved, abs=1e-3) != before
+        # The base's own name, while the adapter is still on its weights.
+        assert sts.evaluate(Embedder(base), limit=40)["mini-STS"]["spearman"] == pytest.approx(found, abs=1e-3)
+    # And the adapter's name, when it is not any more.
+    for model in (base, adapted):
+        assert sts.evaluate(Embedder(model), limit=40)["mini-STS"]["spearman"] == before
 
 
 def test_other_weights_under_the_same_name_are_another_model(no_data, build, tiny):
@@ -405,7 +409,7 @@ def test_other_weights_under_the_same_name_are_another_model(no_data, build, tin
     from sempa_utils import models
 
     one = sts.evaluate(Embedder(tiny), limit=40)["mini-STS"]["spearman"]
-    other = models.wrap(tiny_model(seed=5), tiny_tokenizer(), "tiny")
+    other = models.wrap(tiny_model(seed=5), tiny_tokenizer(), name="tiny")
     assert sts.evaluate(Embedder(other), limit=40)["mini-STS"]["spearman"] != one
 
 

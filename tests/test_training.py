@@ -30,7 +30,7 @@ def corpus(no_data):
 
 
 def fresh() -> models.LanguageModel:
-    return models.wrap(tiny_model(), tiny_tokenizer(), "tiny")
+    return models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
 
 
 def weights(record: dict) -> dict[str, torch.Tensor]:
@@ -246,8 +246,8 @@ def test_a_recipe_that_cannot_work_is_refused(change):
     ],
 )
 def test_autocast_follows_the_type_that_nf4_computes_in(tiny, monkeypatch, dtype, switches):
-    monkeypatch.setattr(models, "compute_dtype", lambda _: dtype)
-    assert trainer.mixed_precision(replace(tiny, precision="nf4")) == switches
+    monkeypatch.setattr("sempa_utils.models.precision.compute_dtype", lambda _: dtype)
+    assert models.mixed_precision(replace(tiny, precision="nf4")) == switches
 
 
 def test_a_step_that_float16_skips_does_not_break_the_record():
@@ -328,9 +328,9 @@ def test_nf4_training_of_the_packaged_model(tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     sentences = ["The kettle is on.", "A parcel stood in the hall."]
     plain = Embedder(base).encode(sentences)
-    adapted = models.add_adapter(base, record["adapter"])
-    moved = Embedder(adapted).encode(sentences)
-    again = Embedder(models.add_adapter(models.load(precision="nf4"), record["adapter"])).encode(sentences)
+    with models.adapted(base, record["adapter"]) as adapted:
+        moved = Embedder(adapted).encode(sentences)
+    again = Embedder(models.load(precision="nf4", adapter=record["adapter"])).encode(sentences)
     assert abs(again - moved).max() < 1e-5
     assert abs(moved - plain).max() > 1e-3
 

@@ -299,7 +299,6 @@ print("log-probabilities by tree ", [f"{value:.3f}" for value in by_tree.tolist(
 print("one sequence per answer   ", [f"{value:.3f}" for value in plain.tolist()[:4]], "…")
 print(f"largest difference {worst:.1e} (tolerance: 1e-3 of a nat in float32, 1 in half precision)")
 assert worst < (1e-3 if base.device.type == "cpu" and profile.precision != "bfloat16" else 1.0)
-base = models.remove_adapter(policy)
 
 # %% [markdown]
 # ## 5 · Training
@@ -363,7 +362,6 @@ print(
 
 # %%
 base = models.load(MODEL, profile.precision)
-trained = models.add_adapter(base, record["adapter"])
 print(held_out.describe())
 
 
@@ -377,9 +375,9 @@ def scores(language_model, rows, batch: int = 8):
     return torch.cat(found)
 
 
-after = scores(trained, held_out.rows)
-with trained.model.disable_adapter():
-    before = scores(trained, held_out.rows)
+before = scores(base, held_out.rows)
+with models.adapted(base, record["adapter"]) as trained:
+    after = scores(trained, held_out.rows)
 rewards = beta * (after - before)
 held_out_accuracy = (rewards[:, 0] > rewards[:, 1]).float().mean().item()
 error = math.sqrt(held_out_accuracy * (1 - held_out_accuracy) / len(held_out))
@@ -452,9 +450,8 @@ human = [pair.score for pair in pairs.rows]
 before = sts.pair_similarities(Embedder(base).encode, pairs.rows)
 effects = []
 for name, one in (("pairwise", record), ("one word", words_record)):
-    adapted = models.add_adapter(base, one["adapter"])
-    after = sts.pair_similarities(Embedder(adapted).encode, pairs.rows)
-    base = models.remove_adapter(adapted)
+    with models.adapted(base, one["adapter"]) as adapted:
+        after = sts.pair_similarities(Embedder(adapted).encode, pairs.rows)
     difference, low, high, _ = sts.paired_difference(after, before, human, seed=SEED)
     rho = sts.spearman(before, human)
     effects.append(
@@ -478,7 +475,7 @@ display(training_plots.objectives_compared(effects))
 # The same requests, answered by the base and by both trained models (the most likely word at each step).
 
 # %%
-del base, adapted
+del base
 requests = [row.anchor for row in held_out.rows[:2]]
 said = {sentence: {} for sentence in requests}
 
@@ -506,11 +503,9 @@ for name, adapter in (
     ("pairwise", record["adapter"]),
     ("one word", words_record["adapter"]),
 ):
-    speaker = models.add_adapter(base, adapter) if adapter else base
-    for sentence in requests:
-        said[sentence][name] = paraphrase(speaker, sentence)
-    if adapter:
-        base = models.remove_adapter(speaker)
+    with models.adapted(base, adapter) as speaker:
+        for sentence in requests:
+            said[sentence][name] = paraphrase(speaker, sentence)
 for sentence, answers in said.items():
     print(f"request   {sentence}")
     for name, answer in answers.items():

@@ -127,7 +127,7 @@ def each_space():
     yield "mean pooling", base, "mean"
     yield "PromptEOL", base, "prompteol"
     for name, folder in adapters.items():
-        with models.wearing(base, folder) as adapted:
+        with models.adapted(base, folder) as adapted:
             yield name, adapted, "prompteol"
 
 
@@ -218,7 +218,7 @@ for name, found in on_the_way.items():
     film[f"base, before {name}"] = frames["PromptEOL"]
     for place in np.linspace(0, len(found) - 1, shots).round().astype(int):
         seen, folder = list(found.items())[place]
-        with models.wearing(base, folder) as adapted:
+        with models.adapted(base, folder) as adapted:
             embedder = Embedder(adapted, "prompteol")
             film[f"{name}, {seen:,} triplets"] = {
                 role: embedder.encode(texts[role][:few]) for role in space_plots.ROLES

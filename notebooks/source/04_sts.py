@@ -228,7 +228,7 @@ def likeliest_words(probabilities: torch.Tensor) -> tuple[str, float]:
 
 
 heard = {"base model": lens(base)}
-with models.wearing(base, record["adapter"]) as adapted:
+with models.adapted(base, record["adapter"]) as adapted:
     heard["SemPA"] = lens(adapted)
 exact = profile.evaluation_precision == "float32"
 said = output.logits[0, -1].argmax().item()
@@ -359,7 +359,7 @@ def choose_layer(row: str, embedder: Embedder) -> None:
 
 
 choose_layer("PromptEOL", embedders["PromptEOL"])
-with models.wearing(base, record["adapter"]) as adapted:
+with models.adapted(base, record["adapter"]) as adapted:
     choose_layer("SemPA", Embedder(adapted, "prompteol"))
 display(method_plots.dev_by_layer(curves, chosen, dev_task))
 
@@ -393,14 +393,14 @@ def score_with_inner_layer(row: str, embedder: Embedder) -> None:
 
 for name, embedder in embedders.items():
     (score_with_inner_layer if name == "PromptEOL" else score)(name, embedder)
-with models.wearing(base, record["adapter"]) as adapted:
+with models.adapted(base, record["adapter"]) as adapted:
     description = adapted.describe()
     score_with_inner_layer("SemPA", Embedder(adapted, "prompteol"))
     for name in WITH_ADAPTER:
         score(f"SemPA, {name}", Embedder(adapted, METHODS[name]))
 # What comes with the kit was trained on thousands of rows, not in a notebook's minutes.
 for name, folder in models.finished_adapters(base).items():
-    with models.wearing(base, folder) as finished:
+    with models.adapted(base, folder) as finished:
         score(f"finished: {name}", Embedder(finished, "prompteol"))
 
 pairs = {task: corpora.load_sts(task).sample(profile.sts_pairs, SEED) for task in tasks}
@@ -639,7 +639,7 @@ def look_up_with(method: str, embedder: Embedder) -> None:
 look_up("shared words", [[shared_words(one, other) for other in everything] for one in premises])
 for name, embedder in embedders.items():
     look_up_with(name, embedder)
-with models.wearing(base, record["adapter"]) as adapted:
+with models.adapted(base, record["adapter"]) as adapted:
     look_up_with("SemPA", Embedder(adapted, "prompteol"))
 display(method_plots.search_scores(search))
 

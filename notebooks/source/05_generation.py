@@ -127,7 +127,7 @@ from sempa_utils.evaluation.generation.local_tasks import MINI_SOURCE
 
 found = {}
 for row in rows:
-    with models.wearing(base, adapters.get(row)) as model:
+    with models.adapted(base, adapters.get(row)) as model:
         found[row] = generation.evaluate(model, limit=profile.generation_items, seed=SEED)
 
 items = {task: result["items"] for task, result in found[BASE].items()}
@@ -155,7 +155,7 @@ shown = found
 if not all(ours.values()):  # others' items are not ours to show
     shown = {}
     for row in rows:
-        with models.wearing(base, adapters.get(row)) as model:
+        with models.adapted(base, adapters.get(row)) as model:
             shown[row] = generation.evaluate(
                 model, directory=corpora.MINI_CORPUS, limit=2, seed=SEED
             )
@@ -252,7 +252,7 @@ tasks = corpora.sts_tasks()
 pairs = {task: corpora.load_sts(task).sample(profile.sts_pairs, SEED) for task in tasks}
 embedded = {}
 for row in rows:
-    with models.wearing(base, adapters.get(row)) as model:
+    with models.adapted(base, adapters.get(row)) as model:
         embedded[row] = sts.evaluate(
             Embedder(model, "prompteol"), tasks, limit=profile.sts_pairs, seed=SEED
         )
@@ -321,7 +321,7 @@ unseen = [one for one in text.rows if one not in trained]
 tokens = profile.generation_items and 300 * profile.generation_items
 said, measured = {}, {}
 for row in rows:
-    with models.wearing(base, adapters.get(row)) as model:
+    with models.adapted(base, adapters.get(row)) as model:
         said[row] = signals.paraphrases(model, [one.anchor for one in some.rows])
         measured[row] = signals.signals(model, unseen, some.rows, said[row], limit=tokens)
 print(
@@ -441,7 +441,7 @@ prompts = {
 }
 next_token = {kind: {} for kind in prompts}
 for row in rows:
-    with models.wearing(base, adapters.get(row)) as model:
+    with models.adapted(base, adapters.get(row)) as model:
         for kind, of_kind in prompts.items():
             next_token[kind][row] = signals.next_token_log_probs(model, of_kind)
 entropies = {

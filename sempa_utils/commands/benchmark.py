@@ -1,7 +1,6 @@
 """`benchmark`: generation benchmarks of a base and its adapters."""
 
 from sempa_utils import profiles
-from sempa_utils.checks import InputError
 from sempa_utils.commands import shared
 
 
@@ -33,17 +32,19 @@ def run(options) -> None:
     profile = profiles.get(options.profile)
     tasks = options.tasks.split(",") if options.tasks else list(generation.TASKS)
     limit = profile.generation_items if options.limit is None else options.limit or None
-    # Unknown tasks, broken files, a context too short, a wrong adapter: all before a model is loaded.
+    # Unknown tasks, broken files, a context too short, no adapter: before a model is loaded. A wrong adapter: before
+    # anything is computed.
     generation.check_tasks(tasks, options.data, options.model, limit, options.seed)
     labels = shared.labels(options.adapter)
     for folder in labels:
-        if models.base_of_adapter(folder) != models.plain_name(options.model):
-            raise InputError(f"{folder}: an adapter for {models.base_of_adapter(folder)}, not for {options.model}.")
+        models.base_of_adapter(folder)
     base = models.load(options.model, options.precision or profile.evaluation_precision)
+    for folder in labels:
+        models.check_adapter(base, folder)
     arguments = (tasks, options.data, limit, options.batch_size, options.seed)
     rows, adapters = {"base": generation.evaluate(base, *arguments)}, {}
     for folder, label in labels.items():
-        with models.wearing(base, folder) as adapted:
+        with models.adapted(base, folder) as adapted:
             rows[label], adapters[label] = generation.evaluate(adapted, *arguments), adapted.adapter
     figures = generation.comparison(rows, "base")
     print("value ± standard error, and the paired difference from the base; "

@@ -52,7 +52,9 @@ def run(options) -> None:
         where = f", row {blank[0]}: a blank line" if blank else ": an empty file"
         raise InputError(f"{options.input}{where}. Each line must hold a sentence, so that rows and vectors agree.")
     precision = options.precision or profiles.get(options.profile).evaluation_precision
-    embedder = Embedder(models.load(options.model, precision, options.adapter), options.method, layer=options.layer)
+    embedder = Embedder(
+        models.load(options.model, precision, adapter=options.adapter), options.method, layer=options.layer
+    )
     vectors = embedder.encode(sentences, options.batch_size, True, normalize_embeddings=options.normalise)
     with write_whole(output) as draft:
         if output.suffix == ".npy":

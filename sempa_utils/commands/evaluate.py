@@ -1,5 +1,8 @@
 """`evaluate`: methods, models and adapters in one table of STS scores."""
 
+import contextlib
+from pathlib import Path
+
 from sempa_utils import profiles
 from sempa_utils.checks import InputError, pick
 from sempa_utils.commands import shared
@@ -54,12 +57,13 @@ def run(options) -> None:
     # Broken or missing data are found before a model is loaded.
     tasks = {task: corpora.load_sts(task, options.data, options.split).sample(options.limit, options.seed)
              for task in names}  # fmt: skip
-    adapters = _adapters(options)
+    precision = options.precision or profiles.get(options.profile).evaluation_precision
+    adapters = _adapters(options, precision)
     count = len(methods) * (len(options.model or [1]) + sum(map(len, adapters.values()))) + len(options.baseline)
     scores, described, layers = {}, {}, {}
     total = count * sum(map(len, tasks.values()))
     with tqdm(total=total, unit="pair", desc="evaluate", smoothing=0.05) as bar:
-        for row, embedder, about in _rows(options, methods, adapters):
+        for row, embedder, about in _rows(options, methods, adapters, precision):
             bar.set_description(row)
             if options.layer == "dev" and hasattr(embedder, "at_layer"):
                 layers[row], _ = sts.best_layer(embedder, options.data, seed=options.seed)
@@ -79,31 +83,42 @@ def run(options) -> None:
         records.save_run(options.record, figures, headline, described, data, settings, options.seed, folder="results")
 
 
-def _adapters(options) -> dict[str, dict[str, str]]:
-    """Return {model: {adapter's folder: its label}}; with several models, by the base that an adapter names."""
+def _adapters(options, precision: str) -> dict[str, dict[str, str]]:
+    """Return {model: {adapter's folder: its label}}; with several models, each adapter with those that it fits.
+
+    Of several that it fits by its weights alone, those whose name it bears, if there are any.
+    """
     from sempa_utils import models
 
-    chosen = options.model or ["packaged"]
+    chosen, labels = options.model or ["packaged"], shared.labels(options.adapter)
     for model in chosen:
         models.fetch(model)  # a folder without weights is found before anything runs
-    found = {model: {} for model in chosen}
-    for folder, label in shared.labels(options.adapter).items():
-        base = models.base_of_adapter(folder)
-        fitting = [model for model in chosen if models.plain_name(model) == base]
-        if len(chosen) > 1 and not fitting:
-            raise InputError(f"{folder}: an adapter for {base}, which is none of the models {', '.join(chosen)}.")
-        for model in fitting or chosen:
-            found[model][folder] = label
-    return found
+    named = {folder: models.base_of_adapter(folder) for folder in labels}
+    if len(chosen) == 1:
+        return {chosen[0]: labels}
+    fitting = {folder: [] for folder in labels}
+    for model in chosen if labels else []:
+        base = models.load(model, precision)
+        for folder in labels:
+            with contextlib.suppress(InputError):
+                models.check_adapter(base, folder)
+                fitting[folder].append(model)
+    for folder, fits in fitting.items():
+        if not fits:
+            raise InputError(
+                f"{folder}: an adapter for {named[folder]}, which is none of the models {', '.join(chosen)}."
+            )
+        last = Path(named[folder] or "").name
+        fitting[folder] = [model for model in fits if Path(models.plain_name(model)).name == last] or fits
+    return {model: {folder: labels[folder] for folder in labels if model in fitting[folder]} for model in chosen}
 
 
-def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]]):
+def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]], precision: str):
     """Yield (row's name, embedder, what a record keeps of the model), one model in memory at a time."""
     from sempa_utils import models
     from sempa_utils.embedding import Embedder
 
     layer = int(options.layer) if options.layer not in (None, "dev") else None
-    precision = options.precision or profiles.get(options.profile).evaluation_precision
     for name in adapters:
         base = models.load(name, precision)
         for folder in adapters[name]:
@@ -113,7 +128,7 @@ def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]]):
         for method in methods:
             yield f"{prefix}{method}", Embedder(base, method, layer=layer), about
         for folder, label in adapters[name].items():
-            with models.wearing(base, folder) as adapted:
+            with models.adapted(base, folder) as adapted:
                 for method in methods:
                     row = f"{prefix}{method} + {label}"
                     yield row, Embedder(adapted, method, layer=layer), {f"{prefix}{label}": adapted.adapter}

@@ -22,6 +22,6 @@ def run(options) -> None:
     from sempa_utils.embedding.export import export
 
     precision = options.precision or profiles.get(options.profile).evaluation_precision
-    language_model = models.load(options.model, precision, options.adapter)
+    language_model = models.load(options.model, precision, adapter=options.adapter)
     folder = export(language_model, options.output, options.method, merge=not options.beside)
     print(f'{folder}: load it with sentence_transformers.SentenceTransformer("{folder}")')

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ METHODS = {
     "contrastive_prompting": contrastive_prompting.contrastive_prompting,
     "token_prepending": token_prepending.token_prepending,
 }
+REVISION = 1  # of what a vector is made of; raised with every change that moves one
 PLACEHOLDER_TOKEN = "\ue000PST\ue000"  # between private-use characters, so that no sentence holds it
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # tokens of a batch, padding included
 
@@ -33,7 +35,8 @@ class Embedder:
 
     `model` is a `LanguageModel`, or a name that `models.load` takes, loaded in `precision`; `method` a key of
     `METHODS`, `settings` what that method's function takes beside the configuration; `layer` an index of
-    transformers' `hidden_states`, by default the method's own; `adapter` the folder of a LoRA adapter. A text longer
+    transformers' `hidden_states`, by default the method's own; `adapter` the folder of an adapter, which a model that
+    is loaded here keeps for good (onto a shared one `models.adapted` puts it). A text longer
     than `max_length` tokens is cut inside the template, so that the template's end stays; `truncated` counts the
     sentences this happened to.
     """
@@ -51,9 +54,12 @@ class Embedder:
         make = pick(method, METHODS, "method")
         for name in settings:
             pick(name, list(inspect.signature(make).parameters)[1:], f"setting of {method}")
-        self.language_model = models.load(model, precision) if isinstance(model, str) else model
-        if adapter is not None:
-            self.language_model = models.add_adapter(self.language_model, adapter)
+        if adapter is not None and not isinstance(model, str):
+            raise InputError(
+                f"{adapter}: this model is shared, and an adapter on it would not stay with one embedder. Give the "
+                "model's name with it, or put it on: with models.adapted(base, adapter) as model: Embedder(model)."
+            )
+        self.language_model = models.load(model, precision, adapter=adapter) if isinstance(model, str) else model
         config = self.language_model.model.config
         self.method, self.method_name, self.settings = make(config, **settings), method, settings
         self.layer = _from_zero(self.method.layer if layer is None else layer, config.num_hidden_layers)
@@ -75,11 +81,15 @@ class Embedder:
         return self.language_model.model.config.hidden_size
 
     def describe(self) -> dict:
-        """Return all that a vector depends on beside its sentence: model, adapter, method and its settings, layer."""
-        model = self.language_model
+        """Return what a record keeps of it: model, adapter, method and its settings, layer."""
         how = {"method": self.method_name, "layer": self.layer, "max_length": self.max_length}
-        now = {"adapter": model.active_adapter, "device": model.device.type}
-        return model.describe() | now | how | self.settings
+        return self.language_model.describe() | {"device": self.language_model.device.type} | how | self.settings
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that a vector depends on beside its sentence: a part of `models.figure_key`."""
+        method = {"name": self.method_name, "settings": self.settings, "templates": self.templates}
+        reads = {"tokens": self.method.reads, "layer": self.layer, "max_length": self.max_length}
+        return {"revision": REVISION, "model": self.language_model.identity(), "method": method, "reads": reads}
 
     def at_layer(self, layer: int) -> "Embedder":
         """Return the same embedder reading another layer, an index of transformers' `hidden_states`."""

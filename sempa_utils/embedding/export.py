@@ -7,6 +7,7 @@ it, and its `prompts` have no place for words behind a sentence. So nothing of t
 
 import copy
 import hashlib
+import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from sempa_utils import __version__, checks
+from sempa_utils import __version__, checks, models
 from sempa_utils.checks import InputError, require_space, write_whole
 from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
@@ -98,7 +99,8 @@ def export(language_model, folder: Path | str, method: str = "prompteol", merge:
             (draft / name).parent.mkdir(exist_ok=True)
             (draft / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
         where = "merged" if merge else f"in {ADAPTER_FOLDER}/"
-        adapter = f"{language_model.adapter or 'not saved before'}, {where}" if adapted else "none"
+        saved = "not saved before" if language_model.adapter in (None, models.UNSAVED) else language_model.adapter
+        adapter = f"{saved}, {where}" if adapted else "none"
         about = {**vars(language_model), "adapter": adapter, "method": method, "max_length": max_length}
         card = CARD.format(**about, template=EXTRACTION_TEMPLATES[method], version=__version__)
         (draft / "README.md").write_text(card, encoding="utf8")
@@ -220,6 +222,11 @@ class Baseline:
             "adapter": None,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
         }
+
+    def identity(self) -> dict[str, str]:
+        """Return all that a vector depends on beside its sentence: a part of `models.figure_key`."""
+        version = importlib.metadata.version("sentence-transformers")
+        return {k: str(v) for k, v in self.describe().items()} | {"device": str(self.model.device), "version": version}
 
 
 def load_baseline(name: Path | str) -> Baseline:

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from sempa_utils.checks import InputError, pick
 from sempa_utils.models import LanguageModel
 
+REVISION = 1  # of the measures; raised with every change that moves one
 SIGNS = ("positive", "both")  # which of an eigenvector's two directions `isotropy` looks at
 BLOCK = 256  # rows whose cosines with all others, or whose logits, are in memory together
 

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from sempa_utils import __version__
-from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
+from sempa_utils import models
+from sempa_utils.checks import InputError, build_folder, pick, write_whole
 from sempa_utils.data import corpora
 
+REVISION = 1  # of the cosines of pairs; raised with every change that moves them
 RESAMPLES = 2000  # of the pairs, for an interval
 
 
@@ -158,8 +159,8 @@ def evaluate(
 
     `tasks` are by default the seven, or the mini corpus' one where the seven are not to be had.
     `limit` draws that many pairs per task by `seed` (such a figure is not the published measure).
-    The cosines of an embedder that can `describe` itself are kept in the build folder, under a fingerprint
-    of all they depend on, and found again there. `watch(pairs)` is called after each task.
+    The cosines of an embedder that has an `identity` are kept in the build folder, under the key of all
+    they depend on, and found again there. `watch(pairs)` is called after each task.
     """
     results = {}
     for name in tasks or corpora.sts_tasks(directory):
@@ -179,11 +180,10 @@ def evaluate(
 
 
 def _kept(embedder, task: corpora.Corpus) -> Path | None:
-    if not hasattr(embedder, "describe"):
+    if not hasattr(embedder, "identity"):
         return None
-    # Sorted, since the order of settings changes no vector.
-    described = sorted((key, str(value)) for key, value in embedder.describe().items())
-    return build_folder() / "sts" / f"{fingerprint(__version__, described, task.fingerprint)}.npy"
+    key = models.figure_key("sts", REVISION, embedder=embedder.identity(), data=task.fingerprint)
+    return build_folder() / "sts" / f"{key}.npy"
 
 
 def best_layer(

@@ -175,7 +175,7 @@ def _train(name: str, profile: Profile, directory, objective: str, changes: list
 def _with_each(base: models.LanguageModel, adapters: dict, show: bool) -> Iterator[tuple]:
     """Yield (label, the base with that adapter on it) for {label: folder, or None for the bare base}."""
     for label, folder in tqdm(adapters.items(), desc="scoring", unit="adapter", disable=not show):
-        with models.wearing(base, folder) as model:
+        with models.adapted(base, folder) as model:
             yield label, model
 
 

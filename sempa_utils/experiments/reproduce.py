@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from sempa_utils import __version__, models, profiles, records, training
-from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
+from sempa_utils import models, profiles, records, training
+from sempa_utils.checks import InputError, build_folder, pick, write_whole
 from sempa_utils.data import corpora
-from sempa_utils.embedding import Embedder
+from sempa_utils.embedding import Embedder, embedder
 from sempa_utils.evaluation import geometry, sts
-from sempa_utils.evaluation.generation import check_tasks, comparison, evaluate, signals
+from sempa_utils.evaluation.generation import check_tasks, comparison, evaluate, harness, signals
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
 
@@ -86,6 +86,15 @@ STEPS = {  # and the sizes that a step's data do not tell
     "frontier": ("frontier_points", "text_tokens"),
     "generation": ("generation_items",),
 }
+PRODUCERS = {  # the modules whose arithmetic a step's figures are
+    "sts": (embedder, sts),
+    "geometry": (embedder, geometry),
+    "layers": (embedder, sts, geometry),
+    "signals": (signals,),
+    "frontier": (embedder, sts, signals),
+    "generation": (harness,),
+}
+REVISION = 1  # of what the steps make of that
 TRIAL_STEPS = ("frontier",)
 
 
@@ -240,12 +249,13 @@ class _Work:
         }[step]
 
     def path(self, step: str) -> Path:
-        """Return where a step keeps what it found: under a fingerprint of all that it depends on."""
-        model = (self.base.fingerprint, self.base.precision, self.base.device.type)
-        adapter = self.trained and self.trained["adapter_fingerprint"]
+        """Return where a step keeps what it found: under the key of all that it depends on."""
+        run = self.trained and [self.trained["fingerprint"], self.trained["adapter_fingerprint"]]
         sizes = {name: getattr(self.data.sizes, name) for name in STEPS[step]}
-        mark = fingerprint(__version__, *model, adapter, sizes, self.data.seed, self._reads(step))
-        return build_folder() / "reproduce" / f"{self.run}_{step}_{mark}.json"
+        of_step = {"base": self.base.identity(), "run": run, "sizes": sizes, "seed": self.data.seed}
+        of_step |= {"reads": self._reads(step), "producers": {part.__name__: part.REVISION for part in PRODUCERS[step]}}
+        key = models.figure_key(step, REVISION, packages=("peft", "numpy", "scipy"), **of_step)
+        return build_folder() / "reproduce" / f"{self.run}_{step}_{key}.json"
 
     def keep(self, step: str) -> None:
         """Compute a step and keep what it found."""
@@ -285,7 +295,7 @@ class _Work:
 
     def _model(self, adapter: str | Path | None = None):
         """Give the base with an adapter, by default the run's own, for a `with` block."""
-        return models.wearing(self.base, adapter or (self.trained and self.trained["adapter"]))
+        return models.adapted(self.base, adapter or (self.trained and self.trained["adapter"]))
 
     def _beside_the_base(self, score: Callable) -> dict[str, dict]:
         """Return {BASE: what `score` gives of the base, run: of the run's model}; the base's is found again."""

@@ -1,34 +1,20 @@
 """Where weights come from and what is put on them: loading, precision, adapters, and batches as prefix trees."""
 
-from sempa_utils.models.loading import (
+from sempa_utils.models.adapters import (
     ADAPTER_NOTE,
     FINISHED,
-    PACKAGED,
-    PACKAGED_FILE,
-    PACKAGED_ID,
-    PACKAGED_SHA256,
-    PRECISIONS,
-    LanguageModel,
+    adapted,
     adapter_fingerprint,
     adapter_folder,
-    add_adapter,
     base_of_adapter,
     check_adapter,
-    check_nf4,
-    check_sha256,
-    compute_dtype,
-    download,
-    fetch,
-    fetch_packaged,
     finished_adapters,
-    load,
-    plain_name,
-    read_matrix,
-    remove_adapter,
+    given_back,
     save_adapter,
-    set_padding,
     ship_adapter,
-    wearing,
-    weight_shapes,
-    wrap,
 )
+from sempa_utils.models.identity import UNSAVED, figure_key, weight_shapes
+from sempa_utils.models.loading import LanguageModel, download, fetch, load, plain_name, read_matrix, wrap
+from sempa_utils.models.packaged import PACKAGED, PACKAGED_MODELS, check_sha256, fetch_packaged
+from sempa_utils.models.precision import PRECISIONS, check_nf4, compute_dtype, mixed_precision, nf4_config
+from sempa_utils.models.tokenizer import set_padding

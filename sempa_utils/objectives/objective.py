@@ -57,6 +57,7 @@ class Objective:
     """The base of all objectives: a Plackett–Luce likelihood over an anchor's candidates."""
 
     name: ClassVar[str]
+    revision: ClassVar[int] = 1  # raised with every change that moves its loss, or what its reference is
     learning_rate: ClassVar[float] = 1e-4  # the recipe's, where none is given
     ranked: ClassVar[bool] = False  # needs premises with all three labels
     reference: ClassVar[bool] = True  # scores against the frozen base

@@ -10,7 +10,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from sempa_utils.checks import InputError
-from sempa_utils.data.templates import paraphrase_request
+from sempa_utils.data.templates import PLAIN_CHAT_TEMPLATE, paraphrase_request
 from sempa_utils.models import LanguageModel
 
 
@@ -38,8 +38,13 @@ def answer_tokens(tokenizer, request: list[dict] | str, answer: str) -> tuple[li
     """Return the token ids of the chat up to the answer, and of the answer with its end token.
 
     A plain text and its answer are tokenised apart, so that the last token is the one that embeddings are read
-    from. Raises `InputError` where the tokenizer does not keep a chat's tokens as a prefix.
+    from. Raises `InputError` where the tokenizer does not keep a chat's tokens as a prefix, or has no end token.
     """
+    if tokenizer.eos_token is None and (isinstance(request, str) or tokenizer.chat_template == PLAIN_CHAT_TEMPLATE):
+        raise InputError(
+            "This tokenizer has no end token, so an answer would have no end. Set its eos_token and save it again, or "
+            "train an objective without answers (one_word, contrastive)."
+        )
     if isinstance(request, str):
         answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         return tokenizer(request)["input_ids"], [*answer_ids, tokenizer.eos_token_id]

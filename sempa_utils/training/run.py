@@ -5,13 +5,14 @@ chance: ln 2 for two candidates. A run can be interrupted and resumed; what it l
 in PEFT's format and a record.
 """
 
+import contextlib
 import gc
 import json
 import math
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,21 +20,24 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from sempa_utils import __version__, models, profiles
-from sempa_utils.checks import InputError, build_folder, fingerprint, require_space, write_whole
+from sempa_utils import models, profiles
+from sempa_utils.checks import InputError, build_folder, require_space, write_whole
 from sempa_utils.data.corpora import Corpus, load_ranked_nli, load_triplets
+from sempa_utils.data.templates import REQUEST_TEMPLATES
 from sempa_utils.profiles import Profile
-from sempa_utils.training import memory
+from sempa_utils.training import memory, step
 from sempa_utils.training.recipe import Recipe
 from sempa_utils.training.trainer import WHOLE, check, make_trainer, points, processes, reference_table
 
 RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of the run
+KEY = 2  # what the fingerprint in `RUN` is made of; older kits wrote no number there
 
 
 def run_fingerprint(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> str:
-    """Name a training run by all that its result depends on: the kit, base, precision, data, recipe."""
-    base = (language_model.fingerprint, language_model.precision)
-    return fingerprint(__version__, *base, corpus.fingerprint, recipe.settings())
+    """Name a training run by all that its result depends on: base, tokenizer, data, the whole recipe, versions."""
+    of_run = {"base": language_model.identity(), "data": corpus.fingerprint, "recipe": recipe.settings()}
+    of_run |= {"objective": recipe.objective.revision, "templates": REQUEST_TEMPLATES}
+    return models.figure_key("training", step.REVISION, packages=("peft", "trl", "accelerate"), **of_run)
 
 
 def train(
@@ -60,6 +64,7 @@ def train(
         shutil.rmtree(folder, ignore_errors=True)
     together.wait_for_everyone()
     identity = run_fingerprint(language_model, corpus, recipe)
+    _take_over(folder, language_model, corpus=corpus, recipe=recipe)
     _refuse_another_run(folder, identity)
     finished = read_record(folder)
     if finished:
@@ -69,21 +74,22 @@ def train(
     candidates = recipe.objective.candidate_count(min(recipe.micro_batch, len(corpus)))
     plan = {"recipe": recipe.settings(), "candidates": candidates}
     show = on_curve and (lambda points: on_curve(plan | {"curve": points}))
-    trainer = make_trainer(language_model, corpus, recipe=recipe, folder=folder, on_curve=show)
-    started = time.perf_counter()
-    try:
+    base, described = language_model.identity(), language_model.describe()
+    with models.given_back(language_model), _advice_where_memory_is_full(language_model, recipe):
+        trainer = make_trainer(language_model, corpus, recipe=recipe, folder=folder, on_curve=show)
+        started = time.perf_counter()
         with write_whole(folder / RUN) as draft:
-            draft.write_text(json.dumps({"fingerprint": identity}) + "\n", encoding="utf8")
+            draft.write_text(json.dumps({"fingerprint": identity, "key": KEY}) + "\n", encoding="utf8")
         require_space(folder, _bytes_needed(trainer), "the checkpoints of this run")
         if recipe.cache_reference:
-            trainer.reference = reference_table(trainer, language_model, corpus)
+            trainer.reference = reference_table(trainer, base, corpus)
         with PeakMemory(language_model.device) as peak:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         trained = replace(language_model, model=trainer.model)
         curve = points(trainer.state.log_history)
         record = {
             "fingerprint": identity,
-            "model": language_model.describe(),
+            "model": described,
             "data": corpus.record(),
             **plan,
             "curve": curve,
@@ -103,15 +109,19 @@ def train(
             with write_whole(folder / RECORD) as draft:
                 draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf8")
         together.wait_for_everyone()
+    return read_record(folder)
+
+
+@contextlib.contextmanager
+def _advice_where_memory_is_full(language_model: models.LanguageModel, recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         capacity = torch.cuda.mem_get_info(language_model.device)[1]
         compute = models.compute_dtype(language_model.device.type)
         config, precision = language_model.model.config, language_model.precision
         advice = memory.advice(config, precision, recipe=recipe, capacity_bytes=capacity, compute_dtype=compute)
         raise InputError(f"The GPU's memory is full. {advice}") from error
-    finally:
-        _give_back(replace(language_model, model=trainer.model))
-    return read_record(folder)
 
 
 class ProfileRun(NamedTuple):
@@ -158,8 +168,17 @@ def train_profile(
 
 
 def run_folder(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> Path:
-    """Return where a run lies if no other place is named: build/adapters/<run's fingerprint>."""
-    return build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
+    """Return where a run lies if no other place is named: build/adapters/<run's fingerprint>.
+
+    A finished run of an older kit that lies there under another name gets this one.
+    """
+    folder = build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
+    if not folder.exists():
+        for record in folder.parent.glob(f"*/{RECORD}"):
+            if _take_over(record.parent, language_model, corpus=corpus, recipe=recipe):
+                record.parent.rename(folder)
+                break
+    return folder
 
 
 def read_record(folder: str | Path) -> dict | None:
@@ -225,11 +244,33 @@ class PeakMemory:
             self.peak = max(self.peak, psutil.Process().memory_info().rss)
 
 
+def _take_over(folder: Path, language_model: models.LanguageModel, *, corpus: Corpus, recipe: Recipe) -> bool:
+    """Give a finished run of an older kit today's fingerprint, once, if base, precision, data and recipe are alike.
+
+    Older kits did not write down tokenizer and versions: those are taken on trust, and a line says so.
+    """
+    mark, path = folder / RUN, folder / RECORD
+    if not (mark.is_file() and path.is_file()) or "key" in json.loads(mark.read_text(encoding="utf8")):
+        return False
+    record = json.loads(path.read_text(encoding="utf8"))
+    theirs = record["model"]["fingerprint"], record["model"]["precision"], record["data"]["fingerprint"]
+    alike = theirs == (language_model.fingerprint, language_model.precision, corpus.fingerprint)
+    if not alike or any(record["recipe"].get(name) != value for name, value in recipe.settings().items()):
+        return False
+    record["fingerprint"] = run_fingerprint(language_model, corpus, recipe)
+    for file, content in ((path, record), (mark, {"fingerprint": record["fingerprint"], "key": KEY})):
+        with write_whole(file) as draft:
+            draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf8")
+    print(f"{folder}: a finished run of an older kit, which did not write down tokenizer and versions; taken as it is")
+    return True
+
+
 def _refuse_another_run(folder: Path, identity: str) -> None:
     path = folder / RUN
     if path.is_file() and json.loads(path.read_text(encoding="utf8"))["fingerprint"] != identity:
         raise InputError(
-            f"{folder}: belongs to another run (other base, precision, data or recipe). "
+            f"{folder}: belongs to another run (other base, tokenizer, precision, data, recipe or versions of the "
+            "libraries), or to one of an older kit that was not finished. "
             "Name another folder, or pass resume=False (--fresh) to replace it."
         )
 
@@ -247,13 +288,3 @@ def _bytes_needed(trainer) -> int:
 
 def _mean(points: list[dict], names) -> dict[str, float]:
     return {name: sum(point[name] for point in points) / len(points) for name in names}
-
-
-def _give_back(trained: models.LanguageModel) -> None:
-    """Take the adapter, TRL's patched forward and training's switches off the base model."""
-    base = models.remove_adapter(trained).model
-    base.__dict__.pop("forward", None)
-    if base.is_activation_checkpointing:
-        base.activation_checkpointing_disable()
-        base.disable_input_require_grads()
-    base.eval()

@@ -14,6 +14,7 @@ from sempa_utils.models.prefix_tree import PrefixTree
 from sempa_utils.objectives import Scores, divergence
 from sempa_utils.training.recipe import Recipe
 
+REVISION = 1  # of what a step computes; raised with every change that moves what comes of a run
 Reading = Callable[[], contextlib.AbstractContextManager]  # around each forward, such as autocast
 
 

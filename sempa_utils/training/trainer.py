@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -18,9 +19,10 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from sempa_utils import __version__, models, objectives
-from sempa_utils.checks import InputError, build_folder, fingerprint, write_whole
+from sempa_utils import models, objectives
+from sempa_utils.checks import InputError, build_folder, write_whole
 from sempa_utils.data.corpora import Corpus
+from sempa_utils.data.templates import REQUEST_TEMPLATES
 from sempa_utils.training import step
 from sempa_utils.training.recipe import Recipe, lora_config, train_in_float32
 
@@ -63,7 +65,7 @@ def make_trainer(
         gradient_accumulation_steps=recipe.accumulation // processes().num_processes,
         gradient_checkpointing=recipe.gradient_checkpointing,
         max_length=recipe.max_length,
-        **mixed_precision(language_model),
+        **models.mixed_precision(language_model),
         use_cpu=device == "cpu",
         dataloader_pin_memory=device != "cpu",
         ddp_find_unused_parameters=False,
@@ -173,16 +175,17 @@ class SemanticTrainer(DPOTrainer):
             self._metrics[mode][name].append(self.accelerator.gather(values).mean().item())
 
 
-def reference_table(trainer: SemanticTrainer, language_model: models.LanguageModel, corpus: Corpus) -> torch.Tensor:
+def reference_table(trainer: SemanticTrainer, base: dict[str, Any], corpus: Corpus) -> torch.Tensor:
     """Return the frozen base's log-probabilities or states of each row, from the cache or computed once.
 
-    Shape (rows of the corpus, …), float32, on the CPU. The file's name is a fingerprint of all that
-    the values depend on, so one of another model, precision, data or template is never found.
+    Shape (rows of the corpus, …), float32, on the CPU. The file's name is the key of all that the values depend on;
+    `base` is the `LanguageModel.identity` of the base as it was before training.
     """
     recipe = trainer.recipe
-    base = (language_model.fingerprint, language_model.precision, language_model.device.type)
-    reads = (*recipe.objective.reading(), recipe.max_length)
-    path = build_folder() / "references" / f"{fingerprint(__version__, *base, corpus.fingerprint, *reads)}.safetensors"
+    reads = {"reading": recipe.objective.reading(), "max_length": recipe.max_length, "templates": REQUEST_TEMPLATES}
+    revision = {"objective": recipe.objective.revision}
+    key = models.figure_key("reference", step.REVISION, base=base, data=corpus.fingerprint, **reads, **revision)
+    path = build_folder() / "references" / f"{key}.safetensors"
     with processes().main_process_first():
         if not path.is_file():
             by_row = {}
@@ -198,13 +201,6 @@ def reference_table(trainer: SemanticTrainer, language_model: models.LanguageMod
             with write_whole(path) as draft:
                 save_file({"reference": table}, draft)
     return load_file(path)["reference"]
-
-
-def mixed_precision(language_model: models.LanguageModel) -> dict[str, bool]:
-    """Return the trainer's switches: bf16 or fp16 autocast where the model computes so, else none."""
-    nf4 = language_model.precision == "nf4"
-    dtype = models.compute_dtype(language_model.device.type) if nf4 else language_model.model.dtype
-    return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
 
 
 class Bookkeeper(TrainerCallback):

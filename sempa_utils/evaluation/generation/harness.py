@@ -5,7 +5,6 @@ how many shots, and each task's result is kept.
 """
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import io
 import json
@@ -19,10 +18,11 @@ from unittest import mock
 
 import numpy as np
 
-from sempa_utils import __version__, models
+from sempa_utils import models
 from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
 from sempa_utils.evaluation.generation import local_tasks
 
+REVISION = 1  # of what is asked and how it is scored; raised with every change that moves a figure
 SAMPLES = 3  # items that a result shows whole
 GENERATION_TOKENS = 16384  # of a batch on the CPU, padding included: about a gigabyte in the packaged model
 
@@ -316,12 +316,11 @@ def _config_and_tokenizer(model: str):
 
 
 def _kept(language_model, name: str, prepared: Prepared, limit: int | None, seed: int) -> Path | None:
-    adapter = language_model.active_adapter
-    if adapter == "unsaved":  # has no name that a later run could know it by
+    if language_model.adapter == models.UNSAVED:  # no later run will have it again
         return None
-    parts = (__version__, importlib.metadata.version("lm_eval"), language_model.fingerprint, language_model.precision,
-             adapter, language_model.device.type, name, TASKS[name], prepared.data, limit, seed)  # fmt: skip
-    return build_folder() / "generation" / f"{fingerprint(*parts)}.json"
+    asked = {"task": TASKS[name], "data": prepared.data, "limit": limit, "seed": seed}
+    key = models.figure_key("generation", REVISION, packages=("lm_eval",), model=language_model.identity(), **asked)
+    return build_folder() / "generation" / f"{key}.json"
 
 
 def _batch_size(language_model, longest: int) -> int | str:

@@ -21,6 +21,7 @@ from sempa_utils.data.templates import paraphrase_request
 from sempa_utils.models import LanguageModel, prefix_tree
 from sempa_utils.objectives.answers import Pairwise
 
+REVISION = 1  # of the signals; raised with every change that moves one
 TEXT_FILE = Path("text") / "wikitext2_test.txt"
 CHUNK = 128  # states whose logits exist at the same time
 
