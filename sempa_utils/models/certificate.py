@@ -4,10 +4,13 @@ A few short sequences go through the model plainly and in each of the quick ways
 taken. So no list of names is kept, and a model that nobody here knows is either right or refused.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from sempa_utils.checks import InputError
 from sempa_utils.models import padded, prefix_tree
@@ -24,7 +27,7 @@ KEPT = "sempa_ways"  # the name under which a model keeps what was measured on i
 class Ways:
     """How a model is computed exactly; the defaults are the quickest ways."""
 
-    head: bool = True  # its logits are the head's product with the last state
+    plain_head: bool = True  # its logits are the head's product with the last state
     tree: bool = True  # a batch may be a prefix tree
     window: int | None = None  # the longest path that such a tree may have; None: any
     prefix_cache: bool = True  # what sentences begin with may be computed once
@@ -60,23 +63,24 @@ class Ways:
 
     def log_probs(self, model, batch) -> torch.Tensor:
         """Return each answer's summed log-probability, float32."""
-        return prefix_tree.log_probs(model, batch, None if self.head else own_logits)
+        return prefix_tree.log_probs(model, batch, None if self.plain_head else own_logits)
 
     def states(self, model, batch) -> torch.Tensor:
         """Return the states that are read: (R, width)."""
-        return prefix_tree.states(model, batch, at_decoder=not self.head)
+        return prefix_tree.states(model, batch, at_decoder=not self.plain_head)
+
+    def head(self, model) -> nn.Module | Callable[[torch.Tensor], torch.Tensor]:
+        """Return the model's head, or what gives its logits (N, vocabulary) of states (N, width) instead."""
+        return causal(model).get_output_embeddings() if self.plain_head else partial(own_logits, model)
 
     def logits(self, model, states: torch.Tensor) -> torch.Tensor:
         """Return the logits of states (N, width): (N, vocabulary), float32."""
-        if not self.head:
-            return own_logits(model, states)
-        head = causal(model).get_output_embeddings()
-        return head(states.to(head.weight.dtype)).float()
+        return head_logits(self.head(model), states)
 
     def lines(self) -> list[str]:
         """Return a line for each thing that is not taken, and what is done instead."""
         said = {
-            "logits are the model's own, which changes them after its head": not self.head,
+            "logits are the model's own, which changes them after its head": not self.plain_head,
             "batches are padded instead of prefix trees, which are not exact for this model": not self.tree,
             f"paths of more than {self.window} tokens are padded batches: the model looks back no further": (
                 self.tree and self.window is not None
@@ -86,6 +90,11 @@ class Ways:
             "sentences are computed one by one: padding changes this model's states": self.padding == "none",
         }
         return [line for line, is_so in said.items() if is_so]
+
+
+def head_logits(head: nn.Module | Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+    """Return the logits of states (N, width), in float32; `head` as `Ways.head` returns it."""
+    return head(states.to(head.weight.dtype)).float() if isinstance(head, nn.Module) else head(states)
 
 
 def own_logits(model, states: torch.Tensor) -> torch.Tensor:
@@ -126,7 +135,7 @@ def _dtype(model) -> torch.dtype:
 
 
 def ways_of(model, tokenizer) -> Ways:
-    """Return how a model is computed exactly: measured once, and kept with the model.
+    """Return how a model is computed exactly: measured once, and kept with the base model.
 
     Raises `InputError` for a model that sees what stands behind a token, or an encoder with a decoder.
     """

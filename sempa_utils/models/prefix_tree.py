@@ -21,6 +21,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from sempa_utils.models.identity import base_model
+
 CHUNK = 256  # states whose logits exist at the same time
 
 
@@ -177,8 +179,7 @@ def states(model, batch, at_decoder: bool = False) -> torch.Tensor:
 
 def causal(model):
     """Return the causal language model inside what data parallelism and PEFT put around it."""
-    model = getattr(model, "module", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base_model(getattr(model, "module", model))
 
 
 def _chosen(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
