@@ -112,7 +112,7 @@ def test_loss_and_gradient_are_those_of_a_forward_a_sequence(name, objective):
     assert ours.item() == pytest.approx(plain.item(), abs=1e-3, rel=1e-3)
     assert abs(ours.item() - math.log(2)) > 1e-4, "the adapter must move it away from chance"
     one, other = gradient(ours), gradient(plain)
-    assert other.norm() > 1e-6 and (one - other).norm() < 2e-3 * other.norm()
+    assert other.norm() > 1e-6 and (one - other).norm() < 2e-3 * other.norm() + 1e-6
 
 
 def test_a_model_that_looks_ahead_is_refused():
