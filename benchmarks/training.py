@@ -92,7 +92,7 @@ def arithmetic_bound(language_model, rows, recipe) -> dict[str, float]:
         with FlopCounterMode(display=False) as counter:
             for start in range(0, len(examples), size):
                 batch = trainer._prepare_inputs(trainer.collate(examples[start : start + size]))
-                tokens = max(tokens, batch.trees[0].input_ids.shape[1])
+                tokens = max(tokens, batch.policy[0].input_ids.shape[1])
                 trainer.compute_loss(trainer.model, batch).backward()
         operations = counter.get_total_flops() / len(examples)
     rate = matmul_rate(language_model, tokens)

@@ -11,8 +11,9 @@ from sempa_utils import models, profiles, training
 from sempa_utils.checks import InputError
 from sempa_utils.models import prefix_tree
 from sempa_utils.objectives import OBJECTIVES, TokenCounts
-from sempa_utils.training import Recipe, lora_config, memory, step
+from sempa_utils.training import Recipe, lora_config, memory
 from sempa_utils.training.memory import GIB, advice, plan, total
+from sempa_utils.training.step import Step
 
 large_models = load_benchmark("large_models")
 SMALL = Recipe(micro_batch=4, max_length=128)
@@ -46,7 +47,7 @@ def measured_peak(model, recipe: Recipe, tokens: TokenCounts) -> int:
         model.get_base_model().activation_checkpointing_enable()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     batch = memory.example_batch(recipe, tokens)
-    assert max(int(tree.input_ids.max()) for tree in batch.trees) < model.config.vocab_size
+    assert max(int(tree.input_ids.max()) for tree in batch.policy) < model.config.vocab_size
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimiser.step()  # the gradients stay, as in the midst of an accumulation
@@ -57,7 +58,7 @@ def measured_peak(model, recipe: Recipe, tokens: TokenCounts) -> int:
             lying += [state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code]
     before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in lying}.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        step.compute(model, batch, recipe=recipe).loss.backward()
+        Step(recipe).compute(model, batch).loss.backward()
     events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -378,13 +378,6 @@ def test_listwise_of_triplets_and_options_of_other_machines_are_refused(no_data,
         run(triplets, tmp_path, RECIPE.changed(optimizer="paged_adamw_8bit"))
 
 
-def test_a_head_that_is_not_the_last_step_is_refused(ranked, tmp_path):
-    base = fresh()
-    base.model.config.final_logit_softcapping = 30.0
-    with pytest.raises(InputError, match="final_logit_softcapping"):
-        training.train(base, ranked, recipe=SLOT.changed(objective="one_word"), folder=tmp_path)
-
-
 def test_the_base_is_given_back_after_every_objective(ranked, tmp_path):
     base = fresh()
     before = {name: value.clone() for name, value in base.model.state_dict().items()}

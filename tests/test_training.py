@@ -227,7 +227,7 @@ def test_an_answer_beyond_the_length_is_cut_at_its_end_as_in_stock(corpus, tmp_p
         recipe = RECIPE.changed(shared_prefix=shared, max_length=100)
         made = trainer.make_trainer(fresh(), corpus, recipe=recipe, folder=tmp_path)
         batch = made.data_collator(list(made.train_dataset)[:8])
-        lengths[shared] = len(batch.trees[0].targets) if shared else int(batch["completion_mask"].sum())
+        lengths[shared] = len(batch.policy[0].targets) if shared else int(batch["completion_mask"].sum())
     assert lengths[True] == lengths[False]
 
 

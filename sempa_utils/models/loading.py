@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sempa_utils.checks import InputError, first_line, pick
-from sempa_utils.models import adapters, identity
+from sempa_utils.models import adapters, certificate, identity
 from sempa_utils.models.packaged import PACKAGED, PACKAGED_MODELS, fetch_packaged, quiet_load_reports
 from sempa_utils.models.precision import PRECISIONS, check_nf4, compute_dtype, keep_nf4_exact, nf4_config
 from sempa_utils.models.tokenizer import prepare
@@ -47,9 +47,15 @@ class LanguageModel:
         base = identity.base_model(self.model)
         return getattr(base, "adapter_fingerprint", identity.UNSAVED) if identity.adapter_is_on(self.model) else None
 
+    @property
+    def ways(self) -> certificate.Ways:
+        """How this model is computed exactly, measured the first time. Raises `InputError` for no causal model."""
+        return certificate.ways_of(self.model, self.tokenizer)
+
     def describe(self) -> dict[str, Any]:
         """Return what a record keeps of the model."""
-        return {
+        slower = {"ways": lines} if (lines := self.ways.lines()) else {}
+        return slower | {
             "name": self.name,
             "precision": self.precision,
             "fingerprint": self.fingerprint,

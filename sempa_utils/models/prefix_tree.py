@@ -19,6 +19,9 @@ from typing import NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from sempa_utils.models.identity import base_model
 
 CHUNK = 256  # states whose logits exist at the same time
 
@@ -37,6 +40,39 @@ class PrefixTree(NamedTuple):
     def to(self, device, **_) -> "PrefixTree":
         """Return the tree on a device."""
         return PrefixTree(*(part.to(device) for part in self[:-1]), self.count)
+
+    def inputs(self, config, dtype: torch.dtype) -> dict:
+        """Return what a model is given; in layers that look back through a window, it counts the depth in the tree."""
+        window, kinds = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
+        mask = self._mask(self.may_attend, dtype)
+        if window and self.depth > window:
+            depths = self.position_ids[0]
+            near = self._mask(self.may_attend & (depths[:, None] - depths < window), dtype)
+            mask = {"full_attention": mask, "sliding_attention": near} if "full_attention" in kinds else near
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": mask,
+            "position_ids": self.position_ids,
+            "logits_to_keep": self.read_at,
+        }
+
+    def pick(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the states (R, width) that are read, of those that the head is given (1, R, width)."""
+        return states[0]
+
+    def pick_all(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the states (R, width) that are read, of all of the decoder's (1, N, width)."""
+        return states[0, self.read_at]
+
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest path."""
+        return int(self.position_ids.max()) + 1
+
+    @staticmethod
+    def _mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+        return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[None, None]
 
 
 def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTree:
@@ -99,30 +135,59 @@ def _tree(tokens, above, read_at, targets, owners) -> PrefixTree:
     return PrefixTree(torch.tensor([tokens]), depths[None], may_attend, *integers, owners[-1] + 1)
 
 
-def log_probs(model, tree: PrefixTree) -> torch.Tensor:
+def log_probs(model, batch, own_logits=None) -> torch.Tensor:
     """Return each answer's summed log-probability, shape (prompts × answers per prompt,), float32.
 
-    `model` is a causal language model of transformers, with or without an adapter; only the states
-    that predict an answer token go through its head.
+    `model` is a causal language model of transformers, with or without an adapter, `batch` a `PrefixTree` or a
+    `padded.PaddedBatch`; only the states that predict an answer token go through its head. `own_logits(model,
+    states)` gives the logits where they are not the head's product with the state.
     """
+    if own_logits is None:
 
-    def read(states, weight, bias):
-        if not weight.requires_grad:
-            return _TokenLogProbs.apply(tree.targets, states, weight, bias)
-        logits = torch.nn.functional.linear(states, weight, bias).float()
-        return logits.gather(-1, tree.targets[:, None])[:, 0] - logits.logsumexp(dim=-1)
+        def read(states, weight, bias):
+            if not weight.requires_grad:
+                return _TokenLogProbs.apply(batch.targets, states, weight, bias)
+            return _chosen(torch.nn.functional.linear(states, weight, bias), batch.targets)
 
-    found = _forward(model, tree, read)
-    total = torch.zeros(tree.count, device=found.device)
-    return total.index_add(0, tree.owners, found)
+        values = _forward(model, batch, read)
+    else:
+
+        def part(states, targets):
+            return _chosen(own_logits(model, states), targets)
+
+        pairs = zip(states(model, batch, True).split(CHUNK), batch.targets.split(CHUNK))
+        values = torch.cat([checkpoint(part, *pair, use_reentrant=False) for pair in pairs])
+    return torch.zeros(batch.count, device=values.device).index_add(0, batch.owners, values)
 
 
-def states(model, tree: PrefixTree) -> torch.Tensor:
-    """Return the states that are read, after the model's final norm: (R, width), in the model's type."""
-    return _forward(model, tree, lambda states, weight, bias: states)
+def states(model, batch, at_decoder: bool = False) -> torch.Tensor:
+    """Return the states that are read, after the model's final norm: (R, width), in the model's type.
+
+    `at_decoder`: taken where the decoder ends, for a model that changes what its head gives.
+    """
+    if not at_decoder:
+        return _forward(model, batch, lambda states, weight, bias: states)
+    kept = []
+    decoder = causal(model).get_decoder()
+    handle = decoder.register_forward_hook(lambda _, arguments, output: kept.append(output[0]))
+    try:
+        _forward(model, batch, lambda states, weight, bias: states[:, :1])
+    finally:
+        handle.remove()
+    return batch.pick_all(kept[0])
 
 
-def _forward(model, tree: PrefixTree, read) -> torch.Tensor:
+def causal(model):
+    """Return the causal language model inside what data parallelism and PEFT put around it."""
+    return base_model(getattr(model, "module", model))
+
+
+def _chosen(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    logits = logits.float()
+    return logits.gather(-1, targets[:, None])[:, 0] - logits.logsumexp(dim=-1)
+
+
+def _forward(model, batch, read) -> torch.Tensor:
     """Run the model with `read(states (R, width), weight, bias)` in the place of its head; return what that gives.
 
     The model's own forward runs, so that it may be wrapped (an adapter, data parallelism) and gradients
@@ -130,19 +195,11 @@ def _forward(model, tree: PrefixTree, read) -> torch.Tensor:
     """
     dtype = next(model.parameters()).dtype
     dtype = dtype if dtype.is_floating_point else torch.float32
-    mask = torch.zeros(tree.may_attend.shape, dtype=dtype, device=tree.may_attend.device)
-    mask.masked_fill_(~tree.may_attend, torch.finfo(dtype).min)
     head = getattr(model, "module", model).get_output_embeddings()
     own = head.__dict__.get("forward")  # accelerate may have put one there
-    head.forward = lambda states: read(states[0], head.weight, head.bias)[None]
+    head.forward = lambda states: read(batch.pick(states), head.weight, head.bias)[None]
     try:
-        return model(
-            input_ids=tree.input_ids,
-            attention_mask=mask[None, None],
-            position_ids=tree.position_ids,
-            logits_to_keep=tree.read_at,
-            use_cache=False,
-        ).logits[0]
+        return model(**batch.inputs(causal(model).config, dtype), use_cache=False).logits[0]
     finally:
         if own:
             head.forward = own

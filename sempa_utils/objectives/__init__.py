@@ -12,7 +12,7 @@ A new objective is a dataclass like these and a line of `OBJECTIVES`: `train`, `
 """
 
 from sempa_utils.objectives.answers import BestOfN, Listwise, Pairwise
-from sempa_utils.objectives.divergence import check_head, divergence
+from sempa_utils.objectives.divergence import divergence
 from sempa_utils.objectives.objective import Objective, Scores, TokenCounts, Tokens, tokenised
 from sempa_utils.objectives.slots import Contrastive, OneWord
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sempa_utils.checks import InputError, pick
 from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
-from sempa_utils.models import prefix_tree
+from sempa_utils.models import Ways
 from sempa_utils.objectives.objective import Objective, Scores, TokenCounts, Tokens, require_positive, setting
 from sempa_utils.objectives.preferences import answer_tokens, preference_dataset
 from sempa_utils.theory import plackett_luce
@@ -59,20 +59,20 @@ class Answers(Objective):
     def reading(self) -> tuple:
         return "answers", self.ranked, self.template
 
-    def trees(self, rows: list[AnswerTokens], chunk: int) -> list[prefix_tree.PrefixTree]:
-        return [prefix_tree.build([row["prompt"] for row in rows], self.shared([row["answers"] for row in rows]))]
+    def batches(self, rows: list[AnswerTokens], ways: Ways, *, chunk: int) -> list:
+        return ways.answers([row["prompt"] for row in rows], self.shared([row["answers"] for row in rows]))
 
     def shared(self, answers: list[list[list[int]]]) -> list[list[list[int]]]:
         """Return each row's answers in a batch."""
         return answers
 
-    def read(self, model: nn.Module, tree: prefix_tree.PrefixTree) -> Tensor:
-        return prefix_tree.log_probs(model, tree)
+    def read(self, model: nn.Module, batch, ways: Ways) -> Tensor:
+        return ways.log_probs(model, batch)
 
     def by_row(self, values: Tensor, rows: int) -> Tensor:
         return values.view(rows, -1)
 
-    def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
         policy = policy.view(reference.shape)
         loss = plackett_luce.listwise_dpo_loss(policy, reference, self.beta, top_k=self.top_k)
         rewards = plackett_luce.implicit_reward(policy, reference, self.beta)

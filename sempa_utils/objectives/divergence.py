@@ -4,14 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sempa_utils.checks import InputError
+from sempa_utils.models import head_logits
 
 
-def divergence(head: nn.Module, policy: Tensor, reference: Tensor, chunk: int = 256) -> Tensor:
+def divergence(head, policy: Tensor, reference: Tensor, chunk: int = 256) -> Tensor:
     """Return the mean KL(π_ref ‖ π) of the next-token distributions at N states (N, width): a number, in nats.
 
-    Its gradient reaches `policy` alone. The logits of `chunk` states exist at a time, and once more for
-    the gradient.
+    `head` as `models.Ways.head` returns it. The gradient reaches `policy` alone. The logits of `chunk` states exist
+    at a time, and once more for the gradient.
     """
 
     def summed(states: Tensor, frozen: Tensor) -> Tensor:
@@ -22,18 +22,3 @@ def divergence(head: nn.Module, policy: Tensor, reference: Tensor, chunk: int = 
     for states, frozen in zip(policy.split(chunk), reference.detach().split(chunk)):
         total = total + checkpoint(summed, states, frozen, use_reentrant=False)
     return total / len(policy)
-
-
-def head_logits(head: nn.Module, states: Tensor) -> Tensor:
-    """Return the head's logits of states (N, width), in float32."""
-    return head(states.to(head.weight.dtype)).float()
-
-
-def check_head(config) -> None:
-    """Raise an `InputError` where a model's logits are more than its head's product with the last state."""
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
-            raise InputError(
-                f"Prefix trees read the head's weights, and this model changes its logits afterwards ({name}). "
-                "Choose pairwise with TRL's own batches (--stock-batches), contrastive, or another base model."
-            )

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from sempa_utils.checks import InputError
-from sempa_utils.models.prefix_tree import PrefixTree
+from sempa_utils.models import Ways
 
 
 def setting(default: Any, about: str, kind: type | None = None) -> Any:
@@ -63,7 +63,6 @@ class Objective:
     reference: ClassVar[bool] = True  # scores against the frozen base
     cacheable: ClassVar[bool] = False  # the reference depends on a row alone
     in_batch: ClassVar[bool] = False  # the rows of a batch are each other's candidates
-    reads_head: ClassVar[bool] = True  # needs what the language-model head says
     stock: ClassVar[bool] = False  # TRL's own batches compute the same
 
     def check(self, micro_batch: int) -> None:
@@ -81,24 +80,24 @@ class Objective:
         """Return what the reference depends on beside base and rows: a cached one is shared by all that agree in it."""
         raise NotImplementedError
 
-    def trees(self, rows: list, chunk: int) -> list[PrefixTree]:
+    def batches(self, rows: list, ways: Ways, *, chunk: int) -> list:
         """Return what the model reads of a batch with the adapter on, some `chunk` sentences at a time."""
         raise NotImplementedError
 
-    def reference_trees(self, rows: list, chunk: int) -> list[PrefixTree]:
+    def reference_batches(self, rows: list, ways: Ways, *, chunk: int) -> list:
         """Return what the frozen base reads of a batch; empty where it is the same."""
         return []
 
-    def read(self, model: nn.Module, tree: PrefixTree) -> Tensor:
-        """Return what is read of a tree: a value or a state for each of its sequences."""
+    def read(self, model: nn.Module, batch, ways: Ways) -> Tensor:
+        """Return what is read of a batch: a value or a state for each of its sequences."""
         raise NotImplementedError
 
     def by_row(self, values: Tensor, rows: int) -> Tensor:
         """Return what the base read of a batch, row by row: (rows, …)."""
         raise NotImplementedError
 
-    def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
-        """Return loss and scores of what was read of a batch, and of the base's `by_row`."""
+    def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
+        """Return loss and scores of what was read of a batch, and of the base's `by_row`; `head` as of `Ways.head`."""
         raise NotImplementedError
 
     def candidate_count(self, rows: int) -> int:

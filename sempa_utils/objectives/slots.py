@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from sempa_utils.checks import pick
 from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
-from sempa_utils.models import prefix_tree
-from sempa_utils.objectives.divergence import head_logits
+from sempa_utils.models import Ways, head_logits
 from sempa_utils.objectives.objective import Objective, Scores, TokenCounts, Tokens, require_positive, setting
 from sempa_utils.theory import plackett_luce
 
@@ -69,14 +68,14 @@ class Slots(Objective):
         """The columns that are read with the adapter on."""
         raise NotImplementedError
 
-    def trees(self, rows: list[SlotTokens], chunk: int) -> list[prefix_tree.PrefixTree]:
-        return _trees(rows, self.moved, chunk)
+    def batches(self, rows: list[SlotTokens], ways: Ways, *, chunk: int) -> list:
+        return _batches([row[column] for column in self.moved for row in rows], ways, chunk)
 
-    def reference_trees(self, rows: list[SlotTokens], chunk: int) -> list[prefix_tree.PrefixTree]:
-        return _trees(rows, COLUMNS, chunk)
+    def reference_batches(self, rows: list[SlotTokens], ways: Ways, *, chunk: int) -> list:
+        return _batches([row[column] for column in COLUMNS for row in rows], ways, chunk)
 
-    def read(self, model: nn.Module, tree: prefix_tree.PrefixTree) -> Tensor:
-        return prefix_tree.states(model, tree)
+    def read(self, model: nn.Module, batch, ways: Ways) -> Tensor:
+        return ways.states(model, batch)
 
     def by_row(self, values: Tensor, rows: int) -> Tensor:
         return values.view(3, rows, -1).transpose(0, 1)
@@ -106,15 +105,21 @@ class OneWord(Slots):
         """The anchors, and of both directions the preferred sentences."""
         return COLUMNS[:2] if self.symmetric else COLUMNS[:1]
 
-    def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
         anchor, preferred, rejected = reference.unbind(dim=1)  # each (rows, width)
         states, *others = policy.split(len(anchor))
-        words = expected_words(head, torch.cat([preferred, rejected]))
-        outcome = in_batch_loss(one_word_scores(head, states, anchor, words, self.beta))
+        outcome = in_batch_loss(self._scores(head, states, anchor, torch.cat([preferred, rejected])))
         for state in others:
-            back = one_word_scores(head, state, preferred, expected_words(head, anchor), self.beta)
+            back = self._scores(head, state, preferred, anchor)
             outcome = outcome._replace(loss=(outcome.loss + in_batch_loss(back).loss) / 2)
         return outcome
+
+    def _scores(self, head, policy: Tensor, reference: Tensor, candidates: Tensor) -> Tensor:
+        if isinstance(head, nn.Module):
+            return one_word_scores(head, policy, reference, expected_words(head, candidates), self.beta)
+        with torch.no_grad():
+            words, base = head(candidates).softmax(dim=-1), head(reference).log_softmax(dim=-1)
+        return plackett_luce.one_word_scores(words, head(policy).log_softmax(dim=-1), base, self.beta)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,6 @@ class Contrastive(Slots):
 
     name: ClassVar[str] = "contrastive"
     reference: ClassVar[bool] = False
-    reads_head: ClassVar[bool] = False
     temperature: float = setting(0.05, "divides the cosines")
 
     def check(self, micro_batch: int) -> None:
@@ -135,7 +139,7 @@ class Contrastive(Slots):
         """All three columns."""
         return COLUMNS
 
-    def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
         rows = len(policy) // 3
         return in_batch_loss(cosine_scores(policy[:rows], policy[rows:], self.temperature))
 
@@ -143,9 +147,9 @@ class Contrastive(Slots):
         """Return None: cosines differ before any training."""
 
 
-def _trees(rows: list[SlotTokens], columns: tuple[str, ...], chunk: int) -> list[prefix_tree.PrefixTree]:
-    sentences = [row[column] for column in columns for row in rows]
-    return [prefix_tree.build_slots(sentences[start : start + chunk]) for start in range(0, len(sentences), chunk)]
+def _batches(sentences: list[list[int]], ways: Ways, chunk: int) -> list:
+    parts = (sentences[start : start + chunk] for start in range(0, len(sentences), chunk))
+    return [batch for part in parts for batch in ways.slots(part)]
 
 
 def in_batch_loss(scores: Tensor) -> Scores:

@@ -30,8 +30,8 @@ from transformers import (
 from sempa_utils import models
 from sempa_utils.checks import InputError, pick
 from sempa_utils.objectives import TokenCounts
-from sempa_utils.training import step
 from sempa_utils.training.recipe import MOMENTS, Recipe, lora_config, train_in_float32
+from sempa_utils.training.step import Batch, Step
 
 GIB = 2**30
 SPARE = 0.1  # the share of a card that advice leaves to the CUDA context and to gaps between arrays
@@ -247,7 +247,7 @@ def _adapted(config, setting: _Setting):
     model = AutoModelForCausalLM.from_config(config, dtype=setting.compute, attn_implementation="sdpa")
     if setting.precision == "nf4":
         _pack(model, setting.compute)
-    model = get_peft_model(model, lora_config(setting.recipe))
+    model = get_peft_model(model, lora_config(setting.recipe, config.model_type))
     if setting.recipe.gradient_checkpointing:
         model.enable_input_require_grads()
         model.get_base_model().activation_checkpointing_enable()
@@ -292,11 +292,11 @@ def _scale_bytes(parameter) -> int:
     return sum(one.nbytes for one in (state.absmax, state.code, state.offset, state.state2.absmax, state.state2.code))
 
 
-def example_batch(recipe: Recipe, tokens: TokenCounts) -> step.Batch:
+def example_batch(recipe: Recipe, tokens: TokenCounts) -> Batch:
     """Return a full micro-batch of made-up rows with these token counts."""
     count = recipe.micro_batch
     rows = [recipe.objective.example(number, tokens, recipe.max_length) for number in range(count)]
-    return step.collate(rows, recipe)
+    return Step(recipe).collate(rows)
 
 
 def _step(model, setting: _Setting) -> None:
@@ -304,7 +304,7 @@ def _step(model, setting: _Setting) -> None:
     recipe = setting.recipe
     if recipe.shared_prefix:
         batch = example_batch(recipe, setting.tokens)
-        outcome = step.compute(model, batch.to("meta")._replace(rows=batch.rows), recipe=recipe)
+        outcome = Step(recipe).compute(model, batch.to("meta")._replace(rows=batch.rows))
         outcome.loss.backward()
         return
     policy = _stock_scores(model, setting).view(-1, 2)

@@ -13,6 +13,7 @@ from sempa_utils.objectives.objective import require_positive, setting, settings
 from sempa_utils.profiles import Profile
 
 MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # bytes per trained weight, both moments together
+MAMBA = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 IN_BATCH = 16  # rows that are each other's candidates, at least
 OF_PROFILE = ("micro_batch", "accumulation", "max_length", "save_every", "gradient_checkpointing")
 
@@ -113,9 +114,13 @@ class Recipe:
         return {"objective": own.pop("objective").name, **asdict(self.objective), **own}
 
 
-def lora_config(recipe: Recipe) -> LoraConfig:
-    """Return LoRA on all linear layers but the language-model head, as in the paper's appendix A."""
+def lora_config(recipe: Recipe, model_type: str = "") -> LoraConfig:
+    """Return LoRA on all linear layers but the language-model head, as in the paper's appendix A.
+
+    Layers whose weights a fused kernel reads past PEFT stay out, as PEFT 0.21 wants it of these types of model.
+    """
     return LoraConfig(
+        exclude_modules=["out_proj", "conv1d"] if model_type in MAMBA else None,
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=0.0,

@@ -23,8 +23,8 @@ from sempa_utils import models, objectives
 from sempa_utils.checks import InputError, build_folder, write_whole
 from sempa_utils.data.corpora import Corpus
 from sempa_utils.data.templates import REQUEST_TEMPLATES
-from sempa_utils.training import step
 from sempa_utils.training.recipe import Recipe, lora_config, train_in_float32
+from sempa_utils.training.step import REVISION, Batch, Outcome, Step
 
 WHOLE = "whole"  # the file that a checkpoint gets last, when all its others are written
 SECONDS_BETWEEN_CURVES = 5  # that a callback is given of a running run
@@ -78,6 +78,7 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
     )
+    ways = language_model.ways
     set_seed(recipe.seed)  # the adapter's first weights
     with _quiet_datasets():
         given = {
@@ -85,10 +86,10 @@ def make_trainer(
             "args": arguments,
             "train_dataset": _dataset(language_model.tokenizer, corpus, recipe),
             "processing_class": language_model.tokenizer,
-            "peft_config": lora_config(recipe),
+            "peft_config": lora_config(recipe, language_model.model.config.model_type),
             "callbacks": [Bookkeeper(on_curve)],
         }
-        trainer = SemanticTrainer(**given, recipe=recipe) if recipe.shared_prefix else DPOTrainer(**given)
+        trainer = SemanticTrainer(**given, recipe=recipe, ways=ways) if recipe.shared_prefix else DPOTrainer(**given)
     trainer.remove_callback(PrinterCallback)
     train_in_float32(trainer.model)
     return trainer
@@ -102,8 +103,6 @@ def check(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) 
             f"{corpus.name}: {recipe.objective.name} needs an entailed, a neutral and a contradicted sentence per "
             "premise. Load the rows with corpora.load_ranked_nli (--ranked)."
         )
-    if recipe.shared_prefix and (recipe.objective.reads_head or recipe.kl_weight):
-        objectives.check_head(language_model.model.config)
     if recipe.accumulation % together:
         raise InputError(
             f"{recipe.accumulation} micro-batches a step cannot be shared by {together} processes. "
@@ -122,8 +121,8 @@ def _dataset(tokenizer, corpus: Corpus, recipe: Recipe) -> datasets.Dataset:
 class SemanticTrainer(DPOTrainer):
     """TRL's trainer on prefix trees: each distinct prefix token computed once, whatever the objective."""
 
-    def __init__(self, *args, recipe: Recipe, **keywords):
-        self.recipe = recipe
+    def __init__(self, *args, recipe: Recipe, ways: models.Ways, **keywords):
+        self.step = Step(recipe, ways, self.compute_loss_context_manager)
         self.reference = None  # by row, if it was computed beforehand
         super().__init__(*args, **keywords)
         self.data_collator = self.collate
@@ -131,18 +130,16 @@ class SemanticTrainer(DPOTrainer):
     def _prepare_dataset(self, dataset, *_):
         return dataset  # tokenised already
 
-    def collate(self, rows: list) -> step.Batch:
+    def collate(self, rows: list) -> Batch:
         """Return the batch of tokenised rows."""
-        return step.collate(rows, self.recipe, cached=self.reference is not None)
+        return self.step.collate(rows, cached=self.reference is not None)
 
-    def _prepare_inputs(self, inputs: step.Batch) -> step.Batch:
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
         return inputs.to(self.args.device)
 
-    def _compute_loss(self, model, inputs: step.Batch, return_outputs=False):
+    def _compute_loss(self, model, inputs: Batch, return_outputs=False):
         reference = None if self.reference is None else self.reference[inputs.rows.cpu()].to(inputs.rows.device)
-        outcome = step.compute(
-            model, inputs, recipe=self.recipe, reference=reference, reading=self.compute_loss_context_manager
-        )
+        outcome = self.step.compute(model, inputs, reference)
         if not torch.isfinite(outcome.loss):
             # The number in the corpus, from 1: what a reader can look up.
             numbers = ", ".join(str(row + 1) for row in inputs.rows.tolist())
@@ -153,11 +150,11 @@ class SemanticTrainer(DPOTrainer):
         self._keep_metrics(outcome)
         return (outcome.loss, None) if return_outputs else outcome.loss
 
-    def reference_of(self, batch: step.Batch) -> torch.Tensor:
+    def reference_of(self, batch: Batch) -> torch.Tensor:
         """Return what the frozen base gives for a batch, row by row."""
-        return step.reference_of(self.model, batch, self.recipe, self.compute_loss_context_manager)
+        return self.step.reference(self.model, batch)
 
-    def _keep_metrics(self, outcome: step.Outcome) -> None:
+    def _keep_metrics(self, outcome: Outcome) -> None:
         """Keep the figures that TRL logs, under its names."""
         scores, preferred = outcome.scores.scores.detach().float(), outcome.scores.preferred[:, None]
         best = scores.gather(1, preferred)[:, 0]
@@ -181,10 +178,10 @@ def reference_table(trainer: SemanticTrainer, base: dict[str, Any], corpus: Corp
     Shape (rows of the corpus, …), float32, on the CPU. The file's name is the key of all that the values depend on;
     `base` is the `LanguageModel.identity` of the base as it was before training.
     """
-    recipe = trainer.recipe
+    recipe = trainer.step.recipe
     reads = {"reading": recipe.objective.reading(), "max_length": recipe.max_length, "templates": REQUEST_TEMPLATES}
     revision = {"objective": recipe.objective.revision}
-    key = models.figure_key("reference", step.REVISION, base=base, data=corpus.fingerprint, **reads, **revision)
+    key = models.figure_key("reference", REVISION, base=base, data=corpus.fingerprint, **reads, **revision)
     path = build_folder() / "references" / f"{key}.safetensors"
     with processes().main_process_first():
         if not path.is_file():
