@@ -19,7 +19,7 @@ from sempa_utils import models, profiles, training
 from sempa_utils.checks import InputError
 from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
-from sempa_utils.records import TrainingRecord
+from sempa_utils.records import CurvePoint, TrainingRecord, plain
 from sempa_utils.training import trainer
 
 RECIPE = training.Recipe(micro_batch=4, save_every=8, learning_rate=1e-3, max_length=128)
@@ -252,9 +252,11 @@ def test_autocast_follows_the_type_that_nf4_computes_in(tiny, monkeypatch, dtype
 
 
 def test_a_step_that_float16_skips_does_not_break_the_record():
-    point = trainer._point({"step": 3, "loss": 0.5, "grad_norm": math.inf})
-    assert point == {"step": 3, "loss": 0.5, "gradient_norm": None}
-    json.dumps(point, allow_nan=False)
+    logged = {"margins": 0.2, "accuracies": 0.75, "chosen": 0.1, "rejected": -0.1}
+    entry = {"step": 3, "loss": 0.5, "learning_rate": 1e-4, "grad_norm": math.inf}
+    point = trainer._point(entry | {f"rewards/{name}": value for name, value in logged.items()})
+    assert point == CurvePoint(3, 0.5, 0.2, 0.75, 0.1, -0.1, 1e-4, gradient_norm=None)
+    assert "gradient_norm" not in json.dumps(plain(point), allow_nan=False)
 
 
 def test_gradient_checkpointing_changes_no_weight(corpus, tmp_path):

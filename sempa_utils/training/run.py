@@ -68,7 +68,7 @@ def train(
     checkpoint = last_whole_checkpoint(folder)
     candidates = recipe.objective.candidate_count(min(recipe.micro_batch, len(corpus)))
     plan = {"recipe": recipe.settings(), "candidates": candidates}
-    show = on_curve and (lambda logged: on_curve(TrainingCurve(**plan, curve=_curve(logged))))
+    show = on_curve and (lambda logged: on_curve(TrainingCurve(**plan, curve=logged)))
     trainer = make_trainer(language_model, corpus, recipe=recipe, folder=folder, on_curve=show)
     started = time.perf_counter()
     try:
@@ -82,7 +82,7 @@ def train(
         seconds = round(time.perf_counter() - started, 1)
         if together.is_main_process:
             models.save_adapter(replace(language_model, model=trainer.model), folder / "adapter")
-            curve = _curve(points(trainer.state.log_history))
+            curve = points(trainer.state.log_history)
             record = TrainingRecord(
                 fingerprint=identity,
                 model=language_model.describe(),
@@ -241,10 +241,6 @@ def _bytes_needed(trainer) -> int:
     )
     checkpoints = math.ceil(steps * arguments.num_train_epochs / arguments.save_steps)
     return 3 * trainable * (checkpoints + 1)
-
-
-def _curve(logged: list[dict]) -> list[CurvePoint]:
-    return [CurvePoint(**point) for point in logged]
 
 
 def _mean(points: list[CurvePoint]) -> CurveMean:
