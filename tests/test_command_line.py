@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
     trained = records.load_run(tmp_path / "results" / "trained.json", records.TrainingRecord)
     run = read_record(tmp_path / "run")
     assert records.plain(trained.figures) == records.plain(run)
-    assert trained.figures.adapter is None and run.adapter == tmp_path / "run" / "adapter"
+    assert trained.figures.adapter == Path() and run.adapter == tmp_path / "run" / "adapter"
     assert (trained.settings, trained.data) == (run.recipe, run.data) and run.curve
 
 

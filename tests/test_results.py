@@ -390,7 +390,7 @@ def test_an_old_record_of_training_is_a_training_record():
     run = records.load_run(path, records.TrainingRecord).figures
     assert records.plain(run.curve) == raw["figures"]["curve"] and run.curve[63].divergence > 0
     assert (run.objective, run.batch, run.recipe) == ("contrastive", 16, raw["settings"])
-    assert run.model == raw["model"] and run.data == raw["data"] and run.adapter is None
+    assert run.model == raw["model"] and run.data == raw["data"] and run.adapter == Path()
     assert records.plain(run.last_quarter) == raw["figures"]["last_quarter"]
 
 

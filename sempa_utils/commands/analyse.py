@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 
 from sempa_utils import profiles
 from sempa_utils.checks import InputError
@@ -32,7 +33,7 @@ def run(options) -> None:
     from sempa_utils.experiments import analyses
     from sempa_utils.plots import analyses as pictures
 
-    runs = {
+    runs: dict[str, tuple[Callable, Callable]] = {
         "templates": (analyses.template_grid, pictures.template_map),
         "data-size": (analyses.data_size_curve, pictures.data_size),
         "seeds": (analyses.seed_spread, pictures.seeds),

@@ -58,7 +58,7 @@ def template_grid(
         for label, model in _with_each(base, adapters, show_progress_bar)
     }
     means = {(label, method): score.mean.value for label, row in figures.items() for method, score in row.items()}
-    best = max(means, key=means.get)
+    best = max(means, key=means.__getitem__)
     headline = (
         f"mean ρ × 100: {means[best]:.2f} at best ({best[0]}, read with {best[1]}); "
         f"the base {' and '.join(f'{means[BASE, method]:.2f} ({method})' for method in EXTRACTIONS)}"

@@ -55,11 +55,11 @@ def _gains_and_costs(recorded: Recorded, runs) -> str:
     base, rows = _figures(recorded, BASE), {}
     for run in runs:
         figures = _figures(recorded, run)
-        mean = figures.sts.scores.mean if _is_seven(figures) else None
+        seven = _seven(figures)
         rows[_name(run)] = [
             f"{figures.train.rows:,}" if figures.train else NOT_RUN,
-            _with_interval(mean) if mean else NOT_RUN,
-            "" if run == BASE else _difference(mean.difference) if mean else NOT_RUN,
+            _with_interval(seven.scores.mean) if seven else NOT_RUN,
+            _difference(seven.scores.mean) if seven else "" if run == BASE else NOT_RUN,
             _perplexity(figures, base),
             _with_error(figures.generation.scores.mean) if figures.generation else NOT_RUN,
         ]
@@ -140,11 +140,12 @@ def checkpoints(recorded: Recorded) -> str:
 
 def trials(recorded: Recorded) -> str:
     """Return the trials as `checkpoints` does, beside what their recipes differ in."""
-    runs = {run: _figures(recorded, run).frontier for run in TRIALS}
-    seen, reached = _reached({run: points for run, points in runs.items() if points}, curves(recorded)[1])
+    runs = {run: record for run in TRIALS if (record := recorded.get(run)) and record.figures.frontier}
+    points = {run: record.figures.frontier or [] for run, record in runs.items()}
+    seen, reached = _reached(points, curves(recorded)[1])
     rows = {}
     for run, cells in reached.items():
-        recipe = recorded[run].settings["recipe"]
+        recipe = runs[run].settings["recipe"]
         asked = recipe["template"] if "template" in settings_of(OBJECTIVES[recipe["objective"]]) else ""
         batch = recipe["micro_batch"] * recipe["accumulation"]
         rows[_name(run)] = [f"{recipe['learning_rate']:g}", f"{batch}", f"{asked}", *cells]
@@ -158,31 +159,32 @@ def subsets(recorded: Recorded) -> str:
     for run, parts in runs.items():
         if base:
             gains = {part: value - base[part] for part, value in parts.items()}
-            falling = [f"{part} {_signed(gains[part], 1)}" for part in sorted(gains, key=gains.get, reverse=True)]
+            falling = [
+                f"{part} {_signed(gains[part], 1)}" for part in sorted(gains, key=gains.__getitem__, reverse=True)
+            ]
             rows[_name(run)] = [", ".join(falling[:SHOWN_SUBSETS]), ", ".join(falling[: -SHOWN_SUBSETS - 1 : -1])]
     return _markdown("", ["gains most", "gains least"], rows)
 
 
 def recommended(recorded: Recorded) -> str:
     """Return what the recommended run reaches beside the base, task by task: the table of its model card."""
-    both = base, trained = _figures(recorded, BASE), _figures(recorded, RECOMMENDED)
+    base, trained = _figures(recorded, BASE), _figures(recorded, RECOMMENDED)
     rows = {}
-    if all(map(_is_seven, both)):
+    if (before := _seven(base)) and (after := _seven(trained)):
         for task in (*STS_TASKS, "mean"):
-            scores = [figures.sts.scores.columns[task] for figures in both]
-            rows[f"{task}, ρ × 100"] = [*map(_with_interval, scores), _difference(scores[1].difference)]
-        unseen = [figures.sts.without_training_sentences.mean.value for figures in both]
+            scores = [figures.scores.columns[task] for figures in (before, after)]
+            rows[f"{task}, ρ × 100"] = [*map(_with_interval, scores), _difference(scores[1])]
+        unseen = [figures.without_training_sentences.mean.value for figures in (before, after)]
         apart = _signed(unseen[1] - unseen[0])
         rows["mean without training sentences"] = [*(f"{value:.2f}" for value in unseen), apart]
     if base.signals and trained.signals:
-        values = [figures.signals["perplexity"] for figures in both]
+        values = [signals["perplexity"] for signals in (base.signals, trained.signals)]
         rows["perplexity"] = [*(f"{value:.2f}" for value in values), _change(values[1], values[0])]
     if base.generation and trained.generation:
         for name, label in (BENCHMARKS | {"mean": "five benchmarks"}).items():
-            tasks = [figures.generation.scores.columns[name] for figures in both]
-            scores, apart = [f"{task.value:.1f} ± {task.standard_error:.1f}" for task in tasks], tasks[1].difference
-            cells = [*scores, f"{_signed(apart.value, 1)} ± {apart.standard_error:.1f}"]
-            rows[f"{label}, {tasks[1].count} items"] = cells
+            scores = [figures.scores.columns[name] for figures in (base.generation, trained.generation)]
+            cells = [f"{score.value:.1f} ± {score.standard_error:.1f}" for score in scores]
+            rows[f"{label}, {scores[1].count} items"] = [*cells, _paired(scores[1])]
     return _markdown("", [BASE, _name(RECOMMENDED), "difference"], rows)
 
 
@@ -190,9 +192,9 @@ def methods(_) -> str:
     """Return the methods without training on the seven tasks, PromptEOL's difference, and the paper's LLaMA2-7B."""
     rows = {}
     for name, row in _comparison("sts_seven_tasks").rows.items():
-        apart = _difference(row.mean.difference) if row.mean.difference else ""
         published = name in PUBLISHED_METHODS and records.published_sts("LLaMA2-7B", PUBLISHED_METHODS[name])["Avg"]
-        rows[f"`{name}`"] = [_with_interval(row.mean), apart, f"{published:.2f}" if published else ""]
+        beside = f"{published:.2f}" if published else ""
+        rows[f"`{name}`"] = [_with_interval(row.mean), _difference(row.mean), beside]
     return _markdown("", ["mean ρ × 100 (95 % interval)", "less PromptEOL", "LLaMA2-7B, *published*"], rows)
 
 
@@ -202,13 +204,13 @@ def first_trials(_) -> str:
     for split in ("dev", "test"):
         for name, row in _comparison(f"sts_b_{split}_512").rows.items():
             label, score = name.partition(" + ")[2], row.tasks["STS-B"]
-            less = _difference(score.difference) if score.difference else ""
-            rows.setdefault(f"`{label}`" if label else BASE, {})[split] = [f"{score.value:.2f}", less]
-    cells = {name: [*splits["dev"], *splits.get("test", ["", ""])] for name, splits in rows.items()}
+            cells = [f"{score.value:.2f}", _difference(score)]
+            rows.setdefault(f"`{label}`" if label else BASE, {})[split] = cells
+    both = {name: [*splits["dev"], *splits.get("test", ["", ""])] for name, splits in rows.items()}
     return _markdown(
         "",
         ["STS-B dev, 500 pairs", "less the base (95 % interval)", "STS-B test", "less the base (95 % interval)"],
-        cells,
+        both,
     )
 
 
@@ -280,13 +282,13 @@ def _having(recorded: Recorded, step: str) -> list[tuple[str, Any]]:
     return [(run, of_step) for run, of_step in figures if of_step]
 
 
-def _is_seven(figures: records.GridFigures) -> bool:
-    """Return whether a run was scored on the seven tasks, and not on the packaged sentences."""
-    return figures.sts is not None and set(STS_TASKS) <= set(figures.sts.scores.tasks)
+def _seven(figures: records.GridFigures) -> records.StsFigures | None:
+    """Return the STS scores of a run that was scored on the seven tasks, and not on the packaged sentences."""
+    return figures.sts if figures.sts and set(STS_TASKS) <= set(figures.sts.scores.tasks) else None
 
 
 def _having_seven(recorded: Recorded) -> list[tuple[str, records.StsFigures]]:
-    return [(run, figures) for run, figures in _having(recorded, "sts") if _is_seven(_figures(recorded, run))]
+    return [(run, seven) for run in RUNS if (seven := _seven(_figures(recorded, run)))]
 
 
 def _figures(recorded: Recorded, run: str) -> records.GridFigures:
@@ -298,9 +300,15 @@ def _name(run: str) -> str:
     return run if run == BASE else f"`{run}`"
 
 
-def _difference(difference: records.Difference) -> str:
-    interval = difference.interval
-    return f"{_signed(difference.value)} ({_signed(interval.low, 1)} to {_signed(interval.high, 1)})"
+def _difference(score: records.TaskScore) -> str:
+    if not (less := score.difference):
+        return ""
+    return f"{_signed(less.value)} ({_signed(less.bounds.low, 1)} to {_signed(less.bounds.high, 1)})"
+
+
+def _paired(score: records.TaskScore) -> str:
+    less = score.difference
+    return f"{_signed(less.value, 1)} ± {less.standard_error:.1f}" if less else ""
 
 
 def _perplexity(figures: records.GridFigures, base: records.GridFigures) -> str:
@@ -327,14 +335,12 @@ def _parts(tasks: dict[str, records.TaskScore]) -> dict[str, float]:
 
 
 def _with_interval(score: records.TaskScore) -> str:
-    return f"{score.value:.2f} ({score.interval.low:.1f} to {score.interval.high:.1f})"
+    return f"{score.value:.2f} ({score.bounds.low:.1f} to {score.bounds.high:.1f})"
 
 
 def _with_error(score: records.TaskScore) -> str:
     value = f"{score.value:.1f} ± {score.standard_error:.1f}"
-    if not (difference := score.difference):
-        return value
-    return f"{value} ({_signed(difference.value, 1)} ± {difference.standard_error:.1f})"
+    return f"{value} ({_paired(score)})" if score.difference else value
 
 
 def _signed(value: float, decimals: int = 2) -> str:

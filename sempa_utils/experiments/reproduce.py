@@ -294,7 +294,7 @@ class _Work:
 
     def _model(self, adapter: str | Path | None = None):
         """Give the base with an adapter, by default the run's own, for a `with` block."""
-        return models.wearing(self.base, adapter or (self.trained and self.trained.adapter))
+        return models.wearing(self.base, adapter or (self.trained.adapter if self.trained else None))
 
     def _beside_the_base(self, score: Callable) -> dict[str, dict]:
         """Return {BASE: what `score` gives of the base, run: of the run's model}; the base's is found again."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
-from sempa_utils.records import Comparison, Difference, FrontierPoint, Interval
+from sempa_utils.records import Comparison, Difference, FrontierPoint
 
 MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
 QUIET = "#5A5A5A"
@@ -82,7 +82,7 @@ def gained_and_lost(
         figure, axes = panels(height=5.2)
         handles, hollow = [], []
         for (model, (x, y)), (colour, mark) in zip(ours.items(), _signs()):
-            across, up = _bounds(x), _bounds(y)
+            across, up = x.bounds, y.bounds
             line = {"color": colour, "linewidth": 1.6, "alpha": 0.5}
             axes.hlines(y.value, across.low, across.high, **line)
             axes.vlines(x.value, up.low, up.high, **line)
@@ -104,12 +104,6 @@ def gained_and_lost(
             title = "published (7–8B,\nfull benchmarks)"
             figure.legend(handles=hollow, title=title, loc="outside right lower", **legend)
     return figure
-
-
-def _bounds(difference: Difference) -> Interval:
-    """Return a difference's interval, by its standard error where it has but that, or the point itself."""
-    reach = 1.96 * (difference.standard_error or 0.0)
-    return difference.interval or Interval(difference.value - reach, difference.value + reach)
 
 
 def _name_quadrants(axes) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
-from sempa_utils.records import Comparison, Interval
+from sempa_utils.records import Comparison, Difference, TaskScore
 
 
 def sts_bars(ours: dict[str, dict[str, float]], published: dict[str, dict[str, float]] | None = None) -> Figure:
@@ -47,10 +47,10 @@ def methods_compared(
         )
         for place, row in enumerate(rows):
             mean = comparison.rows[row].mean
-            _interval(axes[0], place, mean.value, mean.interval, "blue", "o")
+            _interval(axes[0], place, mean, "blue", "o")
             if less := mean.difference:
-                colour = "green" if less.interval.low > 0 else "vermillion" if less.interval.high < 0 else "grey"
-                _interval(axes[1], place, less.value, less.interval, colour, "D")
+                colour = "green" if less.bounds.low > 0 else "vermillion" if less.bounds.high < 0 else "grey"
+                _interval(axes[1], place, less, colour, "D")
                 axes[1].annotate(
                     f"p {_p_value(less.p_value)}", (1, place), xycoords=axes[1].get_yaxis_transform(), **small
                 )
@@ -72,14 +72,19 @@ def methods_compared(
     return figure
 
 
-def _interval(axes, place: int, value: float, interval: Interval, colour: str, mark: str) -> None:
-    axes.plot([interval.low, interval.high], [place] * 2, color=COLOURS[colour], alpha=0.45, label="_interval")
+def _interval(axes, place: int, figure: TaskScore | Difference, colour: str, mark: str) -> None:
+    value = figure.value
+    axes.plot(
+        [figure.bounds.low, figure.bounds.high], [place] * 2, color=COLOURS[colour], alpha=0.45, label="_interval"
+    )
     axes.plot(value, place, mark, color=COLOURS[colour], label="_value")
     text = f"{value:.1f}" if mark == "o" else f"{value:+.1f}".replace("-", "−")
     axes.annotate(text, (value, place), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=9)
 
 
-def _p_value(value: float) -> str:
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return "unknown"
     return f"= {value:.3f}" if value >= 0.0015 else "≤ 0.001"
 
 

@@ -222,8 +222,8 @@ def objectives_compared(
     Rows are {objective: (before, difference)}. `published` rows need no interval and stand below a line with open
     marks, since other models stand behind them.
     """
-    both, intervals = rows | (published or {}), [difference.interval for _, difference in rows.values()]
-    if not rows or any(interval.low > interval.high for interval in intervals):
+    both, bounds = rows | (published or {}), [difference.bounds for _, difference in rows.values()]
+    if not rows or any(interval.low > interval.high for interval in bounds):
         raise ValueError("each objective needs a row whose low is not above its high")
     with page_style():
         figure, (left, right) = panels(columns=2, height=1.3 + 0.5 * len(both), sharey=True)

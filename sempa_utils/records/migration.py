@@ -28,7 +28,7 @@ def migrate(record: dict) -> dict:
         figures = _comparison({name: _sts(row) for name, row in rows.items()})
     elif rows and all(isinstance(row.get("mean"), dict) and "items" in row["mean"] for row in rows.values()):
         figures = _comparison({name: (row, row) for name, row in rows.items()})
-    return record | {"schema": SCHEMA, "figures": figures}
+    return record | {"schema": SCHEMA, "figures": figures, "model": record["model"] or {}}
 
 
 def _grid(figures: dict) -> dict:

@@ -28,8 +28,18 @@ class Interval(Result):
     high: float
 
 
+class Estimate(Result):
+    """A figure with what is known of its error."""
+
+    @property
+    def bounds(self: "Difference | TaskScore") -> Interval:
+        """The 95 % interval: its own, or by the standard error, or the value itself."""
+        reach = 1.96 * (self.standard_error or 0.0)
+        return self.interval or Interval(self.value - reach, self.value + reach)
+
+
 @dataclass(frozen=True)
-class Difference(Result):
+class Difference(Estimate):
     """How far a figure is above that of another row on the same items; the p-value is two-sided."""
 
     value: float
@@ -39,7 +49,7 @@ class Difference(Result):
 
 
 @dataclass(frozen=True)
-class TaskScore(Result):
+class TaskScore(Estimate):
     """A figure × 100 on one task, or the mean over tasks, over `count` pairs or items."""
 
     value: float
@@ -136,7 +146,7 @@ class TrainingRecord(TrainingCurve):
     resumed_from_step: int
     triplets_per_second: float | None = None  # None: the clock saw a part of the run alone
     adapter_fingerprint: str
-    adapter: Path | None = field(default=None, metadata={"written": False})  # where it lies on this machine
+    adapter: Path = field(default=Path(), metadata={"written": False})  # where it lies on this machine
 
 
 @dataclass(frozen=True)
@@ -238,7 +248,7 @@ class NotebookCost(Result):
 class Origin(Result):
     """What figures depend on beside versions and machine; `LanguageModel.describe` and `Corpus.record` give two."""
 
-    model: dict[str, JSON] | None = None
+    model: dict[str, JSON] = field(default_factory=dict)
     data: list[dict[str, JSON]] | dict[str, JSON] | None = None
     settings: dict[str, JSON] = field(default_factory=dict)
     seed: int | None = None
@@ -252,7 +262,7 @@ class RunRecord(Result, Generic[F]):
     name: str
     headline: str  # the main figures in a sentence
     figures: F
-    model: dict[str, JSON] | None = None
+    model: dict[str, JSON] = field(default_factory=dict)
     data: list[dict[str, JSON]] | dict[str, JSON] | None = None
     settings: dict[str, JSON] = field(default_factory=dict)
     seed: int | None = None

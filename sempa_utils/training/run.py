@@ -68,7 +68,11 @@ def train(
     checkpoint = last_whole_checkpoint(folder)
     candidates = recipe.objective.candidate_count(min(recipe.micro_batch, len(corpus)))
     plan = {"recipe": recipe.settings(), "candidates": candidates}
-    show = on_curve and (lambda logged: on_curve(TrainingCurve(**plan, curve=logged)))
+
+    def show(curve: list[CurvePoint]) -> None:
+        if on_curve:
+            on_curve(TrainingCurve(**plan, curve=curve))
+
     trainer = make_trainer(language_model, corpus, recipe=recipe, folder=folder, on_curve=show)
     started = time.perf_counter()
     try:
@@ -111,7 +115,7 @@ def train(
         raise InputError(f"The GPU's memory is full. {advice}") from error
     finally:
         _give_back(replace(language_model, model=trainer.model))
-    return read_record(folder)
+    return _record_in(folder)
 
 
 class ProfileRun(NamedTuple):
@@ -164,8 +168,11 @@ def run_folder(language_model: models.LanguageModel, corpus: Corpus, recipe: Rec
 
 def read_record(folder: str | Path) -> TrainingRecord | None:
     """Return the record of a finished run with the path of its `adapter`, or None."""
-    path = Path(folder) / RECORD
-    return replace(read_json(path, TrainingRecord), adapter=path.parent / "adapter") if path.is_file() else None
+    return _record_in(Path(folder)) if (Path(folder) / RECORD).is_file() else None
+
+
+def _record_in(folder: Path) -> TrainingRecord:
+    return replace(read_json(folder / RECORD, TrainingRecord), adapter=folder / "adapter")
 
 
 def last_whole_checkpoint(folder: str | Path) -> Path | None:
@@ -176,10 +183,9 @@ def last_whole_checkpoint(folder: str | Path) -> Path | None:
 
 def adapters_by_rows(run: TrainingRecord) -> dict[int, Path]:
     """Return {rows seen: folder} of a run's whole checkpoints and its final adapter, in order, from its record."""
-    adapter = Path(run.adapter)
-    whole = [mark.parent for mark in adapter.parent.glob(f"checkpoints/checkpoint-*/{WHOLE}")]
+    whole = [mark.parent for mark in run.adapter.parent.glob(f"checkpoints/checkpoint-*/{WHOLE}")]
     steps = {int(path.name.split("-")[1]): path for path in whole}
-    steps[run.steps] = adapter  # a checkpoint at the last step is the same weights again
+    steps[run.steps] = run.adapter  # a checkpoint at the last step is the same weights again
     rows = run.data["rows"] - run.rows_too_long
 
     def seen(step: int) -> int:

@@ -128,20 +128,20 @@ def evaluate(
     benchmarks = benchmarks or Benchmarks()
     limit, seed, prepared = benchmarks.limit, benchmarks.seed, _prepare_all(benchmarks)
     kept = {name: _kept(language_model, name, prepared[name], limit, seed) for name in prepared}
-    missing = [name for name in prepared if not (kept[name] and kept[name].is_file())]
+    missing = [name for name, path in kept.items() if not (path and path.is_file())]
     context = _context(language_model.model.config, language_model.tokenizer)
     longest = {name: _check_context(name, prepared[name], language_model.tokenizer, context, seed) for name in missing}
     results = {}
-    for name in prepared:
-        if name not in missing:
-            results[name] = records.read_json(kept[name], BenchmarkResult)
+    for name, path in kept.items():
+        if path and name not in missing:
+            results[name] = records.read_json(path, BenchmarkResult)
             continue
         size = batch_size or _batch_size(language_model, longest[name])
         started = time.perf_counter()
         result = _run(language_model, name, prepared[name], longest[name], size, seed, show_progress_bar)
         results[name] = replace(result, seconds=round(time.perf_counter() - started, 1))
-        if kept[name]:
-            records.write_json(kept[name], results[name], digits=records.EXACT)
+        if path:
+            records.write_json(path, results[name], digits=records.EXACT)
     return results
 
 
