@@ -88,8 +88,10 @@ def main() -> None:
     print(headline)
     if options.record:
         settings = vars(options) | {"sentences": len(texts), "distinct": len(distinct)}
-        records.save_run(options.record, figures | {"ratio": ratios}, headline, language_model.describe(),
-                         [task.record() for task in tasks], settings, 42, folder="results")  # fmt: skip
+        data = [task.record() for task in tasks]
+        origin = records.Origin(language_model.describe(), data, settings, 42)
+        figures |= {"ratio": ratios}
+        records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), "results")
 
 
 @torch.no_grad()

@@ -58,8 +58,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 record = training.train(language_model, corpus, recipe=recipe, folder=folder)
             if repeat:
-                speeds[kind].append(record["triplets_per_second"])
-                peaks[kind].append(record["peak_memory_bytes"] / 2**30)
+                speeds[kind].append(record.triplets_per_second)
+                peaks[kind].append(record.peak_memory_bytes / 2**30)
                 print(f"{kind:>12}: {speeds[kind][-1]:.2f} triplets/s, peak {peaks[kind][-1]:.1f} GiB", flush=True)
     figures = {
         kind: {
@@ -79,8 +79,8 @@ def main() -> None:
     )
     print(headline)
     if options.record:
-        records.save_run(options.record, figures, headline, language_model.describe(), rows.record(),
-                         vars(options), 42, folder="results")  # fmt: skip
+        origin = records.Origin(language_model.describe(), rows.record(), vars(options), 42)
+        records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), "results")
 
 
 def arithmetic_bound(language_model, rows, recipe) -> dict[str, float]:

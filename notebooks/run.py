@@ -91,24 +91,18 @@ def main() -> int:
         with write_whole(state_path) as draft:
             draft.write_text(json.dumps(state), encoding="utf8")
 
-    records = {
-        path.stem: records.load_run(path)
-        for path in sorted((build / "records").glob("notebook_*.json"))
+    costs = {
+        name: records.NotebookCost(**cost, headline=_headline(build, name))
+        for name, cost in state["done"].items()
     }
-    summary = {
-        "name": f"make_run_{options.profile}",
-        "headline": f"{len(sources)} notebooks in {sum(c['seconds'] for c in state['done'].values()) / 60:.1f} minutes",
-        "command": os.environ["SEMPA_COMMAND"],
-        "profile": options.profile,
-        "model": options.model if not Path(options.model).is_dir() else Path(options.model).name,
-        "notebooks": {
-            name: cost | {"headline": _headline(records, name)}
-            for name, cost in state["done"].items()
-        },
-        **records.environment(),
-    }
-    with write_whole(build / "summary.json") as draft:
-        draft.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+    minutes = sum(cost.seconds for cost in costs.values()) / 60
+    summary = records.run_record(
+        f"make_run_{options.profile}",
+        costs,
+        headline=f"{len(sources)} notebooks in {minutes:.1f} minutes",
+        origin=records.Origin({"name": model}),
+    )
+    records.write_json(build / "summary.json", summary)
     with write_whole(build / "index.html") as draft:
         draft.write_text(index_page(summary, build), encoding="utf8")
     state_path.unlink()
@@ -272,18 +266,18 @@ mtd[columnalign=left] { text-align: left; } mtd[columnalign=right] { text-align:
 """
 
 
-def index_page(summary: dict, build: Path) -> str:
+def index_page(summary: records.RunRecord, build: Path) -> str:
     """Return the page that links the notebooks' pages with a picture and a headline each."""
     rows = []
-    for name, cost in summary["notebooks"].items():
+    for name, cost in summary.figures.items():
         picture = _first_picture(build / f"{name}.ipynb")
         image = f'<img alt="" src="data:image/png;base64,{picture}">' if picture else ""
         rows.append(
             f'<a class="row" href="{name}.html"><div class="image">{image}</div><div>'
-            f"<h2>{html.escape(_title(build / f'{name}.ipynb'))}</h2><p>{html.escape(cost['headline'])}</p>"
-            f"<small>{cost['seconds'] / 60:.1f} min · {cost['peak_memory_bytes'] / 2**30:.1f} GiB</small></div></a>"
+            f"<h2>{html.escape(_title(build / f'{name}.ipynb'))}</h2><p>{html.escape(cost.headline)}</p>"
+            f"<small>{cost.seconds / 60:.1f} min · {cost.peak_memory_bytes / 2**30:.1f} GiB</small></div></a>"
         )
-    machine = summary["machine"]
+    machine, versions = summary.machine, summary.versions
     where = machine["gpu"] or f"{machine['cores']} cores, {machine['memory_gigabytes']} GiB, no GPU"
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>SemPA kit</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -296,28 +290,26 @@ body {{ font: 16px/1.5 system-ui, 'DejaVu Sans', sans-serif; max-width: 60rem; m
 h2 {{ font-size: 1.1rem; margin: 0; color: #0072B2; }} p {{ margin: .4rem 0; }} small {{ color: #666; }}
 @media (max-width: 40rem) {{ .row {{ flex-direction: column; }} }}
 </style><h1>SemPA kit: this run</h1>
-<p>{html.escape(summary["command"])}, model {html.escape(summary["model"])}; {html.escape(where)};
-torch {summary["versions"]["torch"]}, transformers {summary["versions"]["transformers"]},
-trl {summary["versions"]["trl"]}. Numbers are in <a href="summary.json">summary.json</a>.</p>
+<p>{html.escape(summary.command)}, model {html.escape(summary.model["name"])}; {html.escape(where)};
+torch {versions["torch"]}, transformers {versions["transformers"]},
+trl {versions["trl"]}. Numbers are in <a href="summary.json">summary.json</a>.</p>
 {"".join(rows)}</html>
 """
 
 
-def publish(build: Path, summary: dict, complete: bool) -> None:
+def publish(build: Path, summary: records.RunRecord, complete: bool) -> None:
     """Copy the executed notebooks beside their sources and the records into results/.
 
     The summary of a run goes with them only if the run was of all notebooks: they then show its costs, not
     those of the run before.
     """
-    for name in summary["notebooks"]:
+    for name in summary.figures:
         shutil.copyfile(build / f"{name}.ipynb", HERE / f"{name}.ipynb")
         record = build / "records" / f"notebook_{name}.json"
         shutil.copyfile(record, records.committed_folder() / record.name)
     if complete:
-        shown = {name: records.costs(name) for name in summary["notebooks"]}
-        shutil.copyfile(
-            build / "summary.json", records.committed_folder() / f"{summary['name']}.json"
-        )
+        shown = {name: records.costs(name) for name in summary.figures}
+        shutil.copyfile(build / "summary.json", records.committed_folder() / f"{summary.name}.json")
         for name, before in shown.items():
             replace_output(HERE / f"{name}.ipynb", before, records.costs(name))
 
@@ -341,8 +333,9 @@ def _read_state(path: Path, key: str) -> dict:
     return {"key": key, "done": {}}
 
 
-def _headline(records: dict, name: str) -> str:
-    return records.get(f"notebook_{name}", {}).get("headline", "")
+def _headline(build: Path, name: str) -> str:
+    path = build / "records" / f"notebook_{name}.json"
+    return records.load_run(path).headline if path.is_file() else ""
 
 
 def _title(path: Path) -> str:

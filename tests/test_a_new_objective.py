@@ -46,9 +46,9 @@ def test_it_trains_from_the_command_line(model, tmp_path, capsys):
     assert command_line.main([*arguments, "--epochs", "6", "--output", str(tmp_path / "run")]) == 0
     assert "margin, 24 rows" in capsys.readouterr().out
     record = training.read_record(tmp_path / "run")
-    losses = [point["loss"] for point in record["curve"]]
+    losses = [point.loss for point in record.curve]
     assert losses[0] == pytest.approx(0.25, abs=1e-4) and sum(losses[-6:]) / 6 < 0.2
-    assert record["recipe"]["objective"] == "margin" and record["recipe"]["margin"] == 0.5
+    assert record.objective == "margin" and record.recipe["margin"] == 0.5
 
 
 def test_its_plan_is_that_of_a_pair(model, capsys):

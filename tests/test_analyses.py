@@ -18,6 +18,7 @@ from sempa_utils.data.templates import PARAPHRASE_TEMPLATES
 from sempa_utils.embedding import Embedder
 from sempa_utils.evaluation import sts
 from sempa_utils.experiments import analyses
+from sempa_utils.records import CurveMean, RowScores, TrainingRecord
 
 # Three steps: checkpoints at the second, and at the third, whose rows are fewer.
 PROFILE = replace(profiles.get("smoke"), precision="float32", triplets=10, save_every=8, sts_pairs=40)
@@ -46,10 +47,10 @@ def tiny_everywhere(no_data, build, monkeypatch):
 def by_hand(adapter=None, method="prompteol", split="test", seed=42) -> float:
     pairs = corpora.load_sts(corpora.MINI_STS, split=split).sample(PROFILE.sts_pairs, seed)
     with models.adapted(fresh(), adapter) as model:
-        return sts.score_task(Embedder(model, method).encode, pairs)["spearman"]
+        return sts.score_task(Embedder(model, method).encode, pairs).score.value
 
 
-def training_records(build) -> list[dict]:
+def training_records(build) -> list[TrainingRecord]:
     return [training.read_record(path.parent) for path in Path(build).glob(f"adapters/*/{training.RECORD}")]
 
 
@@ -63,36 +64,34 @@ def move(adapter: Path, factor: float) -> None:
 
 def test_a_cell_of_the_grid_is_the_score_of_that_adapter(build):
     found = analyses.template_grid(**QUIET)
-    figures = found["figures"]
+    figures = found.figures
     assert list(figures) == ["base", *PARAPHRASE_TEMPLATES]
-    adapters = {
-        record["recipe"]["template"]: record["adapter"]
-        for record in training_records(build)
-        if record["recipe"]["seed"] == 42
-    }
+    runs = [run for run in training_records(build) if run.recipe["seed"] == 42]
+    adapters = {run.recipe["template"]: run.adapter for run in runs}
     assert set(adapters) == set(PARAPHRASE_TEMPLATES)
     assert {tuple(row) for row in figures.values()} == {("prompteol", "pretended_cot")}
     for label in ("base", "rewrite_preserving_main", "generate_plain"):
         for method, cell in figures[label].items():
             adapter = adapters.get(label)
-            assert cell["mean"] == cell["tasks"]["mini-STS"] == pytest.approx(by_hand(adapter, method), abs=1e-9)
-    assert len({cell["mean"] for row in figures.values() for cell in row.values()}) > 4, "adapters make a difference"
+            assert cell.mean == cell.tasks["mini-STS"]
+            assert cell.mean.value == pytest.approx(by_hand(adapter, method), abs=1e-9) and cell.mean.count == 40
+    assert len({cell.mean for row in figures.values() for cell in row.values()}) > 4, "adapters make a difference"
     # All templates saw the same rows by the same recipe.
     assert len({models.adapter_fingerprint(adapter) for adapter in adapters.values()}) == 5
-    assert [one["rows"] for one in found["data"]] == [10, 40] and "template" not in found["settings"]
-    assert found["settings"]["learning_rate"] == 1e-4 and len(found["settings"]["adapters"]) == 5
-    assert "40 pairs a task" in found["headline"]
+    assert [one["rows"] for one in found.data] == [10, 40] and "template" not in found.settings
+    assert found.settings["learning_rate"] == 1e-4 and len(found.settings["adapters"]) == 5
+    assert "40 pairs a task" in found.headline
 
 
 def test_findings_are_a_record_and_a_second_call_trains_nothing(build, tmp_path, monkeypatch):
     first = analyses.template_grid(**QUIET)
     monkeypatch.setattr(training.run, "make_trainer", lambda *_: pytest.fail("trained again"))
     assert analyses.template_grid(**QUIET) == first
-    record = records.load_run(records.save_run("templates", **first, folder=tmp_path))
-    assert record["figures"] == records.plain(first["figures"]) and record["seed"] == 42
+    record = records.load_run(records.save_run(first, tmp_path), dict[str, dict[str, RowScores]])
+    assert records.plain(record) == records.plain(first) and record.seed == 42
     # The default template's run is the one that `train_profile` leaves, and the other way round.
     run, _, _ = training.train_profile(profile=PROFILE)
-    assert run["adapter_fingerprint"] == first["settings"]["adapters"][0]
+    assert run.adapter_fingerprint == first.settings["adapters"][0]
 
 
 @pytest.mark.parametrize("objective", ["one_word", "contrastive"])
@@ -104,34 +103,32 @@ def test_an_objective_without_a_paraphrase_has_no_grid(objective):
 def test_the_curve_goes_from_the_base_over_the_checkpoints_to_the_final_adapter(build, tmp_path):
     found = analyses.data_size_curve(**QUIET)
     run, _, _ = training.train_profile(profile=PROFILE)  # found, not trained
-    assert run["adapter_fingerprint"] in found["settings"]["adapters"]
-    folder = shutil.copytree(Path(run["adapter"]).parent, tmp_path / "run")
+    assert run.adapter_fingerprint in found.settings["adapters"]
+    folder = shutil.copytree(run.adapter.parent, tmp_path / "run")
     whole = sorted((folder / "checkpoints").glob(f"*/{training.WHOLE}"))
     assert [mark.parent.name for mark in whole] == ["checkpoint-2", "checkpoint-3"]
     # The last checkpoint is the final adapter: no double point. Its third batch had two rows of four.
-    assert [point["triplets"] for point in found["figures"]["curve"]] == [0, 8, 10]
+    assert [point.triplets for point in found.figures.points] == [0, 8, 10]
     for adapter, factor in ((whole[0].parent, 3.0), (folder / "adapter", 6.0)):
         move(adapter, factor)
-    figures = analyses.data_size_curve(folder=folder, **QUIET)["figures"]
-    curve = figures["curve"]
-    for point, adapter in zip(curve, (None, whole[0].parent, folder / "adapter"), strict=True):
-        assert point["test"] == point["tasks"]["mini-STS"] == pytest.approx(by_hand(adapter), abs=1e-9)
-        assert point["dev"] == pytest.approx(by_hand(adapter, split="dev"), abs=1e-9)
-    assert len({point["test"] for point in curve}) == 3 and figures["dev_task"] == "mini-STS"
+    figures = analyses.data_size_curve(folder=folder, **QUIET).figures
+    for point, adapter in zip(figures.points, (None, whole[0].parent, folder / "adapter"), strict=True):
+        assert point.test.mean == point.test.tasks["mini-STS"]
+        assert point.test.mean.value == pytest.approx(by_hand(adapter), abs=1e-9)
+        assert point.dev == pytest.approx(by_hand(adapter, split="dev"), abs=1e-9)
+    assert len({point.test.mean for point in figures.points}) == 3 and figures.dev_task == "mini-STS"
     # A checkpoint that was cut off is none.
     whole[0].unlink()
-    shorter = analyses.data_size_curve(folder=folder, **QUIET)["figures"]["curve"]
-    assert [point["triplets"] for point in shorter] == [0, 10]
+    shorter = analyses.data_size_curve(folder=folder, **QUIET).figures.points
+    assert [point.triplets for point in shorter] == [0, 10]
 
 
 def test_checkpoints_before_the_end_each_give_a_point(tmp_path):
-    run = {
-        "adapter": str(tmp_path / "adapter"),
-        "recipe": {"micro_batch": 4, "accumulation": 2, "epochs": 2},
-        "data": {"rows": 21},
-        "rows_too_long": 1,
-        "steps": 6,
-    }
+    run = TrainingRecord(
+        adapter=tmp_path / "adapter", recipe={"micro_batch": 4, "accumulation": 2, "epochs": 2}, data={"rows": 21},
+        rows_too_long=1, steps=6, curve=[], fingerprint="", model={}, last_quarter=CurveMean(0.0, 0.0, 0.0),
+        trainable_parameters=0, seconds=0.0, peak_memory_bytes=0, resumed_from_step=0, adapter_fingerprint="",
+    )  # fmt: skip
     for step in (1, 3, 4, 10):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
@@ -156,26 +153,24 @@ def test_a_run_of_another_base_is_refused(tmp_path, monkeypatch):
     other = models.wrap(tiny_model(seed=1), tokenizer(), name="other")
     monkeypatch.setattr(models, "load", lambda *_: other)
     with pytest.raises(InputError, match="another base model"):
-        analyses.data_size_curve(folder=Path(run["adapter"]).parent, **QUIET)
+        analyses.data_size_curve(folder=run.adapter.parent, **QUIET)
 
 
 def test_the_seeds_differ_and_their_spread_is_the_samples(build):
     found = analyses.seed_spread(seeds=(42, 43, 44), **QUIET)
-    figures = found["figures"]
-    means = [row["mean"] for row in figures["runs"]]
-    assert [row["seed"] for row in figures["runs"]] == [42, 43, 44]
-    assert figures["mean"] == pytest.approx(np.mean(means)) and figures["sd"] == pytest.approx(np.std(means, ddof=1))
-    assert figures["sd"] > 0
-    adapters = {
-        record["recipe"]["seed"]: record["adapter"]
-        for record in training_records(build)
-        if record["recipe"]["template"] == "keep_same_meaning"
-    }
-    for row in figures["runs"]:
-        assert row["mean"] == row["tasks"]["mini-STS"] == pytest.approx(by_hand(adapters[row["seed"]]), abs=1e-9)
+    spread = found.figures
+    means = [scores.mean.value for scores in spread.runs.values()]
+    assert list(spread.runs) == [42, 43, 44]
+    assert spread.mean == pytest.approx(np.mean(means)) and spread.sd == pytest.approx(np.std(means, ddof=1))
+    assert spread.sd > 0
+    runs = [run for run in training_records(build) if run.recipe["template"] == "keep_same_meaning"]
+    adapters = {run.recipe["seed"]: run.adapter for run in runs}
+    for seed, scores in spread.runs.items():
+        assert scores.mean == scores.tasks["mini-STS"]
+        assert scores.mean.value == pytest.approx(by_hand(adapters[seed]), abs=1e-9)
     # Each seed draws its own rows; the pairs are the same for all.
-    assert len({one["fingerprint"] for one in found["data"]}) == len(found["data"]) == 4
-    assert found["seed"] == 42 and "seed" not in found["settings"]
+    assert len({one["fingerprint"] for one in found.data}) == len(found.data) == 4
+    assert found.seed == 42 and "seed" not in found.settings
 
 
 def test_the_published_spread_is_the_samples_too():
@@ -207,7 +202,7 @@ def test_the_base_is_loaded_twice_alone_and_given_back_bare(monkeypatch):
     base = fresh()
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     run, _, _ = training.train_profile(profile=PROFILE)
-    for label, one in analyses._with_each(base, {0: None, 1: run["adapter"], 2: run["adapter"]}, False):
+    for label, one in analyses._with_each(base, {0: None, 1: run.adapter, 2: run.adapter}, False):
         assert (one.adapter is None) == (label == 0)
     after = base.model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)

@@ -50,7 +50,7 @@ def test_random_weights_go_through_the_real_loading_path(no_data, tmp_path):
         loaded = models.load(folder, "nf4")
     assert loaded.model.config.hidden_size == 64 and loaded.precision == "nf4"
     record = training.train(loaded, rows.sample(8, 1), recipe=training.Recipe(micro_batch=4), folder=tmp_path / "run")
-    assert record["steps"] == 2
+    assert record.steps == 2
 
 
 def test_the_authors_way_gives_the_same_vectors(no_data, tiny):

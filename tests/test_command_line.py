@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import tiny_model, tiny_tokenizer
 
 from sempa_utils import __main__ as command_line
+from sempa_utils import records
 from sempa_utils.commands import doctor
 from sempa_utils.embedding import Embedder
+from sempa_utils.training import read_record
 
 COMMANDS = list(command_line._parser()._subparsers._group_actions[0].choices)
 
@@ -216,9 +219,10 @@ def test_benchmarks_compare_a_base_with_its_adapter(capsys, no_data, directory, 
     arguments = ("benchmark", "--model", directory, "--tasks", "truthfulqa,hellaswag", "--limit", 3)
     code, out, _ = call(capsys, *arguments, "--adapter", tmp_path / "run" / "adapter", "--record", "spoken")
     assert code == 0 and "not the published measure" in out
-    figures = json.loads((tmp_path / "results" / "spoken.json").read_text(encoding="utf8"))["figures"]
-    assert set(figures) == {"base", "adapter"} and figures["adapter"]["hellaswag"]["items"] == 3
-    assert "difference_standard_error" in figures["adapter"]["mean"]
+    figures = records.load_run(tmp_path / "results" / "spoken.json", records.Comparison).figures
+    assert set(figures.rows) == {"base", "adapter"} and figures.against == "base"
+    assert figures.rows["adapter"].tasks["hellaswag"].count == 3
+    assert figures.rows["adapter"].mean.difference.standard_error is not None
     other = tmp_path / "Other"
     tiny_model(seed=5).save_pretrained(other)
     tiny_tokenizer().save_pretrained(other)
@@ -242,10 +246,18 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
     monkeypatch.chdir(tmp_path)
     code, _, _ = call(capsys, "evaluate", "--model", directory, "--methods", "mean", "--limit", 30, "--record", "trial")
     text = (tmp_path / "results" / "trial.json").read_text(encoding="utf8")
-    record = json.loads(text)
+    record = records.load_run(tmp_path / "results" / "trial.json", records.Comparison)
     assert code == 0 and str(tmp_path) not in text
-    assert record["figures"]["mean"]["tasks"]["mini-STS"]["pairs"] == 30
-    assert record["versions"]["torch"] and record["data"][0]["fingerprint"]
+    assert record.figures.rows["mean"].tasks["mini-STS"].count == 30
+    assert record.versions["torch"] and record.data[0]["fingerprint"]
+    training = ("train", "--model", directory, "--profile", "smoke", "--precision", "float32", "--output", "run")
+    code, _, _ = call(capsys, *training, "--record", "trained")
+    assert code == 0 and str(tmp_path) not in (tmp_path / "results" / "trained.json").read_text(encoding="utf8")
+    trained = records.load_run(tmp_path / "results" / "trained.json", records.TrainingRecord)
+    run = read_record(tmp_path / "run")
+    assert records.plain(trained.figures) == records.plain(run)
+    assert trained.figures.adapter == Path() and run.adapter == tmp_path / "run" / "adapter"
+    assert (trained.settings, trained.data) == (run.recipe, run.data) and run.curve
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from lm_eval.api.model import LM  # noqa: E402
 from sempa_utils import models  # noqa: E402
 from sempa_utils.checks import InputError  # noqa: E402
 from sempa_utils.evaluation import generation  # noqa: E402
-from sempa_utils.evaluation.generation import harness, harness_model, local_tasks  # noqa: E402
+from sempa_utils.evaluation.generation import Benchmarks, harness, harness_model, local_tasks  # noqa: E402
+from sempa_utils.records import Difference, TaskScore  # noqa: E402
 
 SUBJECTS = ("anatomy", "virology")
 HUB_TASKS = {
@@ -172,14 +173,14 @@ def harness_requests(task: str, monkeypatch, seed: int = 42) -> list:
 @pytest.mark.parametrize("task", harness.TASKS)
 def test_local_prompts_are_the_harness_own(task, items, roomy, recorder, monkeypatch):
     monkeypatch.setitem(harness.TASKS, task, dataclasses.replace(harness.TASKS[task], repair={}))
-    generation.evaluate(roomy, [task], items, show_progress_bar=False)
+    generation.evaluate(roomy, Benchmarks([task], items), show_progress_bar=False)
     expected = harness_requests(task, monkeypatch)
     assert len(expected) >= 3
     assert recorder.asked == expected
 
 
 def test_repaired_drop_shows_answers_and_keeps_the_rest(items, roomy, recorder, monkeypatch):
-    generation.evaluate(roomy, ["drop"], items, show_progress_bar=False)
+    generation.evaluate(roomy, Benchmarks(["drop"], items), show_progress_bar=False)
     broken = harness_requests("drop", monkeypatch)
     for (prompt, options), (theirs, _) in zip(recorder.asked, broken, strict=True):
         assert options == {"until": ["\n"]}
@@ -197,57 +198,57 @@ def test_the_hub_is_asked_only_without_local_files(task, roomy, recorder, monkey
     monkeypatch.setattr("sempa_utils.data.corpora.hub_reachable", lambda: True)
     monkeypatch.setitem(harness.TASKS, task, dataclasses.replace(harness.TASKS[task], repair={}))
     expected = harness_requests(task, monkeypatch)
-    found = generation.evaluate(roomy, [task], show_progress_bar=False)[task]
-    assert found["data"]["source"] == "hub"
+    found = generation.evaluate(roomy, Benchmarks([task]), show_progress_bar=False)[task]
+    assert found.data["source"] == "hub"
     assert [asked for asked in recorder.asked if asked in expected] == expected
     assert len(recorder.asked) == (57 * 3 * 4 if task == "mmlu" else len(expected))
 
 
 def test_the_hub_s_drop_is_repaired_too(roomy, recorder, monkeypatch, no_data, items):
-    generation.evaluate(roomy, ["drop"], items, show_progress_bar=False)
+    generation.evaluate(roomy, Benchmarks(["drop"], items), show_progress_bar=False)
     local, recorder.asked = recorder.asked, []
     monkeypatch.setattr("sempa_utils.data.corpora.hub_reachable", lambda: True)
     harness_requests("drop", monkeypatch)
-    generation.evaluate(roomy, ["drop"], show_progress_bar=False)
+    generation.evaluate(roomy, Benchmarks(["drop"]), show_progress_bar=False)
     assert recorder.asked == local
 
 
 def test_scores_of_known_answers(items, roomy, recorder):
     right = {"Is 0 odd?": "Look at it.", "Is 1 odd?": "Never.", "Is 2 odd?": "Look at it."}
     recorder.likelihood = lambda prompt, answer: 0.0 if right[prompt.split("Q: ")[-1][:9]] == answer.strip() else -9.0
-    found = generation.evaluate(roomy, ["truthfulqa"], items, show_progress_bar=False)["truthfulqa"]
-    assert found["scores"] == [100.0, 0.0, 100.0]
-    assert found["value"] == pytest.approx(200 / 3)
-    assert found["standard_error"] == pytest.approx(100 * math.sqrt(2 / 9 * 3 / 2 / 3))
-    assert [sample["answer"] for sample in found["samples"]] == ["Look at it.", "Never.", "Look at it."]
-    assert {sample["target"] for sample in found["samples"]} == {"Look at it."}
-    assert found["data"] | {"fingerprint": ""} == {
+    found = generation.evaluate(roomy, Benchmarks(["truthfulqa"], items), show_progress_bar=False)["truthfulqa"]
+    assert found.scores == [100.0, 0.0, 100.0]
+    assert found.value == pytest.approx(200 / 3)
+    assert found.standard_error == pytest.approx(100 * math.sqrt(2 / 9 * 3 / 2 / 3))
+    assert [sample.answer for sample in found.samples] == ["Look at it.", "Never.", "Look at it."]
+    assert {sample.target for sample in found.samples} == {"Look at it."}
+    assert found.data | {"fingerprint": ""} == {
         "name": "truthfulqa", "rows": 3, "source": "directory generation", "fingerprint": "", "dropped": {}
     }  # fmt: skip
 
     spoken = {"3": " 3 + 2 = 5. The answer is 5.", "4": " So it is 6.", "5": " The answer is 9.", "6": " ?"}
     recorder.generate = lambda prompt: spoken[prompt.split("Ann has ")[-1][0]]
-    found = generation.evaluate(roomy, ["gsm8k"], items, show_progress_bar=False)["gsm8k"]
-    assert found["scores"] == [100.0, 0.0, 0.0, 0.0]
-    assert found["all_metrics"] == {"exact_match,strict-match": 25.0, "exact_match,flexible-extract": 50.0}
-    assert found["samples"][0]["target"] == "5"
+    found = generation.evaluate(roomy, Benchmarks(["gsm8k"], items), show_progress_bar=False)["gsm8k"]
+    assert found.scores == [100.0, 0.0, 0.0, 0.0]
+    assert found.all_metrics == {"exact_match,strict-match": 25.0, "exact_match,flexible-extract": 50.0}
+    assert found.samples[0].target == "5"
 
     recorder.generate = lambda prompt: " 4.5" if "asked 4?" in prompt.split("\n\n")[-1] else " team 5 and them"
-    found = generation.evaluate(roomy, ["drop"], items, show_progress_bar=False)["drop"]
+    found = generation.evaluate(roomy, Benchmarks(["drop"], items), show_progress_bar=False)["drop"]
     # The harness rounds F1 to hundredths; "team 5 and us" shares three of four words, and 6 and 7 no number.
-    assert found["scores"] == [100.0, 75.0, 0.0, 0.0]
-    assert found["data"]["dropped"] == {"set aside for few-shots": 4}
+    assert found.scores == [100.0, 75.0, 0.0, 0.0]
+    assert found.data["dropped"] == {"set aside for few-shots": 4}
 
 
 def test_mmlu_is_drawn_evenly_and_weighted_by_items(items, roomy, recorder):
     recorder.likelihood = lambda prompt, answer: 0.0 if answer == " A" else -1.0
-    found = generation.evaluate(roomy, ["mmlu"], items, show_progress_bar=False)["mmlu"]
-    assert found["scores"] == [100.0, 0.0, 0.0] * 2  # the answers are A, B, C in both subjects
-    assert found["value"] == pytest.approx(100 / 3)
-    assert found["standard_error"] == pytest.approx(100 * math.sqrt(2 / 9 * 3 / 2 / 6))  # the pooled variance
-    assert (found["items"], found["data"]["rows"], found["data"]["subjects"]) == (6, 6, 2)
-    few = generation.evaluate(roomy, ["mmlu"], items, limit=2, show_progress_bar=False)["mmlu"]
-    assert (few["items"], len(few["scores"])) == (2, 2)
+    found = generation.evaluate(roomy, Benchmarks(["mmlu"], items), show_progress_bar=False)["mmlu"]
+    assert found.scores == [100.0, 0.0, 0.0] * 2  # the answers are A, B, C in both subjects
+    assert found.value == pytest.approx(100 / 3)
+    assert found.standard_error == pytest.approx(100 * math.sqrt(2 / 9 * 3 / 2 / 6))  # the pooled variance
+    assert (found.items, found.data["rows"], found.data["subjects"]) == (6, 6, 2)
+    few = generation.evaluate(roomy, Benchmarks(["mmlu"], items, limit=2), show_progress_bar=False)["mmlu"]
+    assert (few.items, len(few.scores)) == (2, 2)
     assert [any(f"in {subject} test" in prompt for prompt, _ in recorder.asked[-8:]) for subject in SUBJECTS] == [
         True
     ] * 2
@@ -281,20 +282,20 @@ def test_base_and_adapter_end_to_end_and_kept(items, adapted, monkeypatch):
         monkeypatch.setitem(
             harness.TASKS, task, dataclasses.replace(harness.TASKS[task], repair={"generation_kwargs": short})
         )
-    tuned = generation.evaluate(adapted, directory=items, limit=2, show_progress_bar=False)
+    tuned = generation.evaluate(adapted, Benchmarks(directory=items, limit=2), show_progress_bar=False)
     with adapted.model.disable_adapter():
-        base = generation.evaluate(adapted, directory=items, limit=2, show_progress_bar=False)
+        base = generation.evaluate(adapted, Benchmarks(directory=items, limit=2), show_progress_bar=False)
     assert list(tuned) == list(base) == list(generation.TASKS)
-    assert all(len(result["scores"]) == result["items"] == 2 for result in (*tuned.values(), *base.values()))
-    assert [tuned[task]["data"] for task in tuned] == [base[task]["data"] for task in base]
-    answers = [[sample["answer"] for result in row.values() for sample in result["samples"]] for row in (base, tuned)]
+    assert all(len(result.scores) == result.items == 2 for result in (*tuned.values(), *base.values()))
+    assert [tuned[task].data for task in tuned] == [base[task].data for task in base]
+    answers = [[sample.answer for result in row.values() for sample in result.samples] for row in (base, tuned)]
     assert answers[0] != answers[1]
 
     monkeypatch.setattr(harness, "_run", lambda *_: pytest.fail("ran again"))
-    again = generation.evaluate(adapted, directory=items, limit=2, show_progress_bar=False)
+    again = generation.evaluate(adapted, Benchmarks(directory=items, limit=2), show_progress_bar=False)
     assert again == tuned
     with adapted.model.disable_adapter():
-        assert generation.evaluate(adapted, directory=items, limit=2, show_progress_bar=False) == base
+        assert generation.evaluate(adapted, Benchmarks(directory=items, limit=2), show_progress_bar=False) == base
 
 
 def test_an_interrupted_run_goes_on_at_the_next_task(items, roomy, recorder, monkeypatch):
@@ -309,36 +310,36 @@ def test_an_interrupted_run_goes_on_at_the_next_task(items, roomy, recorder, mon
     monkeypatch.setattr(harness, "_run", interrupted)
     tasks = ["truthfulqa", "mmlu", "gsm8k"]
     with pytest.raises(KeyboardInterrupt):
-        generation.evaluate(roomy, tasks, items, show_progress_bar=False)
-    found = generation.evaluate(roomy, tasks, items, show_progress_bar=False)
+        generation.evaluate(roomy, Benchmarks(tasks, items), show_progress_bar=False)
+    found = generation.evaluate(roomy, Benchmarks(tasks, items), show_progress_bar=False)
     assert ran == ["truthfulqa", "mmlu", "mmlu", "gsm8k"]
     assert list(found) == tasks
-    generation.evaluate(roomy, ["truthfulqa"], items, seed=7, limit=2, show_progress_bar=False)
+    generation.evaluate(roomy, Benchmarks(["truthfulqa"], items, limit=2, seed=7), show_progress_bar=False)
     assert ran[-1] == "truthfulqa"  # another draw is another run
 
 
 def test_other_few_shots_are_another_run(items, roomy, recorder):
-    first = generation.evaluate(roomy, ["mmlu"], items, show_progress_bar=False)["mmlu"]
+    first = generation.evaluate(roomy, Benchmarks(["mmlu"], items), show_progress_bar=False)["mmlu"]
     path = items / "mmlu" / "dev" / "anatomy_dev.csv"
     path.write_text(path.read_text(encoding="utf8").replace("w0", "changed"), encoding="utf8")
     asked = len(recorder.asked)
-    again = generation.evaluate(roomy, ["mmlu"], items, show_progress_bar=False)["mmlu"]
+    again = generation.evaluate(roomy, Benchmarks(["mmlu"], items), show_progress_bar=False)["mmlu"]
     assert len(recorder.asked) == 2 * asked
-    assert again["data"]["fingerprint"] != first["data"]["fingerprint"]
+    assert again.data["fingerprint"] != first.data["fingerprint"]
 
 
 def test_one_bar_a_task_or_none(items, roomy, capfd):
-    generation.evaluate(roomy, ["truthfulqa"], items)
+    generation.evaluate(roomy, Benchmarks(["truthfulqa"], items))
     shown = capfd.readouterr()
     assert "truthfulqa: 100%" in shown.err and "Tokenizing" not in shown.err and "Running" not in shown.err
-    generation.evaluate(roomy, ["hellaswag"], items, show_progress_bar=False)
+    generation.evaluate(roomy, Benchmarks(["hellaswag"], items), show_progress_bar=False)
     assert tuple(capfd.readouterr()) == ("", "")
 
 
 def test_an_adapter_without_a_name_is_not_kept(items, adapted, recorder, tmp_path):
     del adapted.model.get_base_model().adapter_fingerprint
     assert adapted.adapter == models.UNSAVED
-    generation.evaluate(adapted, ["truthfulqa"], items, show_progress_bar=False)
+    generation.evaluate(adapted, Benchmarks(["truthfulqa"], items), show_progress_bar=False)
     assert not (tmp_path / "build").exists()
 
 
@@ -375,46 +376,47 @@ def test_results_do_not_depend_on_the_batch(items, roomy, tmp_path, monkeypatch)
     found = []
     for batch_size in (1, 4):
         monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / f"build-{batch_size}"))
-        results = generation.evaluate(roomy, directory=items, batch_size=batch_size, show_progress_bar=False)
-        assert all(result.pop("seconds") >= 0 for result in results.values())
-        found.append(results)
+        results = generation.evaluate(
+            roomy, Benchmarks(directory=items), batch_size=batch_size, show_progress_bar=False
+        )
+        assert all(result.seconds >= 0 for result in results.values())
+        found.append({task: dataclasses.replace(result, seconds=0.0) for task, result in results.items()})
     assert found[0] == found[1]
 
 
 def test_comparison_is_the_literal_computation():
     def result(scores, error, name):
         data = {"name": name, "fingerprint": name}
-        return {"value": sum(scores) / len(scores), "standard_error": error, "items": len(scores), "scores": scores,
-                "data": data}  # fmt: skip
+        return generation.BenchmarkResult(sum(scores) / len(scores), error, len(scores), name, 0, scores, {}, data, [])
 
     base = {"a": result([0.0, 100.0, 100.0, 0.0], 3.0, "a"), "b": result([50.0, 70.0], 4.0, "b")}
     tuned = {"a": result([0.0, 0.0, 100.0, 0.0], 6.0, "a"), "b": result([60.0, 90.0], 8.0, "b")}
-    found = generation.comparison({"base": base, "tuned": tuned}, "base")
-    assert found["base"]["a"] == {"value": 50.0, "standard_error": 3.0, "items": 4}
-    assert found["base"]["mean"] == {"value": 55.0, "standard_error": 2.5, "items": 6}
-    assert found["tuned"]["a"]["difference"] == -25.0
+    comparison = generation.comparison({"base": base, "tuned": tuned}, "base")
+    assert comparison.against == "base" and list(comparison.rows) == ["base", "tuned"]
+    row = comparison.rows["base"]
+    assert row.tasks["a"] == TaskScore(50.0, 4, standard_error=3.0)
+    assert row.mean == TaskScore(55.0, 6, standard_error=2.5)
+    row = comparison.rows["tuned"]
     # Differences 0, −100, 0, 0: variance (3 · 25² + 75²) / 3 = 2500, over four items.
-    assert found["tuned"]["a"]["difference_standard_error"] == pytest.approx(25.0)
+    assert row.tasks["a"].difference == Difference(-25.0, standard_error=pytest.approx(25.0))
     # Differences 10, 20: variance 50, over two items.
-    assert found["tuned"]["b"]["difference_standard_error"] == pytest.approx(5.0)
-    assert found["tuned"]["mean"] == pytest.approx(
-        {"value": 50.0, "standard_error": 5.0, "items": 6, "difference": -5.0,
-         "difference_standard_error": math.sqrt(25**2 + 5**2) / 2}
-    )  # fmt: skip
+    assert row.tasks["b"].difference == Difference(15.0, standard_error=pytest.approx(5.0))
+    apart = Difference(-5.0, standard_error=pytest.approx(math.sqrt(25**2 + 5**2) / 2))
+    assert row.mean == TaskScore(50.0, 6, standard_error=5.0, difference=apart)
     with pytest.raises(InputError, match="'bases'.*'base'"):
         generation.comparison({"base": base, "tuned": tuned}, "bases")
     with pytest.raises(InputError, match="tuned ran a and base ran a, b"):
         generation.comparison({"base": base, "tuned": {"a": tuned["a"]}}, "base")
-    tuned["b"]["data"] = {"name": "b", "fingerprint": "other"}
+    tuned["b"] = dataclasses.replace(tuned["b"], data={"name": "b", "fingerprint": "other"})
     with pytest.raises(InputError, match="b: tuned and base ran on different items"):
         generation.comparison({"base": base, "tuned": tuned}, "base")
 
 
 def test_unknown_task_and_limit(items):
     with pytest.raises(InputError, match="Unknown task 'hellaswg'. Did you mean 'hellaswag'"):
-        generation.check_tasks(["hellaswg"], items)
+        generation.check_tasks(Benchmarks(["hellaswg"], items))
     with pytest.raises(InputError, match="limit of 1"):
-        generation.check_tasks(["gsm8k"], items, limit=1)
+        generation.check_tasks(Benchmarks(["gsm8k"], items, limit=1))
 
 
 @pytest.mark.parametrize(
@@ -424,10 +426,10 @@ def test_a_missing_or_unreadable_file(name, items):
     task = next(task for task, (file, _) in local_tasks.READERS.items() if file == name)
     (items / name).write_bytes(b"\xff\xfe broken")
     with pytest.raises(InputError, match=f"{name}.*not"):
-        generation.check_tasks([task], items)
+        generation.check_tasks(Benchmarks([task], items))
     (items / name).unlink()
     with pytest.raises(InputError, match=f"{name}: no such file"):
-        generation.check_tasks([task], items.parent)
+        generation.check_tasks(Benchmarks([task], items.parent))
 
 
 @pytest.mark.parametrize(
@@ -451,7 +453,7 @@ def test_a_malformed_line(name, broken, line, message, items):
     (items / name).write_text("\n".join(lines) + "\n", encoding="utf8")
     task = next(task for task, (file, _) in local_tasks.READERS.items() if name.startswith(file))
     with pytest.raises(InputError) as error:
-        generation.check_tasks([task], items)
+        generation.check_tasks(Benchmarks([task], items))
     assert f"{Path(name).name}, {message}" in str(error.value)
 
 
@@ -459,39 +461,39 @@ def test_a_malformed_item_of_the_other_files(items):
     with gzip.open(items / "drop_dev.jsonl.gz", "at", encoding="utf8") as file:
         file.write('{"context": "Passage: a\\nAnswer:", "ref_text": "1"}\n')
     with pytest.raises(InputError, match="drop_dev.jsonl.gz, line 9: no context in the form"):
-        generation.check_tasks(["drop"], items)
+        generation.check_tasks(Benchmarks(["drop"], items))
     with gzip.open(items / "drop_dev.jsonl.gz", "wt", encoding="utf8") as file:
         file.write('{"context": "Passage: a\\nQuestion: b\\nAnswer:", "ref_text": "1"}\n')
     with pytest.raises(InputError, match="1 rows of 1 passages are too few"):
-        generation.check_tasks(["drop"], items)
+        generation.check_tasks(Benchmarks(["drop"], items))
     both = [{"question": "Is it?", "mc1_targets": {"Yes.": 1, "No.": 1}}]
     (items / "truthfulqa_mc_task.json").write_text(json.dumps(both), encoding="utf8")
     with pytest.raises(InputError, match="item 1: not an object with a question and mc1_targets"):
-        generation.check_tasks(["truthfulqa"], items)
+        generation.check_tasks(Benchmarks(["truthfulqa"], items))
     (items / "mmlu" / "dev" / "virology_dev.csv").unlink()
     with pytest.raises(InputError, match="virology_dev.csv: no such file"):
-        generation.check_tasks(["mmlu"], items)
+        generation.check_tasks(Benchmarks(["mmlu"], items))
     text = (items / "mmlu" / "test" / "virology_test.csv").read_text(encoding="utf8")
     for split in ("dev", "test"):
         rows = [text.splitlines()[0], *["q,w,x,y,z,0"] * 5]
         (items / "mmlu" / split / f"anatomie_{split}.csv").write_text("\n".join(rows) + "\n", encoding="utf8")
     (items / "mmlu" / "test" / "virology_test.csv").unlink()
     with pytest.raises(InputError, match="mmlu_anatomie.*mmlu_anatomy"):
-        generation.check_tasks(["mmlu"], items)
+        generation.check_tasks(Benchmarks(["mmlu"], items))
 
 
 def test_a_context_too_short_for_the_shots(items, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "_run", lambda *_: pytest.fail("ran"))
     with pytest.raises(InputError, match=r"gsm8k: \d,\d+ tokens are needed, 8 shots.*holds 512. Leave gsm8k out"):
-        generation.evaluate(tiny, ["truthfulqa", "gsm8k"], items, show_progress_bar=False)
+        generation.evaluate(tiny, Benchmarks(["truthfulqa", "gsm8k"], items), show_progress_bar=False)
     folder = tmp_path / "model"
     tiny.model.save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)
     monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(InputError, match="gsm8k: .* tokens are needed"):
-        generation.check_tasks(["gsm8k"], items, str(folder))
+        generation.check_tasks(Benchmarks(["gsm8k"], items), str(folder))
     with pytest.raises(InputError, match="nowhere"):
-        generation.check_tasks(["gsm8k"], items, str(tmp_path / "nowhere"))
+        generation.check_tasks(Benchmarks(["gsm8k"], items), str(tmp_path / "nowhere"))
 
 
 def test_the_longest_request_is_counted_exactly(items, tiny):
@@ -510,7 +512,7 @@ def test_mini_items_stand_in_where_nothing_is_found(no_data):
 
 @pytest.mark.data
 def test_the_real_files_have_the_published_numbers_of_items(data_directory):
-    found = generation.check_tasks(directory=data_directory, limit=57)
+    found = generation.check_tasks(Benchmarks(directory=data_directory, limit=57))
     rows = {task: one["rows"] + one["dropped"].get("set aside for few-shots", 0) for task, one in found.items()}
     assert rows == {"gsm8k": 1319, "mmlu": 14042, "hellaswag": 10042, "drop": 9536, "truthfulqa": 817}
     assert found["drop"]["rows"] == 9058 and found["mmlu"]["subjects"] == 57

@@ -80,7 +80,7 @@ def test_all_components_give_the_cloud_back(shape):
     rows, width, seed = shape
     vectors = cloud(rows, width, seed)
     mean, axes, explained = geometry.principal_components(vectors, width)
-    places = geometry.project(vectors, mean, axes)
+    places = geometry.project(vectors, mean, axes=axes)
     np.testing.assert_allclose(places @ axes + mean, vectors, atol=1e-9)
     # The spread of each coordinate is the variance that its axis explains.
     spread = places.var(axis=0)
@@ -89,9 +89,9 @@ def test_all_components_give_the_cloud_back(shape):
 
 def test_other_vectors_are_projected_on_fitted_axes():
     mean, axes, _ = geometry.principal_components(cloud(20, 4), 2)
-    assert geometry.project(mean[None], mean, axes) == pytest.approx(np.zeros((1, 2)), abs=1e-12)
-    np.testing.assert_allclose(geometry.project(mean + 3 * axes[:1], mean, axes), [[3, 0]], atol=1e-9)
-    assert geometry.project(cloud(7, 4, seed=1), mean, axes).shape == (7, 2)
+    assert geometry.project(mean[None], mean, axes=axes) == pytest.approx(np.zeros((1, 2)), abs=1e-12)
+    np.testing.assert_allclose(geometry.project(mean + 3 * axes[:1], mean, axes=axes), [[3, 0]], atol=1e-9)
+    assert geometry.project(cloud(7, 4, seed=1), mean, axes=axes).shape == (7, 2)
 
 
 def test_the_order_of_rows_does_not_move_the_picture():
@@ -223,11 +223,11 @@ def test_each_space_on_axes_of_its_own_or_all_on_the_base():
     for name, roles in spaces.items():
         fit = geometry.principal_components(np.concatenate(list(roles.values())))
         for role, vectors in roles.items():
-            np.testing.assert_allclose(own[name][role], geometry.project(vectors, *fit[:2]))
+            np.testing.assert_allclose(own[name][role], geometry.project(vectors, fit[0], axes=fit[1]))
         np.testing.assert_allclose(own[name]["explained"], fit[2])
     of_base = geometry.principal_components(np.concatenate(list(spaces["base"].values())))
-    np.testing.assert_allclose(common["trained"]["positive"], geometry.project(spaces["trained"]["positive"],
-                                                                               *of_base[:2]))  # fmt: skip
+    on_base = geometry.project(spaces["trained"]["positive"], of_base[0], axes=of_base[1])
+    np.testing.assert_allclose(common["trained"]["positive"], on_base)
     np.testing.assert_array_equal(common["trained"]["explained"], of_base[2])
     with pytest.raises(InputError, match="'base'"):
         geometry.projections(spaces, base="bace")
@@ -245,9 +245,9 @@ def test_alignment_is_the_formula(shape, alpha):
     rows, width, seed = shape
     first, second = cloud(rows, width, seed), cloud(rows, width, seed + 1)
     distances = [math.dist(a, b) ** alpha for a, b in zip(unit(first.tolist()), unit(second.tolist()), strict=True)]
-    assert geometry.alignment(first, second, alpha) == pytest.approx(sum(distances) / rows)
+    assert geometry.alignment(first, second, alpha=alpha) == pytest.approx(sum(distances) / rows)
     order = np.random.default_rng(seed).permutation(rows)
-    assert geometry.alignment(first[order], second[order], alpha) == pytest.approx(sum(distances) / rows)
+    assert geometry.alignment(first[order], second[order], alpha=alpha) == pytest.approx(sum(distances) / rows)
 
 
 def test_alignment_of_known_pairs():
@@ -332,7 +332,7 @@ def literal_isotropy(vectors, normalise: bool, sign: str) -> float:
 def test_isotropy_is_the_definition(normalise, sign, shape):
     vectors = cloud(*shape)
     expected = literal_isotropy(vectors, normalise, sign)
-    assert geometry.isotropy(vectors, normalise, sign) == pytest.approx(expected, rel=1e-6)
+    assert geometry.isotropy(vectors, normalise, sign=sign) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("sign", geometry.SIGNS)
@@ -543,7 +543,7 @@ def test_aligned_tokens_refuse_what_cannot_be(tiny):
         geometry.aligned_tokens(tiny, states[:, :5])
     for top_k in (0, 10_000):
         with pytest.raises(InputError, match="Choose from 1"):
-            geometry.aligned_tokens(tiny, states, top_k)
+            geometry.aligned_tokens(tiny, states, top_k=top_k)
     states[1, 0] = math.nan
     with pytest.raises(InputError, match=r"vectors\[1\]"):
         geometry.aligned_tokens(tiny, states)
@@ -560,8 +560,8 @@ def test_gar_is_the_formula(tiny):
             if token in row:
                 matched.add(token)
     assert 0 < len(matched) < len(held)
-    assert geometry.gar(tiny, SENTENCES, aligned) == len(matched) / len(held)
-    assert geometry.gar(tiny, SENTENCES[::-1], aligned.flip(0)) == len(matched) / len(held)
+    assert geometry.gar(tiny, SENTENCES, aligned=aligned) == len(matched) / len(held)
+    assert geometry.gar(tiny, SENTENCES[::-1], aligned=aligned.flip(0)) == len(matched) / len(held)
 
 
 def test_gar_matches_within_a_sentence_only(tiny):
@@ -569,14 +569,18 @@ def test_gar_matches_within_a_sentence_only(tiny):
     assert not set(first) & set(second)
     width = min(len(first), len(second))
     own, crossed = torch.tensor([first[:width], second[:width]]), torch.tensor([second[:width], first[:width]])
-    assert geometry.gar(tiny, ["abc", "xyz"], crossed) == 0, "the other sentence's tokens are no match"
-    assert geometry.gar(tiny, ["abc", "xyz"], own) == 2 * width / len({*first, *second})
-    assert geometry.gar(tiny, ["abc", "abc"], torch.tensor([first, first])) == 1, "a token is counted once"
+    assert geometry.gar(tiny, ["abc", "xyz"], aligned=crossed) == 0, "the other sentence's tokens are no match"
+    assert geometry.gar(tiny, ["abc", "xyz"], aligned=own) == 2 * width / len({*first, *second})
+    assert geometry.gar(tiny, ["abc", "abc"], aligned=torch.tensor([first, first])) == 1, "a token is counted once"
 
 
 def test_gar_with_every_token_aligned_is_one(tiny):
     everything = torch.arange(len(tiny.tokenizer)).repeat(len(SENTENCES), 1)
-    assert geometry.gar(tiny, SENTENCES, everything) == geometry.gar(tiny, SENTENCES, everything, fold=True) == 1
+    assert (
+        geometry.gar(tiny, SENTENCES, aligned=everything)
+        == geometry.gar(tiny, SENTENCES, aligned=everything, fold=True)
+        == 1
+    )
 
 
 def test_folded_tokens_are_equal_whatever_space_and_case(tiny):
@@ -584,17 +588,17 @@ def test_folded_tokens_are_equal_whatever_space_and_case(tiny):
     [bare], [capital] = (tiny.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", "A"))
     assert len({spaced, bare, capital}) == 3
     for token in (spaced, capital):
-        assert geometry.gar(tiny, ["a"], torch.tensor([[token]])) == 0
-        assert geometry.gar(tiny, ["a"], torch.tensor([[token]]), fold=True) == 1
+        assert geometry.gar(tiny, ["a"], aligned=torch.tensor([[token]])) == 0
+        assert geometry.gar(tiny, ["a"], aligned=torch.tensor([[token]]), fold=True) == 1
 
 
 def test_gar_needs_a_row_for_each_sentence(tiny):
     with pytest.raises(InputError, match="one row for each"):
-        geometry.gar(tiny, SENTENCES, torch.zeros(2, 10))
+        geometry.gar(tiny, SENTENCES, aligned=torch.zeros(2, 10))
     with pytest.raises(InputError, match="one row for each"):
-        geometry.gar(tiny, [], torch.zeros(0, 10))
+        geometry.gar(tiny, [], aligned=torch.zeros(0, 10))
     with pytest.raises(InputError, match="no token"):
-        geometry.gar(tiny, [""], torch.zeros(1, 10, dtype=int))
+        geometry.gar(tiny, [""], aligned=torch.zeros(1, 10, dtype=int))
 
 
 @pytest.mark.parametrize(

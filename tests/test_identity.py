@@ -354,8 +354,8 @@ def test_a_finished_run_of_an_older_kit_is_taken_over_once(build, tmp_path, monk
     monkeypatch.setattr(training.run, "make_trainer", lambda *_, **__: pytest.fail("trained again"))
     found = training.train(base, rows, recipe=recipe, folder=training.run_folder(base, rows, recipe))
     assert "run of an older kit" in capsys.readouterr().out
-    assert found["fingerprint"] == first["fingerprint"] == training.run_fingerprint(base, rows, recipe)
-    assert found["adapter_fingerprint"] == models.adapter_fingerprint(found["adapter"])
+    assert found.fingerprint == first.fingerprint == training.run_fingerprint(base, rows, recipe)
+    assert found.adapter_fingerprint == models.adapter_fingerprint(found.adapter)
     training.train(base, rows, recipe=recipe, folder=training.run_folder(base, rows, recipe))
     assert capsys.readouterr().out == ""
 
@@ -410,7 +410,7 @@ def of_signals() -> dict:
     language_model, rows = bytewise(), triplets(6).rows
     preference = signals.preference_accuracy(language_model, rows)
     return {
-        "perplexity": signals.perplexity(language_model, SENTENCES, block_length=16)["nats_per_token"],
+        "perplexity": signals.perplexity(language_model, SENTENCES, block_length=16).nats_per_token,
         "preference": [preference["margin"], preference["accuracy"]],
         "entropy": signals.next_token_entropy(language_model, SENTENCES).tolist(),
         "variety": [signals.distinct_n(SENTENCES), signals.self_bleu(SENTENCES)],
@@ -438,10 +438,10 @@ def of_training(objective: str, **changes) -> dict:
     cached = {"cache_reference": True} if OBJECTIVES[objective].cacheable else {}
     recipe = training.Recipe.make(objective, micro_batch=4, learning_rate=1e-3, chunk=3, **cached, **changes)
     record = training.train(bytewise(), triplets(), recipe=recipe, folder=build_folder() / "run")
-    found = {name: [point[name] for point in record["curve"]] for name in ("loss", "margin", "gradient_norm")}
+    found = {name: [getattr(point, name) for point in record.curve] for name in ("loss", "margin", "gradient_norm")}
     if recipe.kl_weight:
-        found["divergence"] = [point["divergence"] for point in record["curve"]]
-    weights = load_file(f"{record['adapter']}/adapter_model.safetensors")
+        found["divergence"] = [point.divergence for point in record.curve]
+    weights = load_file(f"{record.adapter}/adapter_model.safetensors")
     found["weights"] = sum(float(value.norm()) for value in weights.values())
     for file in (build_folder() / "references").glob("*"):
         found["reference"] = load_file(file)["reference"][:2].flatten()[:4].tolist()

@@ -37,12 +37,12 @@ def test_every_notebook_runs_at_the_smallest_size(tmp_path):
     command = [sys.executable, "notebooks/run.py", "--profile", "smoke", "--build", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf8"))
+    summary = records.load_run(tmp_path / "summary.json", dict[str, records.NotebookCost])
     index = (tmp_path / "index.html").read_text(encoding="utf8")
-    assert list(summary["notebooks"]) == [source.stem for source in SOURCES]
-    for name, cost in summary["notebooks"].items():
-        assert cost["seconds"] > 0 and cost["peak_memory_bytes"] > 5e7
-        assert re.search(r"\d", cost["headline"]), f"{name}: the headline names a figure"
+    assert list(summary.figures) == [source.stem for source in SOURCES]
+    for name, cost in summary.figures.items():
+        assert cost.seconds > 0 and cost.peak_memory_bytes > 5e7
+        assert re.search(r"\d", cost.headline), f"{name}: the headline names a figure"
         assert f'href="{name}.html"' in index
         page = (tmp_path / f"{name}.html").read_text(encoding="utf8")
         assert "data:image/png" in page and "mathjax" not in page.lower()
@@ -75,7 +75,9 @@ def test_an_interrupted_run_goes_on_at_the_notebook_it_was_in(tmp_path, monkeypa
     (folder / "notebooks" / "go").touch()
     assert runner.main() == 0
     assert "01_first: done before the interruption" in capsys.readouterr().out
-    assert list(json.loads((folder / "build" / "summary.json").read_text())["notebooks"]) == ["01_first", "02_second"]
+    summary = records.load_run(folder / "build" / "summary.json", dict[str, records.NotebookCost])
+    assert list(summary.figures) == ["01_first", "02_second"] and summary.model == {"name": "packaged"}
+    assert (summary.name, summary.command, summary.profile) == ("make_run_smoke", "make run PROFILE=smoke", "smoke")
     # A third run starts anew.
     assert runner.main() == 0
     assert "before the interruption" not in capsys.readouterr().out

@@ -211,8 +211,8 @@ def test_a_held_run_stays_nearer_to_the_base(ranked, tmp_path):
     recipe = SLOT.changed(objective="contrastive", epochs=4, learning_rate=5e-3)
     far = run(ranked, tmp_path / "far", recipe.changed(kl_weight=1e-9))
     near = run(ranked, tmp_path / "near", recipe.changed(kl_weight=10.0))
-    assert near["curve"][-1]["divergence"] < 0.5 * far["curve"][-1]["divergence"]
-    assert near["curve"][0]["divergence"] == pytest.approx(0.0, abs=1e-6)  # a fresh adapter is the base
+    assert near.curve[-1].divergence < 0.5 * far.curve[-1].divergence
+    assert near.curve[0].divergence == pytest.approx(0.0, abs=1e-6)  # a fresh adapter is the base
 
 
 def literal_rewards(made, base, rows, answers_of) -> torch.Tensor:
@@ -282,17 +282,17 @@ def test_every_reference_objective_starts_at_chance_and_learns(ranked, tmp_path,
     steep |= {"candidates": 4} if objective == "best_of_n" else {}
     recipe = SLOT.changed(objective=objective, epochs=4, cache_reference=False, **steep)
     record = run(ranked, tmp_path / "run", recipe)
-    losses = [point["loss"] for point in record["curve"]]
+    losses = [point.loss for point in record.curve]
     assert losses[0] == pytest.approx(first, abs=1e-4)
     assert sum(losses[-4:]) / 4 < losses[0] - 0.05
-    assert record["curve"][-1]["margin"] > 0
-    assert record["candidates"] == round(math.exp(first)) or objective == "listwise"
+    assert record.curve[-1].margin > 0
+    assert record.candidates == round(math.exp(first)) or objective == "listwise"
 
 
 def test_contrastive_learns_and_never_switches_the_adapter_off(ranked, tmp_path, monkeypatch):
     recipe = SLOT.changed(objective="contrastive", epochs=4, learning_rate=3e-3)
     monkeypatch.setattr("peft.PeftModel.disable_adapter", lambda _: pytest.fail("contrastive knows no reference"))
-    losses = [point["loss"] for point in run(ranked, tmp_path / "run", recipe)["curve"]]
+    losses = [point.loss for point in run(ranked, tmp_path / "run", recipe).curve]
     assert sum(losses[-4:]) < sum(losses[:4])
 
 
@@ -305,8 +305,8 @@ def test_a_cached_reference_trains_to_the_same_curve_and_is_found_again(ranked, 
     assert not (tmp_path / "build").exists()
     recipe = recipe.changed(cache_reference=True)
     cached = run(ranked, tmp_path / "cached", recipe)
-    for one, other in zip(live["curve"], cached["curve"], strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+    for one, other in zip(live.curve, cached.curve, strict=True):
+        assert one.loss == pytest.approx(other.loss, abs=1e-4)
     files = list((tmp_path / "build" / "references").iterdir())
     assert len(files) == 1
     # Another learning rate finds the same file; nothing is computed a second time.
@@ -334,7 +334,7 @@ def test_a_stale_reference_is_never_used(ranked, tmp_path, monkeypatch):
         record = training.train(base, rows, recipe=one, folder=tmp_path / str(number))
         assert len(list((tmp_path / "build" / "references").iterdir())) == number
         chance = {"listwise": math.log(6), "one_word": math.log(8)}.get(one.objective.name, math.log(2))
-        assert record["curve"][0]["loss"] == pytest.approx(chance, abs=1e-3)  # the right reference
+        assert record.curve[0].loss == pytest.approx(chance, abs=1e-3)  # the right reference
 
 
 @pytest.mark.parametrize("objective", ["pairwise", "one_word"])
@@ -348,7 +348,7 @@ def test_rows_without_room_are_left_out_and_counted(ranked, tmp_path):
     for objective in ("pairwise", "one_word"):
         recipe = SLOT.changed(objective=objective, max_length=60 if objective == "one_word" else 100)
         record = run(ranked, tmp_path / objective, recipe)
-        assert 0 < record["rows_too_long"] < len(ranked)
+        assert 0 < record.rows_too_long < len(ranked)
         with pytest.raises(InputError, match="max_length = 2"):
             run(ranked, tmp_path / "none", recipe.changed(max_length=2))
 

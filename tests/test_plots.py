@@ -12,6 +12,7 @@ from matplotlib import colors, pyplot
 from matplotlib.figure import Figure
 
 from sempa_utils.plots import scores, style, training
+from sempa_utils.records import Comparison, CurvePoint, Difference, Interval, RowScores, TaskScore, TrainingCurve
 
 
 @pytest.fixture(autouse=True)
@@ -45,13 +46,17 @@ def ticks(axis):
 # --- training ----------------------------------------------------------------------------------
 
 
-def record():
-    curve = [
-        {"step": 1, "loss": 0.69, "chosen_reward": 0.0, "rejected_reward": 0.0, "accuracy": 0.5},
-        {"step": 2, "loss": 0.5, "chosen_reward": -0.1, "rejected_reward": -0.4, "accuracy": 0.75},
-        {"step": 3, "loss": 0.3, "chosen_reward": -0.2, "rejected_reward": -1.0, "accuracy": 1.0},
+def point(step: int, loss: float, accuracy: float, *, chosen: float, rejected: float) -> CurvePoint:
+    return CurvePoint(step, loss, chosen - rejected, accuracy, chosen, rejected, 1e-4)
+
+
+def record(curve=None) -> TrainingCurve:
+    three = [
+        point(1, 0.69, 0.5, chosen=0.0, rejected=0.0),
+        point(2, 0.5, 0.75, chosen=-0.1, rejected=-0.4),
+        point(3, 0.3, 1.0, chosen=-0.2, rejected=-1.0),
     ]
-    return {"curve": curve, "recipe": {"micro_batch": 4, "accumulation": 2}}
+    return TrainingCurve(recipe={"micro_batch": 4, "accumulation": 2}, curve=curve or three)
 
 
 def lines_of(axes) -> dict:
@@ -73,11 +78,8 @@ def test_the_training_curve(tmp_path):
 
 
 def test_a_long_training_curve_is_smoothed_by_an_eighth(tmp_path):
-    points = [
-        {"step": step, "loss": step % 2, "chosen_reward": step, "rejected_reward": -step, "accuracy": 1.0}
-        for step in range(1, 17)
-    ]
-    figure = saved(training.training_curve(record() | {"curve": points}), tmp_path)
+    points = [point(step, step % 2, 1.0, chosen=step, rejected=-step) for step in range(1, 17)]
+    figure = saved(training.training_curve(record(points)), tmp_path)
     chosen = lines_of(figure.axes[1])["chosen"]
     # The mean of two steps stands at the later one.
     np.testing.assert_allclose(chosen.get_xydata(), [[8 * step, step - 0.5] for step in range(2, 17)])
@@ -124,24 +126,25 @@ def test_sts_bars_without_published_figures_are_one_panel(tmp_path):
     assert len(figure.axes) == 1
 
 
-SUMMARY = {
-    "PromptEOL": {"mean": {"spearman": 60.0, "low": 55.0, "high": 65.0}},
-    "SemPA": {
-        "mean": {"spearman": 70.0, "low": 66.0, "high": 74.0},
-        "difference": {"mean": {"difference": 10.0, "low": 6.0, "high": 14.0, "p_value": 0.001}},
+def row(value: float, low: float, high: float, difference: Difference | None = None) -> RowScores:
+    return RowScores({}, TaskScore(value, 100, Interval(low, high), difference=difference))
+
+
+SUMMARY = Comparison(
+    "PromptEOL",
+    {
+        "PromptEOL": row(60.0, 55.0, 65.0),
+        "SemPA": row(70.0, 66.0, 74.0, Difference(10.0, Interval(6.0, 14.0), p_value=0.001)),
+        "mean pooling": row(59.0, 54.0, 64.0, Difference(-1.0, Interval(-4.0, 2.0), p_value=0.52)),
     },
-    "mean pooling": {
-        "mean": {"spearman": 59.0, "low": 54.0, "high": 64.0},
-        "difference": {"mean": {"difference": -1.0, "low": -4.0, "high": 2.0, "p_value": 0.52}},
-    },
-}
+)
 
 
 def test_methods_compared(tmp_path):
     published = {"LLaMA2-7B": {"PromptEOL": 70.03, "SemPA": 77.69}}
-    figure = saved(scores.methods_compared(SUMMARY, "PromptEOL", "mean of seven tasks", published), tmp_path)
+    figure = saved(scores.methods_compared(SUMMARY, "mean of seven tasks", published=published), tmp_path)
     ours, less, theirs = figure.axes
-    assert ticks(ours.yaxis) == list(SUMMARY)
+    assert ticks(ours.yaxis) == list(SUMMARY.rows)
     values = [line for line in ours.lines if line.get_label() == "_value"]
     spans = [line for line in ours.lines if line.get_label() == "_interval"]
     assert [line.get_xydata().tolist() for line in values] == [[[60, 0]], [[70, 1]], [[59, 2]]]
@@ -155,7 +158,7 @@ def test_methods_compared(tmp_path):
 
 
 def test_methods_compared_without_published_figures(tmp_path):
-    assert len(saved(scores.methods_compared(SUMMARY, "PromptEOL", "mini-STS"), tmp_path).axes) == 2
+    assert len(saved(scores.methods_compared(SUMMARY, "mini-STS"), tmp_path).axes) == 2
 
 
 def test_agreement(tmp_path):

@@ -12,13 +12,18 @@ from sempa_utils import records
 from sempa_utils.data.templates import PARAPHRASE_TEMPLATES
 from sempa_utils.experiments import analyses as runs_of
 from sempa_utils.plots import analyses
+from sempa_utils.records import DataSizeCurve, DataSizePoint, RowScores, SeedSpread, TaskScore
 
 MODEL = "somebody/Little-1M"
-TASKS = {"STS12": 50.0, "STS-B": 60.0}
+TASKS = {"STS12": TaskScore(50.0, 10), "STS-B": TaskScore(60.0, 10)}
 
 
-def cells(first: float, second: float) -> dict:
-    return {"prompteol": {"mean": first, "tasks": TASKS}, "pretended_cot": {"mean": second, "tasks": TASKS}}
+def scores(mean: float, tasks=TASKS) -> RowScores:
+    return RowScores(tasks, TaskScore(mean, 20))
+
+
+def cells(first: float, second: float) -> dict[str, RowScores]:
+    return {"prompteol": scores(first), "pretended_cot": scores(second)}
 
 
 GRID = {"base": cells(50, 60)} | {
@@ -66,15 +71,15 @@ def test_every_template_has_a_name_and_a_published_figure():
         assert analyses._table4(paper, list(GRID)).shape == (6, 2)
 
 
-CURVE = [
-    {"triplets": 0, "dev": 60.0, "test": 50.0, "tasks": TASKS},
-    {"triplets": 64, "dev": 63.0, "test": 51.0, "tasks": TASKS},
-    {"triplets": 160, "dev": 62.0, "test": 52.5, "tasks": TASKS},
-]
+CURVE = [(0, 60.0, 50.0), (64, 63.0, 51.0), (160, 62.0, 52.5)]  # triplets, dev, mean of the tests
+
+
+def curve_on(dev_task: str, tasks=TASKS) -> DataSizeCurve:
+    return DataSizeCurve(dev_task, [DataSizePoint(seen, dev, scores(test, tasks)) for seen, dev, test in CURVE])
 
 
 def test_the_curve_of_data_size(tmp_path):
-    figure = saved(analyses.data_size({"dev_task": "STS-B", "curve": CURVE}, MODEL), tmp_path)
+    figure = saved(analyses.data_size(curve_on("STS-B"), MODEL), tmp_path)
     ours, published = figure.axes
     assert title(ours) == "This run:\nLittle-1M" and "one run" in ours.get_xlabel()
     np.testing.assert_allclose(lines_of(ours)["STS-B dev"].get_xydata(), [[0, 60], [64, 63], [160, 62]])
@@ -97,14 +102,14 @@ def test_the_curve_of_data_size(tmp_path):
 
 
 def test_a_single_task_is_called_by_its_name(tmp_path):
-    curve = [point | {"tasks": {"mini-STS": 1.0}} for point in CURVE]
-    figure = saved(analyses.data_size({"dev_task": "mini-STS", "curve": curve}, MODEL), tmp_path)
+    curve = curve_on("mini-STS", {"mini-STS": TaskScore(1.0, 10)})
+    figure = saved(analyses.data_size(curve, MODEL), tmp_path)
     assert list(lines_of(figure.axes[0])) == ["mini-STS dev", "mini-STS test"]
 
 
 def test_the_seeds(tmp_path):
-    runs = [{"seed": seed, "mean": mean, "tasks": TASKS} for seed, mean in ((42, 50.0), (43, 52.0), (44, 51.0))]
-    figure = saved(analyses.seeds({"runs": runs, "mean": 51.0, "sd": 1.0}, MODEL), tmp_path)
+    runs = {42: scores(50.0), 43: scores(52.0), 44: scores(51.0)}
+    figure = saved(analyses.seeds(SeedSpread(runs, 51.0, 1.0), MODEL), tmp_path)
     ours, published = figure.axes
     assert title(ours) == "This run:\nLittle-1M" and title(published) == "Published:\nLLaMA3-8B"
     for axes, values, name in ((ours, [50, 52, 51], "blue"), (published, [78.46, 78.10, 77.75], "orange")):

@@ -11,6 +11,8 @@ from matplotlib.colors import to_rgba
 from test_plots import colour, no_figure_stays_open, saved, ticks, title  # noqa: F401 (a fixture)
 
 from sempa_utils.plots import generation, style
+from sempa_utils.plots.generation import NextTokens
+from sempa_utils.records import Comparison, Difference, FrontierPoint, Interval, RowScores, TaskScore
 
 
 def marks_of(axes) -> dict[str, tuple[float, float]]:
@@ -30,12 +32,20 @@ def words_of(axes) -> list[str]:
 # --- benchmarks ----------------------------------------------------------------------------------
 
 
-def test_task_scores_with_their_errors_and_the_line_of_guessing(tmp_path):
-    rows = {
-        "base": {"mmlu": {"value": 30.0, "standard_error": 4.0}, "drop": {"value": 5.5, "standard_error": 1.0}},
-        "SemPA": {"mmlu": {"value": 26.0, "standard_error": 3.0}, "drop": {"value": 12.0, "standard_error": 2.0}},
+def compared(rows: dict[str, dict[str, tuple[float, float]]]) -> Comparison:
+    """Return {model: {task: (value, standard error)}} as a comparison with the first model."""
+    scores = {
+        model: {task: TaskScore(value, 40, standard_error=error) for task, (value, error) in row.items()}
+        for model, row in rows.items()
     }
-    figure = saved(generation.task_scores(rows, {"mmlu": "MMLU", "drop": "DROP"}, {"mmlu": 25.0}), tmp_path)
+    return Comparison(next(iter(rows)), {model: RowScores.of(tasks) for model, tasks in scores.items()})
+
+
+def test_task_scores_with_their_errors_and_the_line_of_guessing(tmp_path):
+    rows = compared(
+        {"base": {"mmlu": (30.0, 4.0), "drop": (5.5, 1.0)}, "SemPA": {"mmlu": (26.0, 3.0), "drop": (12.0, 2.0)}}
+    )
+    figure = saved(generation.task_scores(rows, {"mmlu": "MMLU", "drop": "DROP"}, chance={"mmlu": 25.0}), tmp_path)
     left, right = figure.axes
     assert [title(left), title(right)] == ["MMLU", "DROP"] and ticks(left.yaxis) == ["base", "SemPA"]
     assert left.lines[-1].get_xydata().tolist() == [[30, 0], [26, 1]]
@@ -48,7 +58,7 @@ def test_task_scores_with_their_errors_and_the_line_of_guessing(tmp_path):
 
 
 def test_errors_below_zero_are_drawn_to_their_end(tmp_path):
-    rows = {"base": {"drop": {"value": 2.0, "standard_error": 5.0}}}
+    rows = compared({"base": {"drop": (2.0, 5.0)}})
     axes = saved(generation.task_scores(rows, {"drop": "DROP"}), tmp_path).axes[0]
     assert axes.get_xlim()[0] == -3
 
@@ -56,17 +66,14 @@ def test_errors_below_zero_are_drawn_to_their_end(tmp_path):
 # --- gained and lost -----------------------------------------------------------------------------
 
 OURS = {
-    "contrastive": {
-        "generation": -5.0, "generation_low": -9.0, "generation_high": -1.0,
-        "sts": 12.0, "sts_low": 8.0, "sts_high": 16.0,
-    },
-    "SemPA": {"generation": -0.5, "sts": 0.4},
-}  # fmt: skip
+    "contrastive": (Difference(-5.0, standard_error=4 / 1.96), Difference(12.0, Interval(8.0, 16.0))),
+    "SemPA": (Difference(-0.5), Difference(0.4)),
+}
 
 
 def test_gained_and_lost_has_our_points_with_intervals_and_published_ones_hollow(tmp_path):
-    published = [{"name": "SemPA, 7B", "generation": 0.9, "sts": 7.7}, {"name": "contrastive, 7B", "generation": -7.6}]
-    figure = saved(generation.gained_and_lost(OURS, published, {"generation": "mean of two"}), tmp_path)
+    published = {"SemPA, 7B": (0.9, 7.7), "contrastive, 7B": (-7.6, None)}
+    figure = saved(generation.gained_and_lost(OURS, published, generation="mean of two"), tmp_path)
     axes = figure.axes[0]
     marks = marks_of(axes)
     assert marks == {"contrastive": (-5, 12), "SemPA": (-0.5, 0.4), "SemPA, 7B": (0.9, 7.7)}
@@ -95,7 +102,7 @@ def test_the_quadrants_are_named_where_they_are(tmp_path):
 
 
 def test_a_dozen_models_all_have_a_point_and_no_two_the_same_sign(tmp_path):
-    many = {f"model {number}": {"generation": -number, "sts": number} for number in range(12)}
+    many = {f"model {number}": (Difference(-number), Difference(number)) for number in range(12)}
     axes = saved(generation.gained_and_lost(many), tmp_path).axes[0]
     assert list(marks_of(axes)) == list(many)
     signs = {(line.get_color(), line.get_marker()) for line in axes.lines if line.get_label() in many}
@@ -104,13 +111,13 @@ def test_a_dozen_models_all_have_a_point_and_no_two_the_same_sign(tmp_path):
 
 # --- the frontier --------------------------------------------------------------------------------
 
-BASE = {"sts": 60.0, "perplexity": 20.0}
+BASE = FrontierPoint(0, 60.0, 20.0)
 
 
 def test_the_frontier_starts_at_the_base_and_shades_the_band(tmp_path):
     curves = {
-        "pairwise": [{"rows": 256, "sts": 59.0, "perplexity": 20.2}],
-        "one_word": [{"rows": 256, "sts": 66.0, "perplexity": 21.0}, {"rows": 512, "sts": 70.0, "perplexity": 22.0}],
+        "pairwise": [FrontierPoint(256, 59.0, 20.2)],
+        "one_word": [FrontierPoint(256, 66.0, 21.0), FrontierPoint(512, 70.0, 22.0)],
     }
     figure = saved(generation.frontier(curves, BASE, band=3, text="a story"), tmp_path)
     axes = figure.axes[0]
@@ -126,8 +133,8 @@ def test_the_frontier_starts_at_the_base_and_shades_the_band(tmp_path):
 
 def test_a_ruined_model_bends_the_scale_and_everything_stays_in_the_picture(tmp_path):
     curves = {
-        "contrastive": [{"rows": 512, "sts": 80.0, "perplexity": 400.0}],
-        "pairwise": [{"rows": 512, "sts": 61.0, "perplexity": 19.5}],
+        "contrastive": [FrontierPoint(512, 80.0, 400.0)],
+        "pairwise": [FrontierPoint(512, 61.0, 19.5)],
     }
     axes = saved(generation.frontier(curves, BASE), tmp_path).axes[0]
     assert axes.get_xscale() == "symlog"
@@ -141,8 +148,8 @@ def test_a_ruined_model_bends_the_scale_and_everything_stays_in_the_picture(tmp_
 
 def test_next_tokens_shows_what_the_first_model_would_not_say_in_orange(tmp_path):
     models = {
-        "base": {"tokens": [" the", " a"], "probabilities": [0.5, 0.2], "entropy": 1.5},
-        "contrastive": {"tokens": [" cat", " the"], "probabilities": [0.4, 0.1], "entropy": 3.25},
+        "base": NextTokens([" the", " a"], [0.5, 0.2], 1.5),
+        "contrastive": NextTokens([" cat", " the"], [0.4, 0.1], 3.25),
     }
     figure = saved(generation.next_tokens("The cat sat on …", models), tmp_path)
     left, right = figure.axes
@@ -154,14 +161,14 @@ def test_next_tokens_shows_what_the_first_model_would_not_say_in_orange(tmp_path
 
 
 def test_white_space_can_be_seen_and_a_dollar_is_no_formula(tmp_path):
-    models = {"base": {"tokens": ["\n", " $x$", "incomprehensibilities"], "probabilities": [0.3] * 3, "entropy": 1.0}}
+    models = {"base": NextTokens(["\n", " $x$", "incomprehensibilities"], [0.3] * 3, 1.0)}
     axes = saved(generation.next_tokens("from $2 to $3", models), tmp_path).axes[0]
     assert axes.figure._suptitle.get_text() == r"from \$2 to \$3"
     assert ticks(axes.yaxis) == ["⏎", r"·\$x\$", "incomprehensi…"]
 
 
 def test_five_models_take_two_rows_of_panels(tmp_path):
-    one = {"tokens": ["a"], "probabilities": [0.5], "entropy": 1.0}
+    one = NextTokens(["a"], [0.5], 1.0)
     figure = saved(generation.next_tokens("A", {f"model {n}": one for n in range(5)}), tmp_path)
     assert [axes.axison for axes in figure.axes] == [True] * 5 + [False] * 3
 

@@ -11,6 +11,7 @@ from test_plots import colour, no_figure_stays_open, saved, ticks, title  # noqa
 
 from sempa_utils.embedding.embedder import METHODS
 from sempa_utils.plots import methods, style
+from sempa_utils.records import Interval
 
 WORDS = "Cats like milk."
 
@@ -31,7 +32,9 @@ def made(*names: str) -> dict:
 
 def test_the_attention_of_the_last_token(tmp_path):
     attention = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
-    drawn = methods.last_token_attention(attention, ["The", "cat", "slept"], [1, 30], [0.25, 0.5], "a title")
+    drawn = methods.last_token_attention(
+        attention, ["The", "cat", "slept"], layers=[1, 30], share=[0.25, 0.5], title="a title"
+    )
     axes = saved(drawn, tmp_path).axes[0]
     assert ticks(axes.xaxis) == ["The", "cat", "slept"] and ticks(axes.yaxis) == ["layer 1", "layer 30"]
     texts = [text.get_text() for text in axes.texts]
@@ -42,14 +45,14 @@ def test_the_attention_of_the_last_token(tmp_path):
 
 def test_attention_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="2 layers × 3 tokens"):
-        methods.last_token_attention(np.ones((3, 2)), ["a", "b", "c"], [1, 2], [1, 1])
+        methods.last_token_attention(np.ones((3, 2)), ["a", "b", "c"], layers=[1, 2], share=[1, 1])
 
 
 def test_the_lens_shows_words_and_their_probability(tmp_path):
     words = [["rain\nheavy", "cat"], ["storm", "music\nsound"]]
     base, trained = [[0.1, 0.2], [0.3, 0.4]], [[0.1, 0.2], [0.3, 0.8]]
     figure = saved(
-        methods.lens({"base": (words, base), "SemPA": (words, trained)}, [1, 30], ["One.", "Two."]), tmp_path
+        methods.lens({"base": (words, base), "SemPA": (words, trained)}, [1, 30], sentences=["One.", "Two."]), tmp_path
     )
     for axes, name, probabilities in zip(figure.axes, ("base", "SemPA"), (base, trained), strict=True):
         assert [text.get_text() for text in axes.texts] == [word for row in words for word in row]
@@ -76,7 +79,7 @@ def cells(axes, wanted: str) -> list[Rectangle]:
 
 @pytest.mark.parametrize(("name", "read", "copies"), [("mean", 3, 1), ("echo", 3, 2), ("prompteol", 1, 1)])
 def test_the_sketch_reads_the_states_that_the_method_reads(tmp_path, name, read, copies):
-    axes = saved(methods.where_vectors_come_from(made(name), 30, WORDS), tmp_path).axes[0]
+    axes = saved(methods.where_vectors_come_from(made(name), 30, sentence=WORDS), tmp_path).axes[0]
     words = boxes(axes, "sentence")
     assert len(words) == 3 * copies
     marked = cells(axes, methods.READ)
@@ -91,7 +94,7 @@ def test_the_sketch_reads_the_states_that_the_method_reads(tmp_path, name, read,
 
 def test_the_sketch_of_an_inner_layer_and_of_steering(tmp_path):
     both = made("contrastive_prompting", "token_prepending")
-    axes = saved(methods.where_vectors_come_from(both, 30, WORDS), tmp_path).axes[0]
+    axes = saved(methods.where_vectors_come_from(both, 30, sentence=WORDS), tmp_path).axes[0]
     texts = [text.get_text() for text in axes.texts]
     assert sum("layer 25 of 30" in text for text in texts) == 2
     assert len(boxes(axes, "placeholder")) == 1
@@ -104,7 +107,7 @@ def test_the_sketch_of_an_inner_layer_and_of_steering(tmp_path):
 
 def test_all_boxes_of_the_sketch_fit_beside_the_names(tmp_path):
     every = made("mean", "echo", "prompteol", "pretended_cot", "contrastive_prompting", "token_prepending")
-    figure = saved(methods.where_vectors_come_from(every, 30, WORDS), tmp_path)
+    figure = saved(methods.where_vectors_come_from(every, 30, sentence=WORDS), tmp_path)
     axes = figure.axes[0]
     left = min(one.get_x() for kind in methods.FILLS for one in boxes(axes, kind))
     assert left > methods.LABELS - 2
@@ -117,7 +120,7 @@ def test_all_boxes_of_the_sketch_fit_beside_the_names(tmp_path):
 
 def test_dev_by_layer(tmp_path):
     curves = {"PromptEOL": {1: 10.0, 2: 30.0, 3: 20.0}, "SemPA": {1: 5.0, 2: 6.0, 3: 7.0}}
-    figure = saved(methods.dev_by_layer(curves, {"PromptEOL": 2, "SemPA": 3}, "STS-B"), tmp_path)
+    figure = saved(methods.dev_by_layer(curves, {"PromptEOL": 2, "SemPA": 3}, task="STS-B"), tmp_path)
     axes = figure.axes[0]
     lines = [line.get_xydata().tolist() for line in axes.lines]
     assert lines == [[[1, 10], [2, 30], [3, 20]], [[2, 30]], [[1, 5], [2, 6], [3, 7]], [[3, 7]]]
@@ -140,8 +143,8 @@ def test_rank_errors_are_drawn_with_their_line(tmp_path):
 
 def test_search_scores(tmp_path):
     found = {
-        "shared words": {"recall": 20.0, "low": 12.0, "high": 30.0, "mrr": 35.0},
-        "SemPA": {"recall": 80.0, "low": 70.0, "high": 87.0, "mrr": 85.0},
+        "shared words": methods.SearchScore(20.0, Interval(12.0, 30.0), 35.0),
+        "SemPA": methods.SearchScore(80.0, Interval(70.0, 87.0), 85.0),
     }
     figure = saved(methods.search_scores(found), tmp_path)
     axes = figure.axes[0]

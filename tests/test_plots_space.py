@@ -14,6 +14,7 @@ import torch
 from test_plots import colour, no_figure_stays_open, saved, ticks, title  # noqa: F401 (a fixture)
 
 from sempa_utils.plots import interactive, space, style
+from sempa_utils.records import LayerFigures
 
 # --- projections -------------------------------------------------------------------------------
 
@@ -109,7 +110,9 @@ def test_cosine_distributions(tmp_path):
 
 def test_the_similarity_heat_map_shows_each_pair_once(tmp_path):
     matrix = np.array([[1.0, 0.11, 0.22], [0.11, 1.0, 0.33], [0.22, 0.33, 1.0]])
-    figure = saved(space.similarity_heat_map(torch.tensor(matrix), ["first", "second", "third"], "a map"), tmp_path)
+    figure = saved(
+        space.similarity_heat_map(torch.tensor(matrix), ["first", "second", "third"], title="a map"), tmp_path
+    )
     axes = figure.axes[0]
     assert sorted(text.get_text() for text in axes.texts) == ["0.11", "0.22", "0.33"]
     # Row 2 by column 1 is the first cell; what a cell shows is what stands at its place in the matrix.
@@ -132,7 +135,7 @@ PUBLISHED = {"LLaMA2-7B": {"PromptEOL": -1.0, "SemPA": -1.9}, "LLaMA3-8B": {"Pro
 def test_layer_curves(tmp_path):
     measures = ("uniformity", "isotropy", "average cosine", "effective rank")
     curves = {measure: {"PromptEOL": [n, n + 1.0, n + 2.0], "SemPA": [n, n, n]} for n, measure in enumerate(measures)}
-    figure = saved(space.layer_curves(curves, [1, 2, 3], {"uniformity": PUBLISHED}), tmp_path)
+    figure = saved(space.layer_curves(curves, [1, 2, 3], published={"uniformity": PUBLISHED}), tmp_path)
     by_title = {title(axes): axes for axes in figure.axes}
     for measure, rows in curves.items():
         lines = {line.get_label(): line for line in by_title[measure].lines}
@@ -152,9 +155,11 @@ def test_layer_curves(tmp_path):
 
 
 def test_movement_by_layer(tmp_path):
-    runs = {name: {"sts": [None, n, n + 1.0], "moved": [0.0, 0.1 * n, 0.2 * n], "moved_alike": [0.0, 0.5, 0.6]}
-            for n, name in enumerate(["pairwise", "one_word"], start=1)}  # fmt: skip
-    figure = saved(space.movement_by_layer(runs, {"sts": [None, 3.0, 4.0]}), tmp_path)
+    runs = {
+        name: LayerFigures([None, n, n + 1.0], [0.0, 0.1 * n, 0.2 * n], [0.0, 0.5, 0.6])
+        for n, name in enumerate(["pairwise", "one_word"], start=1)
+    }
+    figure = saved(space.movement_by_layer(runs, LayerFigures([None, 3.0, 4.0])), tmp_path)
     scores, moved, alike = figure.axes
     lines = {line.get_label(): line for line in scores.lines}
     assert list(lines) == ["base", "pairwise", "one_word"]
@@ -163,7 +168,7 @@ def test_movement_by_layer(tmp_path):
     for axes, measure in ((moved, "moved"), (alike, "moved_alike")):
         assert [line.get_label() for line in axes.lines] == list(runs), "the base does not move from itself"
         for line, row in zip(axes.lines, runs.values(), strict=True):
-            np.testing.assert_array_equal(line.get_ydata(), row[measure])
+            np.testing.assert_array_equal(line.get_ydata(), getattr(row, measure))
     assert "STS-B dev" in title(scores) and "length" in title(moved)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
 
@@ -249,7 +254,7 @@ def test_gar_bars(tmp_path):
         "PromptEOL": {"by number": (0.05, 0.02), "folded": (0.2, 0.1)},
         "SemPA": {"by number": (0.06, 0.03), "folded": (0.3, 0.08)},
     }
-    drawn = space.gar_bars(ours, {"PromptEOL": 0.185, "SemPA": 0.324}, "LLaMA2-7B")
+    drawn = space.gar_bars(ours, {"PromptEOL": 0.185, "SemPA": 0.324}, published_model="LLaMA2-7B")
     left, right = saved(drawn, tmp_path).axes
     assert [[bar.get_width() for bar in bars] for bars in left.containers] == [[0.05, 0.06], [0.2, 0.3]]
     assert [list(line.get_xdata()) for line in left.lines] == [[0.02, 0.03], [0.1, 0.08]]

@@ -20,7 +20,7 @@ def rendered(figure):
 
 
 def test_best_of_n():
-    figure = rendered(theory.best_of_n(["a", "b", "c"], [1.0, -2.0, 0.5], [0.6, 0.1, 0.3], anchor="x"))
+    figure = rendered(theory.best_of_n(["a", "b", "c"], [1.0, -2.0, 0.5], probabilities=[0.6, 0.1, 0.3], anchor="x"))
     left, right = figure.axes
     assert [bar.get_width() for bar in left.patches] == [1.0, -2.0, 0.5]
     assert [bar.get_width() for bar in right.patches] == [0.6, 0.1, 0.3]
@@ -30,7 +30,7 @@ def test_best_of_n():
 
 
 def test_sampled_rankings_are_sorted_by_exact_probability():
-    figure = rendered(theory.sampled_rankings(["ab", "ba"], [30, 70], [0.25, 0.75], p_value=0.5))
+    figure = rendered(theory.sampled_rankings(["ab", "ba"], [30, 70], probabilities=[0.25, 0.75], p_value=0.5))
     (axes,) = figure.axes
     assert [bar.get_height() for bar in axes.patches] == [70.0, 30.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["ba", "ab"]
@@ -43,18 +43,24 @@ def test_kl_world():
     reference = np.array([[0.5, 0.5], [0.9, 0.1]])
     optimal = np.array([[0.2, 0.8], [0.7, 0.3]])
     reward = np.array([[0.0, 1.0], [1.0, 2.0]])
-    figure = rendered(theory.kl_world(["a", "b"], reference, optimal, reward, reward - [[0.25], [0.5]], beta=1.0))
+    figure = rendered(
+        theory.kl_world(
+            ["a", "b"], reference, optimal=optimal, reward=reward, implicit_reward=reward - [[0.25], [0.5]], beta=1.0
+        )
+    )
     left, right = figure.axes
     assert [bar.get_height() for bar in left.patches] == [0.5, 0.5, 0.2, 0.8]
     labels = [text.get_text() for text in right.get_legend().get_texts()]
     assert ["0.25" in labels[0], "0.50" in labels[1]] == [True, True]
     with pytest.raises(ValueError, match="prompts × answers"):
-        theory.kl_world(["a", "b"], reference, optimal, reward, reward[:1], beta=1.0)
+        theory.kl_world(["a", "b"], reference, optimal=optimal, reward=reward, implicit_reward=reward[:1], beta=1.0)
 
 
 def test_gradient_weights():
     figure = rendered(
-        theory.gradient_weights([-1, 0, 1], {0.1: [3, 2, 1], 1.0: [6, 4, 2]}, [0.1, 0.9], {0.05: [0.25, 0.75]})
+        theory.gradient_weights(
+            [-1, 0, 1], {0.1: [3, 2, 1], 1.0: [6, 4, 2]}, cosines=[0.1, 0.9], negative_shares={0.05: [0.25, 0.75]}
+        )
     )
     left, right = figure.axes
     np.testing.assert_array_equal(left.lines[0].get_ydata(), [3, 2, 1])
@@ -62,11 +68,11 @@ def test_gradient_weights():
     np.testing.assert_allclose(right.lines[0].get_ydata(), [25, 75])
     assert left.lines[0].get_linestyle() != left.lines[1].get_linestyle(), "told apart without colour"
     with pytest.raises(ValueError, match="lengths differ"):
-        theory.gradient_weights([-1, 0], {0.1: [1, 2, 3]}, [0.1], {0.05: [1.0]})
+        theory.gradient_weights([-1, 0], {0.1: [1, 2, 3]}, cosines=[0.1], negative_shares={0.05: [1.0]})
 
 
 def test_one_word_estimates():
-    figure = rendered(theory.one_word_estimates([1, 100], [[0.0, 2.0], [0.9, 1.1]], 1.0, 1.0))
+    figure = rendered(theory.one_word_estimates([1, 100], [[0.0, 2.0], [0.9, 1.1]], exact=1.0, standard_deviation=1.0))
     left, right = figure.axes
     points = next(line for line in left.lines if line.get_marker() == ".")
     np.testing.assert_array_equal(points.get_xdata(), [1, 1, 100, 100])
@@ -77,7 +83,7 @@ def test_one_word_estimates():
 
 
 def test_score_against_cosine():
-    figure = rendered(theory.score_against_cosine([1.0, 2.0], [[0.1, 0.2], [0.3, 0.0]], [1.0, -1.0]))
+    figure = rendered(theory.score_against_cosine([1.0, 2.0], [[0.1, 0.2], [0.3, 0.0]], correlations=[1.0, -1.0]))
     for axes, expected, correlation in zip(figure.axes, ([0.1, 0.2], [0.3, 0.0]), ("1.00", "−1.00"), strict=True):
         np.testing.assert_array_equal(axes.lines[0].get_xdata(), [1.0, 2.0])
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), expected)
@@ -98,20 +104,20 @@ def test_falling_reward():
 def test_ranking_landscape_arrows_point_downhill():
     gaps = np.linspace(-2, 2, 17)
     first, second = np.meshgrid(gaps, gaps)
-    figure = rendered(theory.ranking_landscape(gaps, gaps, {"slope": 4 - first, "bowl": first**2 + second**2}))
+    figure = rendered(theory.ranking_landscape(gaps, gaps, losses={"slope": 4 - first, "bowl": first**2 + second**2}))
     slope, bowl = (next(item for item in axes.collections if hasattr(item, "U")) for axes in figure.axes[:2])
     assert np.all(slope.U > 0) and np.allclose(slope.V, 0)
     assert np.all(bowl.U * bowl.X <= 0) and np.all(bowl.V * bowl.Y <= 0)
     with pytest.raises(ValueError, match="losses must be"):
-        theory.ranking_landscape(gaps, gaps[:5], {"slope": first})
+        theory.ranking_landscape(gaps, gaps[:5], losses={"slope": first})
 
 
 @pytest.mark.parametrize(
     "figure",
     [
-        lambda: theory.best_of_n(["a", "b"], [0, 0], [0.5, 0.5], anchor="x"),
-        lambda: theory.gradient_weights([0, 1], {1.0: [1, 2]}, [0, 1], {1.0: [0.5, 0.5]}),
-        lambda: theory.one_word_estimates([1, 10], [[0.0, 2.0], [0.9, 1.1]], 1.0, 1.0),
+        lambda: theory.best_of_n(["a", "b"], [0, 0], probabilities=[0.5, 0.5], anchor="x"),
+        lambda: theory.gradient_weights([0, 1], {1.0: [1, 2]}, cosines=[0, 1], negative_shares={1.0: [0.5, 0.5]}),
+        lambda: theory.one_word_estimates([1, 10], [[0.0, 2.0], [0.9, 1.1]], exact=1.0, standard_deviation=1.0),
         lambda: theory.falling_reward({"a": ([0, 1], [0, 1])}),
     ],
 )

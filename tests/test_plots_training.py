@@ -13,6 +13,7 @@ from matplotlib import colors
 from test_plots import lines_of, no_figure_stays_open, saved, ticks, title  # noqa: F401 (a fixture for every test)
 
 from sempa_utils.plots import style, training
+from sempa_utils.records import CurvePoint, Difference, Interval, TrainingCurve
 
 GIB = 2**30
 
@@ -115,7 +116,7 @@ def test_a_tree_mask_has_the_colours_of_the_parts_attended_to(tmp_path):
 
 
 def test_a_tree_mask_names_other_parts(tmp_path):
-    (axes,) = saved(training.tree_mask(MASK, [0, 0, 1, 1], ["request", "chosen answer"]), tmp_path).axes
+    (axes,) = saved(training.tree_mask(MASK, [0, 0, 1, 1], labels=["request", "chosen answer"]), tmp_path).axes
     assert legend(axes.get_legend()) == ["request", "chosen answer"]
 
 
@@ -137,7 +138,9 @@ BYTES = {"float32": 4_000_000, "bfloat16": 2_000_000, "nf4": 516_000}
 def test_four_bits(tmp_path):
     random = np.random.default_rng(0)
     weights, errors = random.uniform(-1, 1, 500), random.normal(0, 0.1, 500)
-    left, middle, right = saved(training.four_bits(weights, LEVELS, errors, BYTES), tmp_path).axes
+    left, middle, right = saved(
+        training.four_bits(weights, LEVELS, errors=errors, bytes_by_precision=BYTES), tmp_path
+    ).axes
     np.testing.assert_allclose([line.get_xdata()[0] for line in left.lines], LEVELS)
     assert sum(bar.get_height() for bar in left.patches) == 500 and legend(left.get_legend()) == ["the 16 levels"]
     heights = {round(bar.get_x() + 1, 6): bar.get_height() for bar in left.patches}
@@ -152,7 +155,7 @@ def test_four_bits(tmp_path):
 
 
 def test_the_largest_weight_of_a_block_is_in_the_histogram():
-    left = training.four_bits([-1, 0, 1], LEVELS, [0, 0, 0], BYTES).axes[0]
+    left = training.four_bits([-1, 0, 1], LEVELS, errors=[0, 0, 0], bytes_by_precision=BYTES).axes[0]
     assert sum(bar.get_height() for bar in left.patches) == 3
 
 
@@ -162,7 +165,7 @@ def test_the_largest_weight_of_a_block_is_in_the_histogram():
 )
 def test_four_bits_of_other_sizes_are_refused(weights, levels, errors):
     with pytest.raises(ValueError, match="16 levels"):
-        training.four_bits(weights, levels, errors, BYTES)
+        training.four_bits(weights, levels, errors=errors, bytes_by_precision=BYTES)
 
 
 def boxes(axes) -> dict:
@@ -170,7 +173,9 @@ def boxes(axes) -> dict:
 
 
 def test_the_lora_sketch(tmp_path):
-    (axes,) = saved(training.lora_sketch(576, 1536, 8, 134_515_008, 2_442_240), tmp_path).axes
+    (axes,) = saved(
+        training.lora_sketch(576, 1536, rank=8, frozen_weights=134_515_008, trained_weights=2_442_240), tmp_path
+    ).axes
     drawn = boxes(axes)
     assert list(drawn) == ["W", "B", "A"]
     assert drawn["W"].get_facecolor() == colors.to_rgba(style.COLOURS["grey"])
@@ -188,7 +193,9 @@ def test_the_lora_sketch(tmp_path):
 
 @pytest.mark.parametrize("sizes", [(576, 1536, 8), (1536, 576, 8), (64, 64, 64), (11008, 4096, 8)])
 def test_the_lora_sketch_lies_inside_its_axes(tmp_path, sizes):
-    figure = saved(training.lora_sketch(*sizes, 1_000_000, 10_000), tmp_path)
+    *widths, rank = sizes
+    sketch = training.lora_sketch(*widths, rank=rank, frozen_weights=1_000_000, trained_weights=10_000)
+    figure = saved(sketch, tmp_path)
     page = figure.bbox
     for artist in (*figure.axes[0].patches, *figure.axes[0].texts):
         box = artist.get_window_extent()
@@ -197,8 +204,9 @@ def test_the_lora_sketch_lies_inside_its_axes(tmp_path, sizes):
 
 @pytest.mark.parametrize("sizes", [(8, 8, 9), (8, 8, 0), (0, 8, 1)])
 def test_a_rank_that_no_matrix_has_is_refused(sizes):
+    *widths, rank = sizes
     with pytest.raises(ValueError, match="rank"):
-        training.lora_sketch(*sizes, 64, 16)
+        training.lora_sketch(*widths, rank=rank, frozen_weights=64, trained_weights=16)
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -222,13 +230,10 @@ def test_no_objective_and_no_candidates_are_refused(objective, candidates):
         training.chance_loss(objective, candidates)
 
 
-def record(objective: str, candidates: int) -> dict:
-    curve = [
-        {"step": 1, "loss": 1.6, "margin": 0.0, "chosen_reward": 0.0, "rejected_reward": 0.0, "accuracy": 0.25},
-        {"step": 2, "loss": 0.9, "margin": 0.6, "chosen_reward": 0.4, "rejected_reward": -0.2, "accuracy": 0.75},
-    ]
+def record(objective: str, candidates: int) -> TrainingCurve:
+    curve = [CurvePoint(1, 1.6, 0.0, 0.25, 0.0, 0.0, 1e-4), CurvePoint(2, 0.9, 0.6, 0.75, 0.4, -0.2, 1e-4)]
     recipe = {"micro_batch": 4, "accumulation": 2, "objective": objective}
-    return {"curve": curve, "recipe": recipe, "candidates": candidates}
+    return TrainingCurve(recipe=recipe, candidates=candidates, curve=curve)
 
 
 @pytest.mark.parametrize(
@@ -267,19 +272,18 @@ def test_a_curve_of_many_candidates_has_neutral_names(tmp_path, objective):
 
 
 def test_a_curve_without_an_objective_is_a_pairwise_one(tmp_path):
-    old = record("pairwise", 2)
-    del old["recipe"]["objective"], old["candidates"]
+    old = TrainingCurve(recipe={"micro_batch": 4, "accumulation": 2}, curve=record("pairwise", 2).curve)
     loss, reward, accuracy = saved(training.training_curve(old), tmp_path).axes
     assert "ln 2: no preference" in lines_of(loss)
     assert legend(reward.get_legend()) == ["chosen", "rejected"] and reward.get_ylabel() == "β log(π / π_ref)"
     np.testing.assert_allclose(lines_of(accuracy)["chance"].get_ydata(), 50)
 
 
-ROWS = [
-    {"name": "pairwise", "before": 61.0, "after": 66.0, "low": 4.0, "high": 7.0},
-    {"name": "one word", "before": 61.0, "after": 60.0, "low": -2.5, "high": 0.5},
-    {"name": "contrastive", "before": 61.0, "after": 74.0, "low": 11.0, "high": 15.0},
-]
+ROWS = {
+    "pairwise": (61.0, Difference(5.0, Interval(4.0, 7.0))),
+    "one word": (61.0, Difference(-1.0, Interval(-2.5, 0.5))),
+    "contrastive": (61.0, Difference(13.0, Interval(11.0, 15.0))),
+}
 
 
 def points(axes, marker) -> list:
@@ -309,7 +313,7 @@ def test_objectives_compared(tmp_path):
 
 
 def test_published_objectives_stand_apart_with_open_marks(tmp_path):
-    published = [{"name": "LLaMA2-7B (published)", "before": 71.7, "after": 79.8}]
+    published = {"LLaMA2-7B (published)": (71.7, Difference(79.8 - 71.7))}
     left, right = saved(training.objectives_compared(ROWS, published), tmp_path).axes
     assert ticks(left.yaxis) == ["pairwise", "one word", "contrastive", "LLaMA2-7B (published)"]
     for axes in (left, right):
@@ -320,7 +324,7 @@ def test_published_objectives_stand_apart_with_open_marks(tmp_path):
     assert sum(line.get_label() == "_interval" for line in right.lines) == 3, "no interval that nobody published"
 
 
-@pytest.mark.parametrize("rows", [[], [ROWS[0] | {"low": 8.0}]])
+@pytest.mark.parametrize("rows", [{}, {"pairwise": (61.0, Difference(5.0, Interval(8.0, 7.0)))}])
 def test_objectives_without_a_row_or_with_an_upside_down_interval_are_refused(rows):
     with pytest.raises(ValueError):
         training.objectives_compared(rows)
@@ -349,7 +353,7 @@ def test_memory_bars(tmp_path):
 
 
 def test_memory_bars_with_a_card_and_measured_peaks(tmp_path):
-    figure = saved(training.memory_bars(PLANS, 80 * GIB, {"QLoRA": 19 * GIB}), tmp_path)
+    figure = saved(training.memory_bars(PLANS, 80 * GIB, measured={"QLoRA": 19 * GIB}), tmp_path)
     (axes,) = figure.axes
     np.testing.assert_allclose(lines_of(axes)["capacity 80.0 GiB"].get_xdata(), 80)
     np.testing.assert_allclose(lines_of(axes)["measured peak"].get_xydata(), [[19, 1]])

@@ -1,7 +1,6 @@
 """The tables of README and model cards: made from records, stale ones are told."""
 
-import copy
-import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,37 +8,57 @@ from sempa_utils import records
 from sempa_utils.checks import InputError
 from sempa_utils.experiments import report
 from sempa_utils.experiments.reproduce import ALL, RUNS, record_name
+from sempa_utils.records import (
+    Difference,
+    FrontierPoint,
+    GenerationFigures,
+    GridFigures,
+    Interval,
+    LayerFigures,
+    RowScores,
+    StsFigures,
+    TaskScore,
+    TrainingFigures,
+)
 
 
-def figures(mean: float, perplexity: float, trained: bool = True) -> dict:
+def sts_figures(mean: float, tasks=report.STS_TASKS, trained: bool = True) -> StsFigures:
+    apart = Difference(9.5, Interval(8.06, 11.0), p_value=0.001) if trained else None
+    score = TaskScore(mean, 1000, Interval(mean - 1, mean + 1), difference=apart)
+    return StsFigures(RowScores(dict.fromkeys(tasks, score), score), RowScores({}, TaskScore(70.0, 900)))
+
+
+def figures(mean: float, perplexity: float, trained: bool = True) -> GridFigures:
     """What a run's record holds, in small."""
-    task = {"spearman": mean, "low": mean - 1, "high": mean + 1, "subsets": {}}
-    apart = {"difference": 9.5, "low": 8.06, "high": 11.0, "p_value": 0.001}
-    value = {"value": 30.0, "standard_error": 1.5, "items": 10}
-    paired = {"difference": -0.84, "difference_standard_error": 0.5} if trained else {}
-    return {
-        "train": {"rows": 8816 if trained else 0},
-        "sts": {
-            "tasks": {name: task for name in report.STS_TASKS},
-            "mean": task,
-            "without_training_sentences": {"mean": 70.0},
-        }
-        | ({"difference": dict.fromkeys((*report.STS_TASKS, "mean"), apart)} if trained else {}),
-        "signals": {"perplexity": perplexity, "preference": 80.0, "well_formed": 90.0, "unfinished": 5.0, "copied": 1.0,
-                    "looping": 0.0, "length": 12.5,
-                    "distinct_2": 70.0, "self_bleu": 8.0, "entropy": 3.25},
-        "generation": {"tasks": {name: value | paired for name in (*report.BENCHMARKS, "mean")}},
-        "geometry": {"uniformity": -1.5, "isotropy": 0.5, "isotropy_both_signs": 0.3, "average_cosine": 0.6,
-                     "effective_rank": 100.0},
-        "layers": {"sts": [None, mean]} | ({"moved": [0.0, 0.5], "moved_alike": [0.0, 0.2]} if trained else {}),
-        "frontier": {"points": [{"rows": 1024, "sts": mean, "perplexity": perplexity}]},
-    }  # fmt: skip
+    apart = Difference(-0.84, standard_error=0.5) if trained else None
+    score = TaskScore(30.0, 10, standard_error=1.5, difference=apart)
+    return GridFigures(
+        train=TrainingFigures(8816 if trained else 0),
+        sts=sts_figures(mean, trained=trained),
+        signals={"perplexity": perplexity, "preference": 80.0, "well_formed": 90.0, "unfinished": 5.0, "copied": 1.0,
+                 "looping": 0.0, "length": 12.5, "distinct_2": 70.0, "self_bleu": 8.0, "entropy": 3.25},
+        generation=GenerationFigures(RowScores(dict.fromkeys(report.BENCHMARKS, score), score), {}),
+        geometry={"uniformity": -1.5, "isotropy": 0.5, "isotropy_both_signs": 0.3, "average_cosine": 0.6,
+                  "effective_rank": 100.0},
+        layers=LayerFigures([None, mean], *([[0.0, 0.5], [0.0, 0.2]] if trained else [])),
+        frontier=[FrontierPoint(1024, mean, perplexity)],
+    )  # fmt: skip
+
+
+def recorded_as(run: str, of_run: GridFigures, **settings) -> records.RunRecord:
+    origin = records.Origin(settings=settings)
+    return records.run_record(record_name("packaged", run), of_run, headline="", origin=origin)
+
+
+def changed(recorded: dict, run: str, **changes) -> dict:
+    record = recorded[run]
+    return recorded | {run: replace(record, figures=replace(record.figures, **changes))}
 
 
 @pytest.fixture
 def found():
     rows = {"base": figures(63.62, 20.0, trained=False), "pairwise": figures(73.12, 21.0)}
-    return {run: {"figures": rows[run]} if run in rows else None for run in ALL}
+    return {run: recorded_as(run, rows[run]) if run in rows else None for run in ALL}
 
 
 def cells(table: str, row: str) -> list[str]:
@@ -78,13 +97,9 @@ def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):
 @pytest.mark.parametrize("step", ["sts", "signals", "generation", "geometry", "layers", "frontier", "the record"])
 @pytest.mark.parametrize("run", ["base", "pairwise", "contrastive_kl"])
 def test_a_table_is_written_whatever_is_not_there_yet(found, run, step):
-    found["contrastive_kl"] = copy.deepcopy(found["pairwise"])
+    found["contrastive_kl"] = found["pairwise"]
     whole = {name: table(found).splitlines() for name, table in report.TABLES.items()}
-    found = copy.deepcopy(found)
-    if step == "the record":
-        found[run] = None
-    else:
-        del found[run]["figures"][step]
+    found = found | {run: None} if step == "the record" else changed(found, run, **{step: None})
     for name, table in report.TABLES.items():
         lines = table(found).splitlines()
         assert 2 <= len(lines) <= len(whole[name])
@@ -92,8 +107,7 @@ def test_a_table_is_written_whatever_is_not_there_yet(found, run, step):
 
 
 def test_packaged_sentences_are_not_the_seven_tasks(found):
-    mini = {"mini-STS": {"spearman": 50.0, "low": 49.0, "high": 51.0, "subsets": {}}}
-    found["pairwise"]["figures"]["sts"]["tasks"] = mini
+    found = changed(found, "pairwise", sts=sts_figures(50.0, ["mini-STS"]))
     assert cells(report.overview(found), "`pairwise`")[1:3] == ["not run", "not run"]
     assert "`pairwise`" not in report.sts(found) + report.subsets(found)
 
@@ -106,11 +120,12 @@ def test_checkpoints_stand_under_the_triplets_seen(found):
 
 
 def test_a_trial_stands_beside_what_its_recipe_differs_in(found):
-    points = [{"rows": 1024, "sts": 66.0, "perplexity": 20.2}, {"rows": 2048, "sts": 70.0, "perplexity": 22.0}]
+    points = [FrontierPoint(1024, 66.0, 20.2), FrontierPoint(2048, 70.0, 22.0)]
     recipe = {"objective": "pairwise", "learning_rate": 5e-4, "micro_batch": 8, "accumulation": 2, "template": "asked"}
-    found["pairwise_2048_swapped"] = {"figures": {"frontier": {"points": points}}, "settings": {"recipe": recipe}}
-    slots = {"recipe": recipe | {"objective": "one_word"}}
-    found["one_word_2048"] = {"figures": {"frontier": {"points": points[1:]}}, "settings": slots}
+    for run, reached, objective in (("pairwise_2048_swapped", points, "pairwise"),
+                                    ("one_word_2048", points[1:], "one_word")):  # fmt: skip
+        own = recipe | {"objective": objective}
+        found[run] = recorded_as(run, GridFigures(frontier=reached), recipe=own)
     table = report.trials(found)
     assert len(table.splitlines()) == 4 and "| 1,024 | 2,048 |" in table.splitlines()[0]
     assert cells(table, "`pairwise_2048_swapped`") == ["0.0005", "16", "asked", "66.0 (+1.0 %)", "70.0 (+10.0 %)"]
@@ -133,10 +148,10 @@ def test_the_recommended_run_stands_beside_the_base_task_by_task(found):
 def test_the_parts_with_the_most_and_the_least_gain(found):
     gains = {"a": 3.0, "b": -2.0, "c": 1.0, "d": 0.5}
     for run, sign in (("base", 0), ("pairwise", 1)):
-        tasks = {name: {"spearman": 50.0 + sign * 0.75, "subsets": {}} for name in report.STS_TASKS}
-        tasks["STS12"] = {"spearman": 50.0, "subsets": {part: 50 + sign * gain for part, gain in gains.items()}}
-        tasks["SICK-R"]["spearman"], tasks["STS13"]["spearman"] = 50.0 + sign * 7, 50.0 + sign * 0.7
-        found[run]["figures"]["sts"]["tasks"] = tasks
+        tasks = {name: TaskScore(50.0 + sign * 0.75, 10) for name in report.STS_TASKS}
+        tasks["STS12"] = TaskScore(50.0, 10, parts={part: 50 + sign * gain for part, gain in gains.items()})
+        tasks |= {"SICK-R": TaskScore(50.0 + sign * 7, 10), "STS13": TaskScore(50.0 + sign * 0.7, 10)}
+        found = changed(found, run, sts=StsFigures(RowScores.of(tasks), RowScores.of(tasks)))
     assert cells(report.subsets(found), "`pairwise`") == [
         "SICK-R +7.0, STS12 a +3.0, STS12 c +1.0", "STS12 b −2.0, STS12 d +0.5, STS13 +0.7"]  # fmt: skip
     assert "base" not in report.subsets(found)
@@ -148,16 +163,15 @@ def test_a_block_is_written_anew_and_the_rest_stays(found):
     assert "stale" not in filled and report.overview(found) in filled and report.sts(found) in filled
     assert filled.startswith("before\n") and filled.endswith("\nafter\n") and "\nbetween\n" in filled
     assert report.fill(filled, found) == filled
-    changed = copy.deepcopy(found)
-    changed["pairwise"]["figures"]["sts"]["mean"]["spearman"] = 73.2
-    assert report.fill(filled, changed) != filled, "a stale table is told"
+    other = changed(found, "pairwise", sts=sts_figures(73.2))
+    assert report.fill(filled, other) != filled, "a stale table is told"
     with pytest.raises(InputError, match="Unknown table 'overviev'.*'overview'"):
         report.fill("<!-- table overviev -->\n<!-- end -->", found)
 
 
 def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
-    (tmp_path / f"{record_name('packaged', 'pairwise')}.json").write_text(json.dumps(found["pairwise"]))
-    (tmp_path / f"{record_name('packaged', 'base')}.json").write_text(json.dumps(found["base"]))
+    for run in ("pairwise", "base"):
+        records.save_run(found[run], tmp_path)
     read = report.recorded_runs(folder=tmp_path)
     assert read == found
     assert report.recorded_runs("some/Other-1B", tmp_path) == dict.fromkeys(ALL)
@@ -166,12 +180,11 @@ def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
     drawn = report.pictures()
     assert set(drawn) == {"frontier", "layers"}
     first = drawn["frontier"][1]
-    found["pairwise"]["figures"]["frontier"]["points"][0]["sts"] += 1
-    (tmp_path / f"{record_name('packaged', 'pairwise')}.json").write_text(json.dumps(found["pairwise"]))
+    records.save_run(changed(found, "pairwise", frontier=[FrontierPoint(1024, 74.12, 21.0)])["pairwise"], tmp_path)
     assert report.pictures()["frontier"][1] != first
 
 
 def test_curves_leave_out_what_was_not_run(found):
     runs, base = report.curves(found)
-    assert list(runs) == ["pairwise"] and base["perplexity"] == 20.0
+    assert list(runs) == ["pairwise"] and base.perplexity == 20.0
     assert report.curves(dict.fromkeys(RUNS)) == ({}, None)

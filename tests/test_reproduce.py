@@ -14,6 +14,7 @@ from sempa_utils.embedding import Embedder
 from sempa_utils.evaluation import sts
 from sempa_utils.evaluation.generation import signals
 from sempa_utils.experiments import reproduce
+from sempa_utils.records import GridFigures, RunRecord
 
 SIZES = reproduce.Sizes(24, 30, 40, 3, 200, 4, 2)
 RUNS = ["base", "pairwise", "contrastive_kl"]
@@ -44,8 +45,8 @@ def do(place, runs=RUNS, steps=None, **keywords):
     return state, said
 
 
-def record(place, run: str) -> dict:
-    return json.loads((place / "records" / f"reproduce_tiny_{run}.json").read_text(encoding="utf8"))
+def record(place, run: str) -> RunRecord[GridFigures]:
+    return records.load_run(place / "records" / f"reproduce_tiny_{run}.json", GridFigures)
 
 
 def test_the_grid_is_done_once_and_leaves_a_record_each(place):
@@ -60,15 +61,16 @@ def test_the_grid_is_done_once_and_leaves_a_record_each(place):
     assert "left" not in reproduce.table(state) and "left" in reproduce.table(before)
 
     for run in RUNS:
-        figures = record(place, run)["figures"]
-        assert set(reproduce.STEPS) <= set(figures)
-        assert set(figures["generation"]["tasks"]) == {"gsm8k", "mmlu", "hellaswag", "drop", "truthfulqa", "mean"}
-        assert "difference" in figures["sts"] or run == "base"
+        figures = record(place, run).figures
+        assert all(getattr(figures, step) for step in reproduce.STEPS)
+        assert set(figures.generation.scores.tasks) == {"gsm8k", "mmlu", "hellaswag", "drop", "truthfulqa"}
+        assert all(bool(score.difference) == (run != "base") for score in figures.sts.scores.columns.values())
     base, trained = record(place, "base"), record(place, "contrastive_kl")
-    assert "difference" in trained["figures"]["generation"]["tasks"]["mean"]
-    assert "difference" not in base["figures"]["generation"]["tasks"]["mean"]
-    assert trained["settings"]["recipe"]["kl_weight"] == reproduce.HELD
-    assert trained["model"]["adapter"] and base["model"]["adapter"] is None
+    assert trained.figures.generation.scores.mean.difference
+    assert base.figures.generation.scores.mean.difference is None
+    assert (base.figures.train.rows, trained.figures.train.rows, trained.figures.train.steps) == (0, 24, 6)
+    assert trained.settings["recipe"]["kl_weight"] == reproduce.HELD
+    assert trained.model["adapter"] and base.model["adapter"] is None
     # No sentence and no path enters a record.
     text = (place / "records" / "reproduce_tiny_pairwise.json").read_text(encoding="utf8")
     assert str(place) not in text and corpora.packaged_ranked_nli().rows[0].premise not in text
@@ -76,11 +78,11 @@ def test_the_grid_is_done_once_and_leaves_a_record_each(place):
 
 def test_a_step_is_added_to_the_record_of_the_same_run(place, monkeypatch):
     do(place, ["pairwise"], ["geometry"])
-    geometry = record(place, "pairwise")["figures"]["geometry"]
+    geometry = record(place, "pairwise").figures.geometry
     monkeypatch.setenv("SEMPA_BUILD_DIR", str(place / "another"))  # as in a fresh clone: only the record is left
     do(place, ["pairwise"], ["signals"])
-    both = record(place, "pairwise")["figures"]
-    assert both["geometry"] == geometry and "signals" in both
+    both = record(place, "pairwise").figures
+    assert both.geometry == geometry and both.signals
     # A record of another run is in nobody's way, and nobody's to replace.
     path = place / "records" / "reproduce_tiny_pairwise.json"
     before = path.read_bytes()
@@ -94,9 +96,42 @@ def test_a_record_to_which_nothing_is_new_stays(place, monkeypatch):
     do(place, ["base"], ["geometry"])
     monkeypatch.setenv("SEMPA_COMMAND", "another")
     do(place, ["base"], ["geometry"])
-    assert record(place, "base")["command"] != "another"
+    assert record(place, "base").command != "another"
     do(place, ["base"], ["layers"])
-    assert record(place, "base")["command"] == "another"
+    assert record(place, "base").command == "another"
+
+
+def test_a_step_is_added_to_a_record_of_schema_1(place):
+    """What is there stays, in the form of today's types; what depends on other data is refused as ever."""
+    do(place, ["pairwise"], ["geometry", "frontier"])
+    path, new = place / "records" / "reproduce_tiny_pairwise.json", record(place, "pairwise")
+    old = json.loads(path.read_text(encoding="utf8"))
+    del old["schema"]
+    old["figures"]["frontier"] = {"points": old["figures"]["frontier"]}
+    score = {"spearman": 50.0, "low": 40.0, "high": 60.0}
+    old["figures"]["sts"] = {
+        "tasks": {"mini-STS": score | {"pairs": 30, "subsets": {}}},
+        "mean": score,
+        "difference": {
+            name: {"difference": 1.5, "low": 1.0, "high": 2.0, "p_value": 0.5} for name in ("mini-STS", "mean")
+        },
+        "without_training_sentences": {"mini-STS": {"left_out": 4, "spearman": 49.0}, "mean": 49.0},
+    }
+    path.write_text(json.dumps(old), encoding="utf8")
+    before = path.read_bytes()
+    do(place, ["pairwise"], ["geometry", "frontier"])
+    assert path.read_bytes() == before, "nothing is new"
+    do(place, ["pairwise"], ["layers"])
+    after = record(place, "pairwise")
+    assert (after.figures.geometry, after.figures.frontier) == (new.figures.geometry, new.figures.frontier)
+    assert after.figures.layers and after.figures.train == new.figures.train
+    assert after.figures.sts.scores.mean.difference == records.Difference(1.5, records.Interval(1.0, 2.0), p_value=0.5)
+    assert after.figures.sts.without_training_sentences.tasks["mini-STS"].count == 26
+    assert json.loads(path.read_text(encoding="utf8"))["schema"] == records.SCHEMA
+    path.write_bytes(before)
+    with pytest.raises(InputError, match="not alike: model, data, settings, seed"):
+        do(place, ["pairwise"], ["signals"], seed=43)
+    assert path.read_bytes() == before
 
 
 def test_a_steps_figures_are_those_of_the_plain_calls(place):
@@ -104,15 +139,15 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     base = models.load(str(place / "Tiny"))
     task = corpora.load_sts("mini-STS").sample(SIZES.sts_pairs, 42)
     dev = corpora.load_sts("mini-STS", None, "dev").sample(SIZES.frontier_pairs, 42)
-    figures = record(place, "base")["figures"]
-    plain = sts.score_task(Embedder(base).encode, task)["spearman"]
-    assert figures["sts"]["mean"]["spearman"] == pytest.approx(plain, abs=1e-3)
+    figures = record(place, "base").figures
+    plain = sts.score_task(Embedder(base).encode, task).score.value
+    assert figures.sts.scores.mean.value == pytest.approx(plain, abs=1e-3)
     text = signals.load_text().rows
-    perplexity = signals.perplexity(base, text, limit=SIZES.text_tokens)["perplexity"]
-    assert figures["signals"]["perplexity"] == pytest.approx(perplexity, rel=1e-4)
+    perplexity = signals.perplexity(base, text, limit=SIZES.text_tokens).value
+    assert figures.signals["perplexity"] == pytest.approx(perplexity, rel=1e-4)
 
-    points = record(place, "contrastive_kl")["figures"]["frontier"]["points"]
-    assert [point["rows"] for point in points] == [8, 16, 24]
+    points = record(place, "contrastive_kl").figures.frontier
+    assert [point.rows for point in points] == [8, 16, 24]
     chosen = reproduce.recipe("contrastive_kl", replace(profiles.get("smoke"), max_length=256))
     data = reproduce._Data.load(None, SIZES, 42)
     rows = reproduce._training_rows("contrastive_kl", data)
@@ -120,8 +155,8 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     with models.adapted(base, folder / "adapter") as last:
         cosines = sts.pair_similarities(Embedder(last).encode, dev.rows)
     expected = sts.spearman(cosines, [pair.score for pair in dev.rows])
-    assert points[-1]["sts"] == pytest.approx(expected, abs=1e-3)
-    assert points[-1]["sts"] != points[0]["sts"]
+    assert points[-1].sts == pytest.approx(expected, abs=1e-3)
+    assert points[-1].sts != points[0].sts
 
 
 def test_no_step_changes_without_a_new_revision(place):
@@ -151,15 +186,16 @@ def test_layers_are_followed_from_the_base_to_the_run(place):
     base = models.load(str(place / "Tiny"))
     dev = corpora.load_sts("mini-STS", None, "dev").sample(SIZES.frontier_pairs, 42)
     scores = [pair.score for pair in dev.rows]
-    untouched = record(place, "base")["figures"]["layers"]
-    assert set(untouched) == {"sts"} and untouched["sts"][0] is None, "under a template the first layer is one point"
-    for layer, found in enumerate(untouched["sts"][1:], start=1):
+    untouched = record(place, "base").figures.layers
+    assert untouched.moved is None and untouched.moved_alike is None
+    assert untouched.sts[0] is None, "under a template the first layer is one point"
+    for layer, found in enumerate(untouched.sts[1:], start=1):
         cosines = sts.pair_similarities(Embedder(base, layer=layer).encode, dev.rows)
         assert found == pytest.approx(sts.spearman(cosines, scores), abs=1e-3)
-    moved = record(place, "contrastive_kl")["figures"]["layers"]
-    assert len(moved["moved"]) == len(moved["sts"]) == len(untouched["sts"])
-    assert moved["moved"][0] == 0 and all(step > 0 for step in moved["moved"][1:])
-    assert moved["sts"][-1] != untouched["sts"][-1]
+    moved = record(place, "contrastive_kl").figures.layers
+    assert len(moved.moved) == len(moved.sts) == len(untouched.sts)
+    assert moved.moved[0] == 0 and all(step > 0 for step in moved.moved[1:])
+    assert moved.sts[-1] != untouched.sts[-1]
 
 
 def test_pairs_with_a_training_sentence_are_left_out(place, monkeypatch):
@@ -169,13 +205,13 @@ def test_pairs_with_a_training_sentence_are_left_out(place, monkeypatch):
     rows += corpora.load_triplets(None, 24, 42).rows
     monkeypatch.setattr(corpora, "load_triplets", lambda *_: corpora._corpus("NLI triplets", rows, "made here"))
     do(place, ["base"], ["sts"])
-    figures = record(place, "base")["figures"]["sts"]
+    figures = record(place, "base").figures.sts
     base, unseen = models.load(str(place / "Tiny")), task.rows[5:]
     cosines = sts.pair_similarities(Embedder(base).encode, unseen)
-    found = figures["without_training_sentences"]
-    assert found["mini-STS"]["left_out"] == 5
-    assert found["mean"] == pytest.approx(sts.spearman(cosines, [pair.score for pair in unseen]), abs=1e-3)
-    assert found["mean"] != figures["mean"]["spearman"]
+    found = figures.without_training_sentences
+    assert figures.scores.tasks["mini-STS"].count - found.tasks["mini-STS"].count == 5
+    assert found.mean.value == pytest.approx(sts.spearman(cosines, [pair.score for pair in unseen]), abs=1e-3)
+    assert found.mean.value != figures.scores.mean.value and found.mean.count == len(unseen)
 
 
 def test_another_size_is_another_figure(place):
@@ -193,7 +229,7 @@ def test_without_its_checkpoints_a_run_has_its_last_point(place):
     for mark in (place / "build").glob("adapters/*/checkpoints/*/whole"):
         mark.unlink()
     do(place, ["pairwise"], ["frontier"])
-    assert [point["rows"] for point in record(place, "pairwise")["figures"]["frontier"]["points"]] == [24]
+    assert [point.rows for point in record(place, "pairwise").figures.frontier] == [24]
 
 
 def test_unknown_names_are_said(place):
@@ -227,23 +263,25 @@ def numbers(figures: dict, path: str = "") -> dict[str, float]:
 
 def test_a_second_run_of_a_seed_gave_the_same_figures():
     folder = records.committed_folder() / "repeated"
-    first, second = (records.load_run(next((folder / name).glob("*.json"))) for name in ("first", "second"))
+    paths = [next((folder / name).glob("*.json")) for name in ("first", "second")]
+    first, second = (records.load_run(path, GridFigures) for path in paths)
     for key in ("data", "settings", "seed", "versions", "machine"):
-        assert first[key] == second[key], key
-    one, other = (numbers(record["figures"]["sts"]) for record in (first, second))
+        assert getattr(first, key) == getattr(second, key), key
+    one, other = (numbers(records.plain(record.figures.sts)) for record in (first, second))
     assert len(one) > 50 and one.keys() == other.keys()
     assert max(abs(one[path] - other[path]) for path in one) <= 0.01
 
 
 def test_a_whole_run_trained_again_gave_the_same_adapter():
     [path] = (records.committed_folder() / "repeated" / "whole").glob("*.json")
-    again, before = records.load_run(path), records.load_run(records.committed_folder() / path.name)
-    assert again["figures"]["train"]["seconds"] != before["figures"]["train"]["seconds"], "two trainings"
+    folder = records.committed_folder()
+    again, before = (records.load_run(place, GridFigures) for place in (path, folder / path.name))
+    assert again.figures.train.seconds != before.figures.train.seconds, "two trainings"
     for key in ("model", "data", "settings", "seed", "versions", "machine"):
-        assert again[key] == before[key], key
-    assert again["model"]["adapter"] and again["figures"]["train"]["rows"] == 5105
+        assert getattr(again, key) == getattr(before, key), key
+    assert again.model["adapter"] and again.figures.train.rows == 5105
     for step in ("geometry", "signals"):
-        assert numbers(again["figures"][step]) == pytest.approx(numbers(before["figures"][step]), abs=0.01)
+        assert getattr(again.figures, step) == pytest.approx(getattr(before.figures, step), abs=0.01)
 
 
 def test_every_run_of_the_grid_is_a_recipe():
@@ -272,7 +310,7 @@ def test_a_trial_is_read_on_dev_alone_and_on_its_own_rows(place, monkeypatch):
     assert state["pairwise_2048_bare"] == {"train": True, "frontier": True}
     assert "pairwise_2048_bare: training on 12 rows" in said
     found = record(place, "pairwise_2048_bare")
-    assert set(found["figures"]) == {"train", "frontier"} and "after 12 rows STS dev" in found["headline"]
+    assert set(records.plain(found.figures)) == {"train", "frontier"} and "after 12 rows STS dev" in found.headline
     assert reproduce.table(state).splitlines()[2].split() == ["pairwise_2048_bare", "done", "done"]
 
 

@@ -49,10 +49,10 @@ def test_perplexity_is_the_mean_surprise_of_a_blocks_tokens_but_its_first(tiny, 
             block = tokens[start : start + block_length]
             table = literal_log_probs(tiny, block)
             surprises += [-table[place - 1, block[place]].item() for place in range(1, len(block))]
-    found = signals.perplexity(tiny, SENTENCES, block_length, batch_size=batch_size)
-    assert found["tokens"] == len(surprises)
-    assert found["nats_per_token"] == pytest.approx(sum(surprises) / len(surprises), abs=1e-4)
-    assert found["perplexity"] == pytest.approx(math.exp(found["nats_per_token"]))
+    found = signals.perplexity(tiny, SENTENCES, block_length=block_length, batch_size=batch_size)
+    assert found.tokens == len(surprises)
+    assert found.nats_per_token == pytest.approx(sum(surprises) / len(surprises), abs=1e-4)
+    assert found.value == pytest.approx(math.exp(found.nats_per_token))
 
 
 def test_one_text_is_a_list_of_one(tiny):
@@ -64,14 +64,14 @@ def test_the_limit_keeps_the_first_blocks(tiny):
     tokens = tiny.tokenizer(text)["input_ids"]
     first_two = signals.perplexity(tiny, tiny.tokenizer.decode(tokens[:10]), block_length=5)
     found = signals.perplexity(tiny, text, block_length=5, limit=5)
-    assert first_two["tokens"] == found["tokens"] == 8, "four to a block; the block that reaches the limit is whole"
-    assert found["nats_per_token"] == pytest.approx(first_two["nats_per_token"], abs=1e-6)
+    assert first_two.tokens == found.tokens == 8, "four to a block; the block that reaches the limit is whole"
+    assert found.nats_per_token == pytest.approx(first_two.nats_per_token, abs=1e-6)
 
 
 def test_an_uninformed_model_has_the_vocabularys_size_as_perplexity(tiny):
     with torch.no_grad():
         tiny.model.get_output_embeddings().weight.zero_()
-    assert signals.perplexity(tiny, SENTENCES)["perplexity"] == pytest.approx(600, rel=1e-4)
+    assert signals.perplexity(tiny, SENTENCES).value == pytest.approx(600, rel=1e-4)
     assert signals.next_token_entropy(tiny, SENTENCES).tolist() == pytest.approx([math.log(600)] * 3, abs=1e-5)
 
 
@@ -111,17 +111,17 @@ def test_preference_accuracy_compares_whole_answers_row_by_row(tiny):
     margins = answer_log_probs(tiny, anchors, positives) - answer_log_probs(tiny, anchors, negatives)
     found = signals.preference_accuracy(tiny, ROWS)
     share = sum(margin > 0 for margin in margins.tolist()) / 3
-    assert found["accuracy"] == pytest.approx(share) and found["rows"] == 3
-    assert found["margin"] == pytest.approx(margins.mean().item(), abs=1e-3)
-    assert found["standard_error"] == pytest.approx(math.sqrt(share * (1 - share) / 3))
+    assert found.accuracy == pytest.approx(share) and found.rows == 3
+    assert found.margin == pytest.approx(margins.mean().item(), abs=1e-3)
+    assert found.standard_error == pytest.approx(math.sqrt(share * (1 - share) / 3))
 
 
 def test_preference_accuracy_does_not_depend_on_the_batch_and_turns_with_the_rows(tiny):
     whole = signals.preference_accuracy(tiny, ROWS, batch_size=3)
     assert signals.preference_accuracy(tiny, ROWS, batch_size=1) == pytest.approx(whole, abs=1e-4)
     turned = signals.preference_accuracy(tiny, [Triplet(row[0], row[2], row[1]) for row in ROWS])
-    assert turned["accuracy"] == pytest.approx(1 - whole["accuracy"])
-    assert turned["margin"] == pytest.approx(-whole["margin"], abs=1e-4)
+    assert turned.accuracy == pytest.approx(1 - whole.accuracy)
+    assert turned.margin == pytest.approx(-whole.margin, abs=1e-4)
 
 
 def test_rows_that_do_not_fit_are_an_error(tiny):
@@ -147,7 +147,7 @@ def literal_greedy(language_model, sentence: str, limit: int) -> list[int]:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_greedy_paraphrases_are_the_likeliest_token_step_by_step(tiny, batch_size):
-    found = signals.paraphrases(tiny, SENTENCES, max_new_tokens=6, batch_size=batch_size)
+    found = signals.paraphrases(tiny, SENTENCES, sampling=signals.Sampling(max_new_tokens=6), batch_size=batch_size)
     for answer, sentence in zip(found, SENTENCES, strict=True):
         written = literal_greedy(tiny, sentence, 6)
         ended = written[-1] == tiny.tokenizer.eos_token_id
@@ -170,24 +170,25 @@ def test_an_end_token_ends_an_answer_and_is_not_counted(tiny, monkeypatch):
 
 
 def test_a_models_own_generation_settings_do_not_mix_in(tiny):
-    plain = signals.paraphrases(tiny, SENTENCES, max_new_tokens=5)
+    plain = signals.paraphrases(tiny, SENTENCES, sampling=signals.Sampling(max_new_tokens=5))
     tiny.model.generation_config.do_sample = True
     tiny.model.generation_config.temperature = 5.0
     tiny.model.generation_config.repetition_penalty = 3.0
     tiny.model.generation_config.top_k = 2
-    assert signals.paraphrases(tiny, SENTENCES, max_new_tokens=5) == plain
+    assert signals.paraphrases(tiny, SENTENCES, sampling=signals.Sampling(max_new_tokens=5)) == plain
 
 
 def test_drawn_paraphrases_repeat_by_seed_and_leave_the_callers_chance_alone(tiny):
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    one = signals.paraphrases(tiny, SENTENCES, max_new_tokens=8, temperature=2.0, seed=1)
+    one = signals.paraphrases(tiny, SENTENCES, sampling=signals.Sampling(temperature=2.0, seed=1, max_new_tokens=8))
     assert torch.equal(torch.rand(1), expected)
-    assert signals.paraphrases(tiny, SENTENCES, max_new_tokens=8, temperature=2.0, seed=1) == one
-    assert signals.paraphrases(tiny, SENTENCES, max_new_tokens=8, temperature=2.0, seed=2) != one
+    again, other = (signals.Sampling(temperature=2.0, seed=seed, max_new_tokens=8) for seed in (1, 2))
+    assert signals.paraphrases(tiny, SENTENCES, sampling=again) == one
+    assert signals.paraphrases(tiny, SENTENCES, sampling=other) != one
     with pytest.raises(InputError, match="temperature of -1"):
-        signals.paraphrases(tiny, SENTENCES, temperature=-1)
+        signals.Sampling(temperature=-1)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +264,7 @@ def test_self_bleu_is_highest_where_all_say_the_same():
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_next_token_log_probs_of_texts_and_chats(tiny, batch_size):
     prompts = [*SENTENCES, paraphrase_request("Rain fell.")]
-    found = signals.next_token_log_probs(tiny, prompts, batch_size)
+    found = signals.next_token_log_probs(tiny, prompts, batch_size=batch_size)
     assert found.shape == (4, 600)
     tokens = [tiny.tokenizer(text)["input_ids"] for text in SENTENCES]
     chat = tiny.tokenizer.apply_chat_template(prompts[3], add_generation_prompt=True, tokenize=False)
@@ -294,11 +295,11 @@ def test_certainty_has_no_entropy():
 
 
 def test_signals_are_the_single_functions_together(tiny):
-    answers = signals.paraphrases(tiny, [row.anchor for row in ROWS], max_new_tokens=8)
-    found = signals.signals(tiny, SENTENCES, ROWS, answers)
+    answers = signals.paraphrases(tiny, [row.anchor for row in ROWS], sampling=signals.Sampling(max_new_tokens=8))
+    found = signals.signals(tiny, SENTENCES, rows=ROWS, answers=answers)
     assert set(found) == set(signals.SIGNALS) and all(isinstance(value, float) for value in found.values())
-    assert found["perplexity"] == pytest.approx(signals.perplexity(tiny, SENTENCES)["perplexity"])
-    assert found["preference"] == pytest.approx(100 * signals.preference_accuracy(tiny, ROWS)["accuracy"])
+    assert found["perplexity"] == pytest.approx(signals.perplexity(tiny, SENTENCES).value)
+    assert found["preference"] == pytest.approx(100 * signals.preference_accuracy(tiny, ROWS).accuracy)
     assert found["well_formed"] == 100 * signals.well_formed(answers, [row.anchor for row in ROWS])
     assert found["unfinished"] == pytest.approx(100 * sum(not answer.ended for answer in answers) / 3)
     assert found["length"] == pytest.approx(sum(answer.tokens for answer in answers) / 3)
@@ -310,7 +311,8 @@ def test_signals_are_the_single_functions_together(tiny):
 
 def test_signals_write_the_paraphrases_themselves_where_none_are_given(tiny):
     answers = signals.paraphrases(tiny, [row.anchor for row in ROWS])
-    assert signals.signals(tiny, SENTENCES, ROWS) == pytest.approx(signals.signals(tiny, SENTENCES, ROWS, answers))
+    given = signals.signals(tiny, SENTENCES, rows=ROWS, answers=answers)
+    assert signals.signals(tiny, SENTENCES, rows=ROWS) == pytest.approx(given)
 
 
 def test_an_adapter_changes_the_signals_and_switched_off_it_does_not(tiny, tmp_path):
@@ -319,13 +321,13 @@ def test_an_adapter_changes_the_signals_and_switched_off_it_does_not(tiny, tmp_p
     from sempa_utils.training import Recipe
     from sempa_utils.training.trainer import lora_config
 
-    before = signals.signals(tiny, SENTENCES, ROWS)
+    before = signals.signals(tiny, SENTENCES, rows=ROWS)
     adapted = get_peft_model(tiny.model, lora_config(Recipe()))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
     policy = replace(tiny, model=adapted)
-    assert signals.signals(policy, SENTENCES, ROWS)["perplexity"] != pytest.approx(before["perplexity"], rel=1e-3)
+    assert signals.signals(policy, SENTENCES, rows=ROWS)["perplexity"] != pytest.approx(before["perplexity"], rel=1e-3)
     with adapted.disable_adapter():
-        assert signals.signals(policy, SENTENCES, ROWS) == pytest.approx(before, rel=1e-4)
+        assert signals.signals(policy, SENTENCES, rows=ROWS) == pytest.approx(before, rel=1e-4)

@@ -14,6 +14,7 @@ from sempa_utils.data import corpora
 from sempa_utils.data.corpora import Corpus, Pair
 from sempa_utils.embedding import Embedder
 from sempa_utils.evaluation import sts
+from sempa_utils.records import Difference, Interval, TaskScore
 
 # --- spearman ----------------------------------------------------------------------------------
 
@@ -147,16 +148,17 @@ def test_the_figure_is_one_rho_over_all_pairs_and_not_a_mean_of_subsets():
     first = [pair_at(cosine, score, "first") for cosine, score in ((0.1, 3), (0.2, 4), (0.3, 5))]
     second = [pair_at(cosine, score, "second") for cosine, score in ((0.7, 0), (0.8, 1), (0.9, 2))]
     result = sts.score_task(encode_angle, corpus_of(*first, *second))
-    assert result["subsets"] == {"first": pytest.approx(100), "second": pytest.approx(100)}
-    assert result["spearman"] == pytest.approx(literal_spearman([1, 2, 3, 4, 5, 6], [3, 4, 5, 0, 1, 2]))
-    assert result["spearman"] < -50, "the mean of the subsets' ρ is 100"
-    assert result["pairs"] == 6
+    assert result.score.parts == {"first": pytest.approx(100), "second": pytest.approx(100)}
+    assert result.score.value == pytest.approx(literal_spearman([1, 2, 3, 4, 5, 6], [3, 4, 5, 0, 1, 2]))
+    assert result.score.value < -50, "the mean of the subsets' ρ is 100"
+    assert result.score.count == 6 and result.human.tolist() == [3, 4, 5, 0, 1, 2]
 
 
 def test_a_task_without_subsets_has_none():
-    result = sts.score_task(encode_angle, corpus_of(pair_at(0.1, 0), pair_at(0.5, 3)))
-    np.testing.assert_allclose(result.pop("similarities"), [0.1, 0.5], atol=1e-6)
-    assert result == {"spearman": pytest.approx(100), "pairs": 2, "subsets": {}}
+    task = corpus_of(pair_at(0.1, 0), pair_at(0.5, 3))
+    result = sts.score_task(encode_angle, task)
+    np.testing.assert_allclose(result.similarities, [0.1, 0.5], atol=1e-6)
+    assert result.score == TaskScore(pytest.approx(100), 2) and result.data == task.record()
 
 
 def test_a_subset_with_too_little_is_left_out_and_the_task_still_scored():
@@ -164,8 +166,8 @@ def test_a_subset_with_too_little_is_left_out_and_the_task_still_scored():
     pairs = [pair_at(0.1, 1, "whole"), pair_at(0.5, 2, "whole"), pair_at(0.6, 3, "single")]
     pairs += [pair_at(0.7, 4, "equal"), pair_at(0.8, 4, "equal")]
     result = sts.score_task(encode_angle, corpus_of(*pairs))
-    assert list(result["subsets"]) == ["whole"]
-    assert result["pairs"] == 5 and result["spearman"] > 90
+    assert list(result.score.parts) == ["whole"]
+    assert result.score.count == 5 and result.score.value > 90
 
 
 def test_a_task_that_cannot_be_scored_is_an_error():
@@ -176,6 +178,12 @@ def test_a_task_that_cannot_be_scored_is_an_error():
 
 
 # --- evaluate ----------------------------------------------------------------------------------
+
+
+class Angles:
+    """The toy encoder as an embedder."""
+
+    encode = staticmethod(encode_angle)
 
 
 class Overlap:
@@ -193,56 +201,61 @@ def test_evaluate_takes_what_is_there(no_data):
     results = sts.evaluate(Overlap())
     assert list(results) == ["mini-STS"]
     corpus = corpora.load_sts("mini-STS")
-    assert results["mini-STS"]["pairs"] == len(corpus)
-    assert results["mini-STS"]["data"] == corpus.record()
-    assert sts.mean_score(results) == results["mini-STS"]["spearman"]
+    assert results["mini-STS"].score.count == len(corpus)
+    assert results["mini-STS"].data == corpus.record()
+    assert sts.row_scores(results).mean.value == results["mini-STS"].score.value
 
 
 def test_evaluate_with_a_limit_draws_pairs_by_the_seed(no_data):
     def run(seed):
-        result = sts.evaluate(Overlap(), ["mini-STS"], limit=50, seed=seed)["mini-STS"]
-        assert result.pop("similarities").shape == (50,)
-        return result
+        result = sts.evaluate(Overlap(), sts.load_tasks(["mini-STS"], limit=50, seed=seed))["mini-STS"]
+        assert result.similarities.shape == (50,)
+        return result.score, result.data
 
-    assert run(1)["pairs"] == run(1)["data"]["rows"] == 50
+    score, data = run(1)
+    assert score.count == data["rows"] == 50
     assert run(1) == run(1)
-    assert run(1)["data"]["fingerprint"] != run(2)["data"]["fingerprint"]
+    assert data["fingerprint"] != run(2)[1]["fingerprint"]
 
 
 def test_evaluate_reads_the_split(no_data):
-    dev = sts.evaluate(Overlap(), split="dev")["mini-STS"]
-    assert dev["data"] == corpora.load_sts("mini-STS", split="dev").record()
+    dev = sts.evaluate(Overlap(), sts.load_tasks(split="dev"))["mini-STS"]
+    assert dev.data == corpora.load_sts("mini-STS", split="dev").record()
 
 
-def test_evaluate_refuses_an_unknown_task(no_data):
+def test_an_unknown_task_is_refused(no_data):
     with pytest.raises(InputError, match="Unknown STS task 'STSB'. Did you mean 'STS-B'"):
-        sts.evaluate(Overlap(), ["STSB"])
+        sts.load_tasks(["STSB"])
 
 
 def test_word_overlap_scores_about_nothing_on_the_mini_corpus(no_data):
     # The data card says so: the pairs are hard on purpose, so a figure there is about meaning.
-    assert abs(sts.evaluate(Overlap())["mini-STS"]["spearman"]) < 20
+    assert abs(sts.evaluate(Overlap())["mini-STS"].score.value) < 20
 
 
-def test_mean_score_is_the_mean_of_tasks():
-    assert sts.mean_score({"a": {"spearman": 10.0}, "b": {"spearman": 40.0}}) == 25.0
+def test_the_mean_is_that_of_the_tasks():
+    tasks = {name: corpus_of(*(pair_at(c, s) for c, s in zip((0.1, 0.5, 0.9), scores)))
+             for name, scores in (("a", (1, 2, 3)), ("b", (2, 1, 3)))}  # fmt: skip
+    scores = sts.row_scores(sts.evaluate(Angles(), tasks))
+    assert [score.value for score in scores.tasks.values()] == pytest.approx([100, 50])
+    assert scores.mean == TaskScore(pytest.approx(75), 6)
 
 
 @pytest.mark.data
 def test_evaluate_on_the_real_tasks(data_directory):
-    results = sts.evaluate(Overlap(), limit=60, directory=data_directory)
+    results = sts.evaluate(Overlap(), sts.load_tasks(directory=data_directory, limit=60))
     assert list(results) == list(corpora.STS_TASKS)
     # Shared words say something on every real task: a scorer that mixed up its rows would not see it.
-    assert all(result["spearman"] > 10 for result in results.values())
+    assert all(result.score.value > 10 for result in results.values())
 
 
 @pytest.mark.data
 @pytest.mark.model
 def test_prompteol_on_the_packaged_model_gives_its_known_figure(data_directory, packaged):
     # In SentEval's text, bare template, float32; another reading of data, text or state gives another figure.
-    result = sts.evaluate(Embedder(packaged, "prompteol"), ["STS-B"], data_directory)["STS-B"]
-    assert result["pairs"] == 1379
-    assert result["spearman"] == pytest.approx(59.9, abs=0.3)
+    score = sts.evaluate(Embedder(packaged, "prompteol"), sts.load_tasks(["STS-B"], data_directory))["STS-B"].score
+    assert score.count == 1379
+    assert score.value == pytest.approx(59.9, abs=0.3)
 
 
 # --- spearman_interval -------------------------------------------------------------------------
@@ -257,9 +270,9 @@ def test_the_interval_holds_the_figure_and_narrows_with_more_pairs():
     widths = []
     for count in (30, 300):
         values = correlated(count, 0.7, seed=0)
-        low, high = sts.spearman_interval(*values, resamples=300)
-        assert -100 <= low < sts.spearman(*values) < high <= 100
-        widths.append(high - low)
+        interval = sts.spearman_interval(*values, resamples=300)
+        assert -100 <= interval.low < sts.spearman(*values) < interval.high <= 100
+        widths.append(interval.high - interval.low)
     # Ten times the pairs, about a third of the width.
     assert widths[1] < widths[0] / 2
 
@@ -268,10 +281,10 @@ def test_the_interval_covers_the_true_value_as_often_as_it_says():
     correlation = 0.6
     truth = 100 * 6 / math.pi * math.asin(correlation / 2)  # Spearman's ρ of a bivariate normal
     intervals = [sts.spearman_interval(*correlated(60, correlation, seed), resamples=150) for seed in range(40)]
-    covered = sum(low <= truth <= high for low, high in intervals)
+    covered = sum(interval.low <= truth <= interval.high for interval in intervals)
     # 38 of 40 are expected, and a percentile bootstrap covers a little less than it says.
     assert covered >= 33
-    assert max(high - low for low, high in intervals) < 60, "covering by width alone is no art"
+    assert max(interval.high - interval.low for interval in intervals) < 60, "covering by width alone is no art"
 
 
 def test_the_interval_depends_on_the_seed_alone():
@@ -282,8 +295,8 @@ def test_the_interval_depends_on_the_seed_alone():
 
 def test_pairs_are_resampled_together():
     # Were the two sides drawn apart, the interval of a perfect order would reach down to zero.
-    low, high = sts.spearman_interval(np.arange(50), np.arange(50) ** 2, resamples=50)
-    assert low == pytest.approx(100) and high == pytest.approx(100)
+    interval = sts.spearman_interval(np.arange(50), np.arange(50) ** 2, resamples=50)
+    assert interval == Interval(pytest.approx(100), pytest.approx(100))
 
 
 def test_a_paired_difference_is_sharper_than_two_intervals():
@@ -291,22 +304,25 @@ def test_a_paired_difference_is_sharper_than_two_intervals():
     noise = np.random.default_rng(1).standard_normal((2, 200))
     worse = scores + noise[0]
     better = scores + 0.9 * noise[0] + 0.05 * noise[1]  # nearly the same judgement, a little better
-    difference, low, high, p_value = sts.paired_difference(better, worse, scores, resamples=400)
-    assert difference == pytest.approx(sts.spearman(better, scores) - sts.spearman(worse, scores))
-    assert 0 < low < difference < high
-    assert p_value == pytest.approx(2 / 401), "no draw on the other side"
+    difference = sts.paired_difference(better, worse, scores=scores, resamples=400)
+    interval = difference.interval
+    assert difference.value == pytest.approx(sts.spearman(better, scores) - sts.spearman(worse, scores))
+    assert 0 < interval.low < difference.value < interval.high
+    assert difference.p_value == pytest.approx(2 / 401), "no draw on the other side"
     alone = sts.spearman_interval(worse, scores, resamples=400)
-    assert high - low < (alone[1] - alone[0]) / 2
+    assert interval.high - interval.low < (alone.high - alone.low) / 2
 
 
 def test_a_method_does_not_differ_from_itself_and_order_only_changes_the_sign():
     scores, other = np.random.default_rng(2).standard_normal((2, 60))
-    assert sts.paired_difference(other, other, scores, resamples=50) == (0, 0, 0, 1)
-    one = sts.paired_difference(other, scores, scores, resamples=50)
-    two = sts.paired_difference(scores, other, scores, resamples=50)
-    np.testing.assert_allclose(one, [-two[0], -two[2], -two[1], two[3]], atol=1e-9)
+    same = sts.paired_difference(other, other, scores=scores, resamples=50)
+    assert same == Difference(0, Interval(0, 0), p_value=1)
+    one = sts.paired_difference(other, scores, scores=scores, resamples=50)
+    two = sts.paired_difference(scores, other, scores=scores, resamples=50)
+    mirrored = -two.value, -two.interval.high, -two.interval.low, two.p_value
+    np.testing.assert_allclose((one.value, one.interval.low, one.interval.high, one.p_value), mirrored, atol=1e-9)
     with pytest.raises(InputError, match="too few"):
-        sts.paired_difference(range(10), range(10), range(10))
+        sts.paired_difference(range(10), range(10), scores=range(10))
 
 
 @pytest.mark.parametrize(
@@ -336,9 +352,10 @@ def test_p_values_are_small_as_often_as_they_say_where_nothing_differs():
     p_values = []
     for seed in range(40):
         scores, one, other = np.random.default_rng(seed).standard_normal((3, 80))
-        values = sts.paired_difference(scores + one, scores + other, scores, resamples=200)
-        p_values.append(values.p_value)
-        assert (values.low > 0 or values.high < 0) == (values.p_value < 0.05) or 0.03 < values.p_value < 0.07
+        apart = sts.paired_difference(scores + one, scores + other, scores=scores, resamples=200)
+        p_values.append(apart.p_value)
+        is_clear = apart.interval.low > 0 or apart.interval.high < 0
+        assert is_clear == (apart.p_value < 0.05) or 0.03 < apart.p_value < 0.07
     assert sum(p < 0.1 for p in p_values) <= 12, "4 of 40 are expected"
     assert max(p_values) > 0.5
 
@@ -352,6 +369,10 @@ def build(tmp_path, monkeypatch):
     return tmp_path / "build"
 
 
+def rho(embedder) -> float:
+    return sts.evaluate(embedder, sts.load_tasks(limit=40))["mini-STS"].score.value
+
+
 def counted(embedder, monkeypatch) -> list:
     calls, encode = [], embedder.encode
     monkeypatch.setattr(embedder, "encode", lambda *given, **named: calls.append(1) or encode(*given, **named))
@@ -361,19 +382,19 @@ def counted(embedder, monkeypatch) -> list:
 def test_cosines_are_kept_by_all_they_depend_on(no_data, build, tiny, monkeypatch):
     embedder = Embedder(tiny)
     calls, watched = counted(embedder, monkeypatch), []
-    first = sts.evaluate(embedder, limit=40, watch=watched.append)["mini-STS"]
-    again = sts.evaluate(embedder, limit=40, watch=watched.append)["mini-STS"]
+    first = sts.evaluate(embedder, sts.load_tasks(limit=40), progress=watched.append)["mini-STS"]
+    again = sts.evaluate(embedder, sts.load_tasks(limit=40), progress=watched.append)["mini-STS"]
     assert len(calls) == 1 and watched == [40, 40]
-    np.testing.assert_array_equal(first.pop("similarities"), again.pop("similarities"))
-    assert first == again
+    np.testing.assert_array_equal(first.similarities, again.similarities)
+    assert (first.score, first.data) == (again.score, again.data)
     assert len(list((build / "sts").iterdir())) == 1
     # Other pairs, another layer, another method: nothing kept is taken for them.
-    sts.evaluate(embedder, limit=41)
+    sts.evaluate(embedder, sts.load_tasks(limit=41))
     others = [Embedder(tiny, layer=1), Embedder(tiny, "pretended_cot"), Embedder(tiny, "echo", frame="{x} / {x}")]
-    changed = sts.evaluate(others[0], limit=40)["mini-STS"]["spearman"]
-    assert changed != first["spearman"] and len(calls) == 2
+    changed = rho(others[0])
+    assert changed != first.score.value and len(calls) == 2
     for other in others[1:]:
-        sts.evaluate(other, limit=40)
+        rho(other)
     assert len(list((build / "sts").iterdir())) == 5
 
 
@@ -385,22 +406,22 @@ def test_a_switched_off_adapter_is_not_taken_for_a_switched_on_one(no_data, buil
 
     from sempa_utils import models
 
-    before = sts.evaluate(Embedder(tiny), limit=40)["mini-STS"]["spearman"]
+    before = rho(Embedder(tiny))
     lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
     trained = replace(tiny, model=get_peft_model(tiny.model, lora).eval())
-    unsaved = sts.evaluate(Embedder(trained), limit=40)["mini-STS"]["spearman"]
+    unsaved = rho(Embedder(trained))
     folder = models.save_adapter(trained, tmp_path / "adapter")
     base = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
     with models.adapted(base, folder) as adapted:
         with adapted.model.disable_adapter():
-            assert sts.evaluate(Embedder(adapted), limit=40)["mini-STS"]["spearman"] == before
-        found = sts.evaluate(Embedder(adapted), limit=40)["mini-STS"]["spearman"]
+            assert rho(Embedder(adapted)) == before
+        found = rho(Embedder(adapted))
         assert found == pytest.approx(unsaved, abs=1e-3) != before
         # The base's own name, while the adapter is still on its weights.
-        assert sts.evaluate(Embedder(base), limit=40)["mini-STS"]["spearman"] == pytest.approx(found, abs=1e-3)
+        assert rho(Embedder(base)) == pytest.approx(found, abs=1e-3)
     # And the adapter's name, when it is not any more.
     for model in (base, adapted):
-        assert sts.evaluate(Embedder(model), limit=40)["mini-STS"]["spearman"] == before
+        assert rho(Embedder(model)) == before
 
 
 def test_other_weights_under_the_same_name_are_another_model(no_data, build, tiny):
@@ -408,9 +429,9 @@ def test_other_weights_under_the_same_name_are_another_model(no_data, build, tin
 
     from sempa_utils import models
 
-    one = sts.evaluate(Embedder(tiny), limit=40)["mini-STS"]["spearman"]
+    one = rho(Embedder(tiny))
     other = models.wrap(tiny_model(seed=5), tiny_tokenizer(), name="tiny")
-    assert sts.evaluate(Embedder(other), limit=40)["mini-STS"]["spearman"] != one
+    assert rho(Embedder(other)) != one
 
 
 def test_an_interrupted_evaluation_goes_on_at_the_task_it_was_in(data_directory, build, tiny, monkeypatch):
@@ -424,17 +445,17 @@ def test_an_interrupted_evaluation_goes_on_at_the_task_it_was_in(data_directory,
         return encode(*given, **named)
 
     monkeypatch.setattr(embedder, "encode", breaks)
-    tasks = ["STS-B", "STS16", "SICK-R"]
+    tasks = sts.load_tasks(["STS-B", "STS16", "SICK-R"], data_directory, limit=30)
     with pytest.raises(KeyboardInterrupt):
-        sts.evaluate(embedder, tasks, data_directory, limit=30)
-    assert list(sts.evaluate(embedder, tasks, data_directory, limit=30)) == tasks
+        sts.evaluate(embedder, tasks)
+    assert list(sts.evaluate(embedder, tasks)) == list(tasks)
     assert len(calls) == 4, "the first task was not scored again"
 
 
 def test_the_layer_is_chosen_on_dev_alone(no_data, tiny):
     layer, found = sts.best_layer(Embedder(tiny, "mean"), limit=60)
     dev = corpora.load_sts("mini-STS", split="dev").sample(60, 42)
-    expected = {k: sts.score_task(Embedder(tiny, "mean", layer=k).encode, dev)["spearman"] for k in range(3)}
+    expected = {k: sts.score_task(Embedder(tiny, "mean", layer=k).encode, dev).score.value for k in range(3)}
     assert found == pytest.approx(expected, abs=0.05)
     assert layer == max(expected, key=expected.get)
     # Under a template all sentences have the same last token, so the embedding table has no figure.
@@ -442,21 +463,24 @@ def test_the_layer_is_chosen_on_dev_alone(no_data, tiny):
 
 
 def test_the_summary_compares_on_the_same_pairs(no_data, build, tiny):
-    rows = {method: sts.evaluate(Embedder(tiny, method), limit=50) for method in ("prompteol", "mean")}
-    task = corpora.load_sts("mini-STS").sample(50, 42)
-    found = sts.summary(rows, {"mini-STS": task}, "prompteol", seed=3)
-    scores = [pair.score for pair in task.rows]
-    one, other = (rows[method]["mini-STS"]["similarities"] for method in ("mean", "prompteol"))
-    expected = sts.paired_difference(one, other, scores, seed=3)._asdict()
-    assert found["mean"]["difference"]["mini-STS"] == pytest.approx(expected)
+    tasks = sts.load_tasks(limit=50)
+    rows = {method: sts.evaluate(Embedder(tiny, method), tasks) for method in ("prompteol", "mean")}
+    comparison = sts.summary(rows, "prompteol", seed=3)
+    assert comparison.against == "prompteol" and list(comparison.rows) == list(rows)
+    scores = [pair.score for pair in tasks["mini-STS"].rows]
+    one, other = (rows[method]["mini-STS"].similarities for method in ("mean", "prompteol"))
+    row = comparison.rows["mean"]
+    expected = sts.paired_difference(one, other, scores=scores, seed=3)
+    assert row.tasks["mini-STS"].difference == expected
     # Of one task the mean is the task itself.
-    assert found["mean"]["difference"]["mean"] == pytest.approx(expected)
-    span = found["mean"]["tasks"]["mini-STS"]
-    assert (span["low"], span["high"]) == pytest.approx(sts.spearman_interval(one, scores, seed=3))
-    assert span["spearman"] == found["mean"]["mean"]["spearman"] == pytest.approx(sts.spearman(one, scores))
-    assert "difference" not in found["prompteol"]
+    assert row.mean.difference == expected
+    score = row.tasks["mini-STS"]
+    assert score.interval == row.mean.interval == sts.spearman_interval(one, scores, seed=3)
+    assert score.value == row.mean.value == pytest.approx(sts.spearman(one, scores))
+    assert score.count == row.mean.count == 50
+    assert all(score.difference is None for score in comparison.rows["prompteol"].columns.values())
     with pytest.raises(InputError, match="row to compare with"):
-        sts.summary(rows, {"mini-STS": task}, "promptol")
+        sts.summary(rows, "promptol")
 
 
 def test_the_interval_of_a_mean_is_narrower_than_its_tasks():
@@ -464,12 +488,9 @@ def test_the_interval_of_a_mean_is_narrower_than_its_tasks():
     pairs = {
         f"task {n}": corpus_of(*(pair_at(0.5, score) for score in scores)) for n, (_, scores) in enumerate(columns)
     }
-    results = {
-        name: {"spearman": sts.spearman(*values), "pairs": 100, "subsets": {}, "similarities": values[0]}
-        for name, values in zip(pairs, columns)
-    }
-    found = sts.summary({"one": results}, pairs, "one")["one"]
-    mean = found["mean"]["high"] - found["mean"]["low"]
-    widths = [span["high"] - span["low"] for span in found["tasks"].values()]
+    results = {name: sts.score_similarities(values[0], pairs[name]) for name, values in zip(pairs, columns)}
+    row = sts.summary({"one": results}, "one").rows["one"]
+    mean = row.mean.interval.high - row.mean.interval.low
+    widths = [score.interval.high - score.interval.low for score in row.tasks.values()]
     assert mean < 0.75 * min(widths)
-    assert found["mean"]["spearman"] == pytest.approx(np.mean([r["spearman"] for r in results.values()]))
+    assert row.mean.value == pytest.approx(np.mean([result.score.value for result in results.values()]))

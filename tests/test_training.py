@@ -19,6 +19,7 @@ from sempa_utils import models, profiles, training
 from sempa_utils.checks import InputError
 from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
+from sempa_utils.records import CurvePoint, TrainingRecord, plain
 from sempa_utils.training import trainer
 
 RECIPE = training.Recipe(micro_batch=4, save_every=8, learning_rate=1e-3, max_length=128)
@@ -33,24 +34,24 @@ def fresh() -> models.LanguageModel:
     return models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
 
 
-def weights(record: dict) -> dict[str, torch.Tensor]:
+def weights(record: TrainingRecord) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(f"{record['adapter']}/adapter_model.safetensors")
+    return load_file(f"{record.adapter}/adapter_model.safetensors")
 
 
-def run(corpus, folder, recipe=RECIPE, **keywords) -> dict:
+def run(corpus, folder, recipe=RECIPE, **keywords) -> TrainingRecord:
     return training.train(fresh(), corpus, recipe=recipe, folder=folder, **keywords)
 
 
 def test_a_run_starts_at_ln_2_learns_and_leaves_an_adapter_and_a_record(corpus, tmp_path):
     record = run(corpus, tmp_path / "run", RECIPE.changed(epochs=3))
-    losses = [point["loss"] for point in record["curve"]]
+    losses = [point.loss for point in record.curve]
     assert abs(losses[0] - math.log(2)) < 1e-6
     assert sum(losses[-8:]) / 8 < 0.6
-    assert record["steps"] == 24 and len(losses) == 24
-    assert record["triplets_per_second"] > 0 and record["peak_memory_bytes"] > 1e7
-    assert record["curve"][-1]["margin"] > 0
+    assert record.steps == 24 and len(losses) == 24
+    assert record.triplets_per_second > 0 and record.peak_memory_bytes > 1e7
+    assert record.curve[-1].margin > 0
     # Seven linear layers in each of two blocks, and nothing of the head or the embedding.
     names = {name.rsplit(".lora_", 1)[0] for name in weights(record)}
     assert len(names) == 14 and not any("lm_head" in name or "embed" in name for name in names)
@@ -62,10 +63,10 @@ def test_tree_and_stock_batches_train_to_the_same_weights(corpus, tmp_path, temp
     recipe = RECIPE.changed(epochs=3, template=template)
     tree = run(corpus, tmp_path / "tree", recipe)
     stock = run(corpus, tmp_path / "stock", recipe.changed(shared_prefix=False))
-    assert tree["steps"] == stock["steps"] == 24
-    for ours, theirs in zip(tree["curve"], stock["curve"]):
+    assert tree.steps == stock.steps == 24
+    for ours, theirs in zip(tree.curve, stock.curve):
         for name in ("loss", "margin", "chosen_reward", "rejected_reward", "gradient_norm"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-4), name
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-3, abs=1e-4), name
     own, other = weights(tree), weights(stock)
     assert own.keys() == other.keys()
     for name in own:
@@ -125,8 +126,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(corpus, tmp_path, monkey
     assert training.last_whole_checkpoint(tmp_path / "resumed").name == "checkpoint-4"
     assert training.read_record(tmp_path / "resumed") is None
     resumed = run(corpus, tmp_path / "resumed")
-    assert resumed["resumed_from_step"] == 4 and "triplets_per_second" not in resumed
-    assert [point["step"] for point in resumed["curve"]] == list(range(1, 9))
+    assert resumed.resumed_from_step == 4 and resumed.triplets_per_second is None
+    assert [point.step for point in resumed.curve] == list(range(1, 9))
     for name, value in weights(through).items():
         assert torch.equal(value, weights(resumed)[name])
 
@@ -139,7 +140,7 @@ def test_a_half_written_checkpoint_is_not_resumed_from(corpus, tmp_path):
     (tmp_path / "run" / "checkpoints" / "checkpoint-8" / "optimizer.pt").write_bytes(b"cut off")
     expected = weights(through)
     resumed = run(corpus, tmp_path / "run")
-    assert resumed["resumed_from_step"] == 4
+    assert resumed.resumed_from_step == 4
     assert all(torch.equal(value, weights(resumed)[name]) for name, value in expected.items())
 
 
@@ -185,7 +186,7 @@ def test_a_folder_of_another_run_is_refused_and_replaced_on_demand(corpus, tmp_p
         run(corpus, tmp_path / "run", other)
     assert training.read_record(tmp_path / "run") == first
     second = run(corpus, tmp_path / "run", other, resume=False)
-    assert second["fingerprint"] != first["fingerprint"]
+    assert second.fingerprint != first.fingerprint
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(corpus, tmp_path):
@@ -199,10 +200,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(corpus, tmp_pat
 def test_accumulation_gives_the_steps_of_one_large_batch(corpus, tmp_path):
     large = run(corpus, tmp_path / "large", RECIPE.changed(micro_batch=8))
     split = run(corpus, tmp_path / "split", RECIPE.changed(micro_batch=2, accumulation=4))
-    assert large["steps"] == split["steps"] == 4
-    for one, other in zip(large["curve"], split["curve"]):
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
-        assert one["margin"] == pytest.approx(other["margin"], abs=1e-4)
+    assert large.steps == split.steps == 4
+    for one, other in zip(large.curve, split.curve):
+        assert one.loss == pytest.approx(other.loss, abs=1e-4)
+        assert one.margin == pytest.approx(other.margin, abs=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(corpus, tmp_path):
@@ -251,9 +252,11 @@ def test_autocast_follows_the_type_that_nf4_computes_in(tiny, monkeypatch, dtype
 
 
 def test_a_step_that_float16_skips_does_not_break_the_record():
-    point = trainer._point({"step": 3, "loss": 0.5, "grad_norm": math.inf})
-    assert point == {"step": 3, "loss": 0.5, "gradient_norm": None}
-    json.dumps(point, allow_nan=False)
+    logged = {"margins": 0.2, "accuracies": 0.75, "chosen": 0.1, "rejected": -0.1}
+    entry = {"step": 3, "loss": 0.5, "learning_rate": 1e-4, "grad_norm": math.inf}
+    point = trainer._point(entry | {f"rewards/{name}": value for name, value in logged.items()})
+    assert point == CurvePoint(3, 0.5, 0.2, 0.75, 0.1, -0.1, 1e-4, gradient_norm=None)
+    assert "gradient_norm" not in json.dumps(plain(point), allow_nan=False)
 
 
 def test_gradient_checkpointing_changes_no_weight(corpus, tmp_path):
@@ -321,16 +324,16 @@ def test_nf4_training_of_the_packaged_model(tmp_path):
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     recipe = training.Recipe(micro_batch=8, learning_rate=3e-4)
     record = training.train(base, rows, recipe=recipe, folder=tmp_path / "run")
-    losses = [point["loss"] for point in record["curve"]]
+    losses = [point.loss for point in record.curve]
     assert abs(losses[0] - math.log(2)) < 1e-3
     assert sum(losses[-3:]) / 3 < 0.67
     after = base.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     sentences = ["The kettle is on.", "A parcel stood in the hall."]
     plain = Embedder(base).encode(sentences)
-    with models.adapted(base, record["adapter"]) as adapted:
+    with models.adapted(base, record.adapter) as adapted:
         moved = Embedder(adapted).encode(sentences)
-    again = Embedder(models.load(precision="nf4", adapter=record["adapter"])).encode(sentences)
+    again = Embedder(models.load(precision="nf4", adapter=record.adapter)).encode(sentences)
     assert abs(again - moved).max() < 1e-5
     assert abs(moved - plain).max() > 1e-3
 
@@ -364,10 +367,10 @@ for objective in ("pairwise", "one_word"):
         assert done.returncode == 0, done.stderr[-3000:]
     for objective in ("pairwise", "one_word"):
         one, two = (training.read_record(tmp_path / processes / objective) for processes in ("1", "2"))
-        assert one["steps"] == two["steps"] == 8
-        for ours, theirs in zip(one["curve"], two["curve"], strict=True):
+        assert one.steps == two.steps == 8
+        for ours, theirs in zip(one.curve, two.curve, strict=True):
             for name in ("loss", "margin", "gradient_norm"):
-                assert ours[name] == pytest.approx(theirs[name], abs=1e-4), (objective, name)
+                assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-4), (objective, name)
         for name, value in weights(one).items():
             torch.testing.assert_close(weights(two)[name], value, rtol=1e-3, atol=1e-5)
 
@@ -384,8 +387,9 @@ def test_a_watcher_sees_the_curve_grow(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CURVES", -1)
     seen = []
     record = run(corpus, tmp_path / "run", on_curve=seen.append)
-    assert [len(part["curve"]) for part in seen] == list(range(1, 9))
-    assert seen[-1]["curve"] == record["curve"] and seen[0]["candidates"] == 2
+    assert [len(part.curve) for part in seen] == list(range(1, 9))
+    assert seen[-1].curve == record.curve and seen[0].candidates == 2
+    assert seen[0].recipe == record.recipe and seen[0].objective == "pairwise"
 
 
 def test_a_full_gpu_gets_advice_by_numbers(corpus, tmp_path, monkeypatch):

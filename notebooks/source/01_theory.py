@@ -135,7 +135,9 @@ SCORES = torch.tensor([1.8, 1.1, 0.2, 0.6, 0.4, -1.0], dtype=torch.float64)
 
 def draw_best_of_n(candidates=4, sharpness=1.0):
     scores = sharpness * SCORES[:candidates]
-    return theory.best_of_n(CANDIDATES[:candidates], scores, scores.softmax(0), anchor=ANCHOR)
+    return theory.best_of_n(
+        CANDIDATES[:candidates], scores, probabilities=scores.softmax(0), anchor=ANCHOR
+    )
 
 
 interactive.sliders(draw_best_of_n, candidates=(2, 6, 4), sharpness=(0.0, 5.0, 1.0))
@@ -226,7 +228,7 @@ for where, drawn in samplers.items():
 p_value = scipy.stats.chisquare(counts_of(samples).numpy(), expected.numpy()).pvalue
 figures["gumbel_chi_squared_p"] = p_value
 names = ["".join("ABCD"[item] for item in ranking) for ranking in rankings.tolist()]
-theory.sampled_rankings(names, counts_of(samples), package.exp(), p_value=p_value)
+theory.sampled_rankings(names, counts_of(samples), probabilities=package.exp(), p_value=p_value)
 
 # %% [markdown]
 # **Claim 5.** The way back: from rankings alone, maximum likelihood returns the scores (up to a
@@ -362,7 +364,14 @@ claim(
     world_reward - implicit_reward,
     beta * partition.log(),
 )
-theory.kl_world("ABCDE", world_reference, best_policy, world_reward, implicit_reward, beta=beta)
+theory.kl_world(
+    "ABCDE",
+    world_reference,
+    optimal=best_policy,
+    reward=world_reward,
+    implicit_reward=implicit_reward,
+    beta=beta,
+)
 
 # %% [markdown]
 # **Claim 10.** DPO finds this policy without ever seeing a reward. People who compare two answers
@@ -428,8 +437,8 @@ def draw_weights(beta=0.5, tau=0.2):
     return theory.gradient_weights(
         margins,
         {b: pair_weight(b) for b in betas},
-        cosines,
-        {t: negative_share(t) for t in temperatures},
+        cosines=cosines,
+        negative_shares={t: negative_share(t) for t in temperatures},
     )
 
 
@@ -536,7 +545,9 @@ estimates = []
 for size in sizes:
     drawn = torch.multinomial(word_probs[0], int(size) * 100, replacement=True, generator=generator)
     estimates.append(word_rewards[drawn].view(100, int(size)).mean(-1).numpy())
-theory.one_word_estimates(sizes, estimates, exact[0].item(), deviation[0].item())
+theory.one_word_estimates(
+    sizes, estimates, exact=exact[0].item(), standard_deviation=deviation[0].item()
+)
 
 # %% [markdown]
 # **Claim 15.** Which average? The one-word loss takes the mean *inside* the softmax: the loss of the
@@ -724,7 +735,7 @@ print(
     f"Spearman ρ of score and cosine after: {correlations[1]:.2f}, 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
 )
 theory.score_against_cosine(
-    score_margins, [cosine_margins_before, cosine_margins_after], correlations,
+    score_margins, [cosine_margins_before, cosine_margins_after], correlations=correlations,
     names=("cosine before training", "cosine after training"),
 )  # fmt: skip
 
@@ -887,7 +898,7 @@ landscapes = {
     "best of three": plackett_luce.listwise_dpo_loss(triples, zero, 1.0, top_k=1, reduction="none"),
     "full list": plackett_luce.listwise_dpo_loss(triples, zero, 1.0, reduction="none"),
 }
-theory.ranking_landscape(gaps, gaps, landscapes)
+theory.ranking_landscape(gaps, gaps, losses=landscapes)
 
 # %% [markdown]
 # Arrows point downhill. The pair is content as soon as entailment stands above contradiction,
@@ -1177,7 +1188,7 @@ display(Markdown(settings))
 
 # %%
 right = 100 * (score_margins > 0).float().mean()
-records.save_run(
+record_of_run = records.run_record(
     "notebook_01_theory",
     figures=figures | {"claims": len(claims)},
     headline=(
@@ -1185,9 +1196,12 @@ records.save_run(
         f"{len(held_out)} held-out ones rightly, and its margin correlates with the cosine margin at ρ = "
         f"{correlations[1]:.2f} ({interval[0]:.2f} to {interval[1]:.2f})"
     ),
-    model=language_model.describe(),
-    data=[corpus.record()],
-    settings={"steps": steps, "batch": batch, "beta": BETA, "learning_rate": LEARNING_RATE},
-    seed=SEED,
+    origin=records.Origin(
+        model=language_model.describe(),
+        data=[corpus.record()],
+        settings={"steps": steps, "batch": batch, "beta": BETA, "learning_rate": LEARNING_RATE},
+        seed=SEED,
+    ),
 )
+records.save_run(record_of_run)
 print("next: 02_training")

@@ -176,7 +176,11 @@ sizes = {
     "bfloat16": 2 * weight.numel(),
     "nf4": packed.numel() * packed.element_size() + scales,
 }
-display(training_plots.four_bits(scaled.cpu(), levels.cpu(), errors.cpu(), sizes))
+display(
+    training_plots.four_bits(
+        scaled.cpu(), levels.cpu(), errors=errors.cpu(), bytes_by_precision=sizes
+    )
+)
 
 # %% [markdown]
 # Into the frozen, rounded $W$ training puts a second path of low rank, $W x + \frac{\alpha}{r} B A x$, and
@@ -185,7 +189,15 @@ display(training_plots.four_bits(scaled.cpu(), levels.cpu(), errors.cpu(), sizes
 # %%
 rank = training.Recipe().lora_rank
 wide, narrow = weight.shape
-display(training_plots.lora_sketch(narrow, wide, rank, weight.numel(), rank * (wide + narrow)))
+display(
+    training_plots.lora_sketch(
+        narrow,
+        wide,
+        rank=rank,
+        frozen_weights=weight.numel(),
+        trained_weights=rank * (wide + narrow),
+    )
+)
 
 # %% [markdown]
 # ## 3 · The loss, in five lines
@@ -288,7 +300,7 @@ display(training_plots.part_bars(in_tree, in_stock))
 # to: an answer sees the instruction, its own anchor and itself, and never its sibling.
 
 # %%
-display(training_plots.tree_mask(tree.may_attend, part_of, PARTS))
+display(training_plots.tree_mask(tree.may_attend, part_of, labels=PARTS))
 
 # %%
 with torch.no_grad():
@@ -331,13 +343,13 @@ def train_with_live_curve(objective: str):
 
 
 record, training_rows, held_out = train_with_live_curve("pairwise")
-curve = record["curve"]
+curve = record.curve
 print(
-    f"{record['data']['rows']:,} triplets in {record['steps']} steps, {record['seconds']:.0f} s, "
-    f"peak memory {record['peak_memory_bytes'] / 2**30:.1f} GiB, {record['trainable_parameters'] / 1e6:.1f} M trained "
-    f"of {record['model']['parameters'] / 1e6:.0f} M weights"
+    f"{record.data['rows']:,} triplets in {record.steps} steps, {record.seconds:.0f} s, "
+    f"peak memory {record.peak_memory_bytes / 2**30:.1f} GiB, {record.trainable_parameters / 1e6:.1f} M trained "
+    f"of {record.model['parameters'] / 1e6:.0f} M weights"
 )
-assert abs(curve[0]["loss"] - math.log(2)) < 1e-3, (
+assert abs(curve[0].loss - math.log(2)) < 1e-3, (
     "the first loss must be ln 2: the adapter starts at zero"
 )
 
@@ -348,9 +360,9 @@ assert abs(curve[0]["loss"] - math.log(2)) < 1e-3, (
 # is no fault of the run.
 
 # %%
-mean = record["last_quarter"]
+mean = record.last_quarter
 print(
-    f"over the last quarter: loss {mean['loss']:.3f}, margin {mean['margin']:.3f}, accuracy {mean['accuracy']:.2f}"
+    f"over the last quarter: loss {mean.loss:.3f}, margin {mean.margin:.3f}, accuracy {mean.accuracy:.2f}"
 )
 
 # %% [markdown]
@@ -376,7 +388,7 @@ def scores(language_model, rows, batch: int = 8):
 
 
 before = scores(base, held_out.rows)
-with models.adapted(base, record["adapter"]) as trained:
+with models.adapted(base, record.adapter) as trained:
     after = scores(trained, held_out.rows)
 rewards = beta * (after - before)
 held_out_accuracy = (rewards[:, 0] > rewards[:, 1]).float().mean().item()
@@ -424,12 +436,11 @@ assert abs(over_words - short) < 1e-4 and abs(over_words - package) < 1e-4
 # %%
 del base, trained
 words_record, _, _ = train_with_live_curve("one_word")
-candidates = words_record["candidates"]
+candidates, first_loss = words_record.candidates, words_record.curve[0].loss
 print(
-    f"{candidates} candidates: first loss {words_record['curve'][0]['loss']:.4f}, "
-    f"ln {candidates} = {math.log(candidates):.4f}"
+    f"{candidates} candidates: first loss {first_loss:.4f}, ln {candidates} = {math.log(candidates):.4f}"
 )
-assert abs(words_record["curve"][0]["loss"] - math.log(candidates)) < 0.02 * math.log(candidates)
+assert abs(first_loss - math.log(candidates)) < 0.02 * math.log(candidates)
 
 # %% [markdown]
 # ## 8 · What each did to the embedding
@@ -448,17 +459,15 @@ print(pairs.describe())
 base = models.load(MODEL, profile.evaluation_precision)
 human = [pair.score for pair in pairs.rows]
 before = sts.pair_similarities(Embedder(base).encode, pairs.rows)
-effects = []
-for name, one in (("pairwise", record), ("one word", words_record)):
-    with models.adapted(base, one["adapter"]) as adapted:
+effects, rho = {}, sts.spearman(before, human)
+for name, run in (("pairwise", record), ("one word", words_record)):
+    with models.adapted(base, run.adapter) as adapted:
         after = sts.pair_similarities(Embedder(adapted).encode, pairs.rows)
-    difference, low, high, _ = sts.paired_difference(after, before, human, seed=SEED)
-    rho = sts.spearman(before, human)
-    effects.append(
-        {"name": name, "before": rho, "after": rho + difference, "low": low, "high": high}
-    )
+    difference = sts.paired_difference(after, before, scores=human, seed=SEED)
+    effects[name] = rho, difference
+    interval = f"{difference.interval.low:+.2f} to {difference.interval.high:+.2f}"
     print(
-        f"{name:>9}: {rho:.2f} → {rho + difference:.2f} ({difference:+.2f}, {low:+.2f} to {high:+.2f})"
+        f"{name:>9}: {rho:.2f} → {rho + difference.value:.2f} ({difference.value:+.2f}, {interval})"
     )
 display(training_plots.objectives_compared(effects))
 
@@ -500,8 +509,8 @@ def paraphrase(language_model, sentence: str) -> str:
 base = models.load(MODEL, profile.precision)
 for name, adapter in (
     ("base", None),
-    ("pairwise", record["adapter"]),
-    ("one word", words_record["adapter"]),
+    ("pairwise", record.adapter),
+    ("one word", words_record.adapter),
 ):
     with models.adapted(base, adapter) as speaker:
         for sentence in requests:
@@ -546,7 +555,7 @@ display(training_plots.memory_bars(plans))
 settings = records.settings_table(
     [
         ("base model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
-        ("precision of the base", "bfloat16", record["model"]["precision"]),
+        ("precision of the base", "bfloat16", record.model["precision"]),
         (
             "training rows",
             "40,000 to 80,000 of 275,000 NLI triplets",
@@ -584,41 +593,37 @@ settings = records.settings_table(
 display(Markdown(settings))
 
 # %%
-records.save_run(
+record_of_run = records.run_record(
     "notebook_02_training",
     figures={
-        "first_loss": curve[0]["loss"],
+        "first_loss": curve[0].loss,
         "last_quarter": mean,
         "held_out_accuracy": held_out_accuracy,
         "held_out_rows": len(held_out),
-        "effects": {"task": pairs.record(), "rows": effects},
+        "effects": {
+            "task": pairs.record(),
+            "before": rho,
+            "differences": {name: difference for name, (_, difference) in effects.items()},
+        },
         "planned_bytes": {name: memory.total(plan) for name, plan in plans.items()},
         "nf4_bits_per_weight": bits,
         "nf4_relative_error": relative,
         "tree_difference": worst,
-        "training": {
-            one["recipe"]["objective"]: {
-                name: one[name]
-                for name in (
-                    "curve",
-                    "seconds",
-                    "steps",
-                    "peak_memory_bytes",
-                    "trainable_parameters",
-                    "adapter_fingerprint",
-                )
-            }
-            for one in (record, words_record)
-        },
+        "training": {run.objective: run for run in (record, words_record)},
     },
     headline=(
-        f"{len(training_rows):,} triplets: loss {curve[0]['loss']:.3f} → {mean['loss']:.3f}, preference accuracy on "
+        f"{len(training_rows):,} triplets: loss {curve[0].loss:.3f} → {mean.loss:.3f}, preference accuracy on "
         f"{len(held_out)} held-out triplets {100 * held_out_accuracy:.0f} %; {task} dev ρ × 100 {rho:.1f} → "
-        f"{effects[0]['after']:.1f} pairwise, {effects[1]['after']:.1f} one word"
+        + ", ".join(
+            f"{rho + difference.value:.1f} {name}" for name, (_, difference) in effects.items()
+        )
     ),
-    model=record["model"],
-    data=[training_rows.record(), held_out.record()],
-    settings=record["recipe"],
-    seed=SEED,
+    origin=records.Origin(
+        model=record.model,
+        data=[training_rows.record(), held_out.record()],
+        settings=record.recipe,
+        seed=SEED,
+    ),
 )
+records.save_run(record_of_run)
 print("next: 03_embedding_space")

@@ -117,7 +117,7 @@ print(
 # they come from a data directory of yours.
 
 # %%
-adapters = {"SemPA": record["adapter"], "one word": words_record["adapter"]}
+adapters = {"SemPA": record.adapter, "one word": words_record.adapter}
 for name, folder in models.finished_adapters(base).items():
     adapters[f"{name.replace('_', ' ')}, finished"] = folder
 
@@ -437,7 +437,7 @@ beside = {
     }
     for place, measure in enumerate(("uniformity", "isotropy"))
 }
-display(space_plots.layer_curves(curves, layers, beside))
+display(space_plots.layer_curves(curves, layers, published=beside))
 
 # %% [markdown]
 # **How to read it.** See where an adapter's curve leaves the base's: a change that appears in the last layers
@@ -520,14 +520,16 @@ for name, found in gar_vectors.items():
     aligned = geometry.aligned_tokens(base, found)  # the head has no adapter: the base's serves all
     others = aligned.roll(len(aligned) // 2, dims=0)
     gar[name] = {
-        what: tuple(geometry.gar(base, gar_sentences, rows, fold) for rows in (aligned, others))
+        what: tuple(
+            geometry.gar(base, gar_sentences, aligned=rows, fold=fold) for rows in (aligned, others)
+        )
         for what, fold in (("by number", False), ("folded", True))
     }
 
 # SemPA, section 6: LLaMA2-7B, 10,000 Wikipedia sentences, K = 10.
 published_gar = {row["method"]: row["gar"] for row in records.published("table7_gar")}
 print(gar_data)
-display(space_plots.gar_bars(gar, published_gar, "LLaMA2-7B"))
+display(space_plots.gar_bars(gar, published_gar, published_model="LLaMA2-7B"))
 
 # %% [markdown]
 # **How to read it.** The tick on a bar is the control: each sentence with another sentence's nearest tokens.
@@ -562,7 +564,7 @@ display(Markdown(settings))
 
 # %%
 trained = list(adapters)
-records.save_run(
+record_of_run = records.run_record(
     "notebook_03_embedding_space",
     figures={
         "geometry": table,
@@ -584,9 +586,12 @@ records.save_run(
         + f"; GAR {gar['PromptEOL']['folded'][0]:.2f}"
         + "".join(f", {gar[name]['folded'][0]:.2f}" for name in trained)
     ),
-    model=descriptions["PromptEOL"],
-    data=[training_rows.record(), ranked.record(), *([text.record()] if text else [])],
-    settings={"adapters": {name: descriptions[name]["adapter"] for name in trained}},
-    seed=SEED,
+    origin=records.Origin(
+        model=descriptions["PromptEOL"],
+        data=[training_rows.record(), ranked.record(), *([text.record()] if text else [])],
+        settings={"adapters": {name: descriptions[name]["adapter"] for name in trained}},
+        seed=SEED,
+    ),
 )
+records.save_run(record_of_run)
 print("next: 04_sts")

@@ -93,7 +93,7 @@ prompteol = Embedder(base, "prompteol")
 vectors = prompteol.encode(sentences)
 display(
     space_plots.similarity_heat_map(
-        prompteol.similarity(vectors, vectors), sentences, "PromptEOL, base model"
+        prompteol.similarity(vectors, vectors), sentences, title="PromptEOL, base model"
     )
 )
 
@@ -109,9 +109,8 @@ from scipy import stats
 
 small = corpora.load_sts(corpora.MINI_STS).sample(profile.sts_pairs, SEED)
 print(small.describe())
-cosines = sts.evaluate(prompteol, [corpora.MINI_STS], limit=profile.sts_pairs, seed=SEED)
-cosines = cosines[corpora.MINI_STS]["similarities"]  # found again later, not computed anew
-human = np.array([pair.score for pair in small.rows])
+scored = sts.evaluate(prompteol, {corpora.MINI_STS: small})[corpora.MINI_STS]
+cosines, human = scored.similarities, scored.human  # found again later, not computed anew
 
 
 def spearman(one, other):
@@ -178,9 +177,9 @@ display(
     method_plots.last_token_attention(
         (attention[:, inside] / share[:, None])[some - 1],
         [base.tokenizer.decode([token]).strip() for token in tokens["input_ids"][0, inside]],
-        some.tolist(),
-        share[some - 1],
-        "What the last token looks at, base model",
+        layers=some.tolist(),
+        share=share[some - 1],
+        title="What the last token looks at, base model",
     )
 )
 print(
@@ -228,7 +227,7 @@ def likeliest_words(probabilities: torch.Tensor) -> tuple[str, float]:
 
 
 heard = {"base model": lens(base)}
-with models.adapted(base, record["adapter"]) as adapted:
+with models.adapted(base, record.adapter) as adapted:
     heard["SemPA"] = lens(adapted)
 exact = profile.evaluation_precision == "float32"
 said = output.logits[0, -1].argmax().item()
@@ -241,7 +240,7 @@ panels = {}
 for name, probabilities in heard.items():
     cells = [[likeliest_words(one) for one in probabilities[layer - 1]] for layer in shown]
     panels[name] = tuple([[cell[part] for cell in row] for row in cells] for part in (0, 1))
-display(method_plots.lens(panels, shown, lens_sentences))
+display(method_plots.lens(panels, shown, sentences=lens_sentences))
 
 # %% [markdown]
 # ## 4 · Where a vector comes from
@@ -275,7 +274,7 @@ METHODS = {
 embedders = {name: Embedder(base, method) for name, method in METHODS.items()}
 display(
     method_plots.where_vectors_come_from(
-        {name: one.method for name, one in embedders.items()}, layers, "Cats like milk."
+        {name: one.method for name, one in embedders.items()}, layers, sentence="Cats like milk."
     )
 )
 
@@ -359,9 +358,9 @@ def choose_layer(row: str, embedder: Embedder) -> None:
 
 
 choose_layer("PromptEOL", embedders["PromptEOL"])
-with models.adapted(base, record["adapter"]) as adapted:
+with models.adapted(base, record.adapter) as adapted:
     choose_layer("SemPA", Embedder(adapted, "prompteol"))
-display(method_plots.dev_by_layer(curves, chosen, dev_task))
+display(method_plots.dev_by_layer(curves, chosen, task=dev_task))
 
 # %% [markdown]
 # A curve's highest point flatters itself a little: it is the best of many figures on few pairs. That is why
@@ -377,12 +376,13 @@ display(method_plots.dev_by_layer(curves, chosen, dev_task))
 # %%
 WITH_ADAPTER = []  # methods to read the adapter by, beside PromptEOL: names of METHODS
 
-measured = list(dict.fromkeys([*tasks, corpora.MINI_STS]))
+pairs = sts.load_tasks(tasks, limit=profile.sts_pairs, seed=SEED)
+measured = pairs | {corpora.MINI_STS: small}
 scores = {}
 
 
 def score(row: str, embedder: Embedder) -> None:
-    scores[row] = sts.evaluate(embedder, measured, limit=profile.sts_pairs, seed=SEED)
+    scores[row] = sts.evaluate(embedder, measured)
 
 
 def score_with_inner_layer(row: str, embedder: Embedder) -> None:
@@ -393,7 +393,7 @@ def score_with_inner_layer(row: str, embedder: Embedder) -> None:
 
 for name, embedder in embedders.items():
     (score_with_inner_layer if name == "PromptEOL" else score)(name, embedder)
-with models.adapted(base, record["adapter"]) as adapted:
+with models.adapted(base, record.adapter) as adapted:
     description = adapted.describe()
     score_with_inner_layer("SemPA", Embedder(adapted, "prompteol"))
     for name in WITH_ADAPTER:
@@ -403,7 +403,6 @@ for name, folder in models.finished_adapters(base).items():
     with models.adapted(base, folder) as finished:
         score(f"finished: {name}", Embedder(finished, "prompteol"))
 
-pairs = {task: corpora.load_sts(task).sample(profile.sts_pairs, SEED) for task in tasks}
 for task in pairs.values():
     print(task.describe())
 sampled = any(len(pairs[task]) < corpora.PAIR_COUNTS.get(task, 0) for task in tasks)
@@ -418,23 +417,21 @@ if sampled:
 
 # %%
 mini = corpora.MINI_STS
-one, other = (scores[row][mini]["similarities"] for row in ("PromptEOL", "mean pooling"))
+one, other = (scores[row][mini].similarities for row in ("PromptEOL", "mean pooling"))
 generator, apart = np.random.default_rng(SEED), []
 for _ in range(sts.RESAMPLES):
     drawn = generator.integers(len(human), size=len(human))
     apart.append(spearman(one[drawn], human[drawn]) - spearman(other[drawn], human[drawn]))
 low, high = np.percentile(apart, [2.5, 97.5])
-package = sts.paired_difference(one, other, human, seed=SEED)
-print(
-    f"PromptEOL less mean pooling: {package.difference:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}"
-)
-print(f"in the package: {package.low:+.1f} to {package.high:+.1f}, p = {package.p_value:.3f}")
-assert max(abs(low - package.low), abs(high - package.high)) < 2  # other draws
+package = sts.paired_difference(one, other, scores=human, seed=SEED)
+within = package.interval
+print(f"PromptEOL less mean pooling: {package.value:+.1f}, 95 % interval {low:+.1f} to {high:+.1f}")
+print(f"in the package: {within.low:+.1f} to {within.high:+.1f}, p = {package.p_value:.3f}")
+assert max(abs(low - within.low), abs(high - within.high)) < 2  # other draws
 
 # %%
-summary = sts.summary(
-    {row: {task: result[task] for task in tasks} for row, result in scores.items()},
-    pairs,
+comparison = sts.summary(
+    {row: {task: results[task] for task in tasks} for row, results in scores.items()},
     against="PromptEOL",
     seed=SEED,
 )
@@ -454,10 +451,9 @@ published = {
 what = "mean of seven tasks" if len(tasks) > 1 else tasks[0]
 display(
     score_plots.methods_compared(
-        summary,
-        "PromptEOL",
+        comparison,
         what,
-        {
+        published={
             model: {row: cells["Avg"] for row, cells in rows.items()}
             for model, rows in published.items()
         },
@@ -470,19 +466,13 @@ lines = [
     f"| this run | {' | '.join([*columns, what])} | 95 % interval | less PromptEOL | 95 % interval | p |",
     "|---|" + "---|" * (len(columns) + 5),
 ]
-for row, one in summary.items():
-    cells = [f"{one['tasks'][task]['spearman']:.1f}" for task in columns]
-    cells += [
-        f"**{one['mean']['spearman']:.1f}**",
-        f"{one['mean']['low']:.1f} to {one['mean']['high']:.1f}",
-    ]
-    if "difference" in one:
-        less = one["difference"]["mean"]
-        cells += [
-            f"{less['difference']:+.1f}",
-            f"{less['low']:+.1f} to {less['high']:+.1f}",
-            f"{less['p_value']:.3f}",
-        ]
+for row, figures in comparison.rows.items():
+    mean, less = figures.mean, figures.mean.difference
+    cells = [f"{figures.tasks[task].value:.1f}" for task in columns]
+    cells += [f"**{mean.value:.1f}**", f"{mean.interval.low:.1f} to {mean.interval.high:.1f}"]
+    if less:
+        within = f"{less.interval.low:+.1f} to {less.interval.high:+.1f}"
+        cells += [f"{less.value:+.1f}", within, f"{less.p_value:.3f}"]
     else:
         cells += ["", "", ""]
     lines.append(f"| {row} | {' | '.join(cells)} |")
@@ -510,10 +500,8 @@ for model in PAPERS:
 if len(tasks) > 1:
     source = "this run, sampled" if sampled else "this run"
     for ours, theirs in THEIRS.items():
-        figures = [summary[ours]["tasks"][task]["spearman"] for task in tasks]
-        figures = " | ".join(
-            f"{figure:.2f}" for figure in [*figures, summary[ours]["mean"]["spearman"]]
-        )
+        row = comparison.rows[ours].columns
+        figures = " | ".join(f"{row[column].value:.2f}" for column in [*tasks, "mean"])
         lines.append(f"| {base.name.split('/')[-1]} | {theirs} | {figures} | {source} |")
 display(Markdown("\n".join(lines)))
 if len(tasks) == 1:
@@ -565,7 +553,7 @@ def shared_words(first: str, second: str) -> float:
 
 
 errors = {
-    row: percentile_ranks(scores[row][mini]["similarities"]) - percentile_ranks(human)
+    row: percentile_ranks(scores[row][mini].similarities) - percentile_ranks(human)
     for row in shown_rows
 }
 shared = np.array([shared_words(pair.first, pair.second) for pair in small.rows])
@@ -590,13 +578,9 @@ display(Markdown("\n".join(lines)))
 # %%
 lines = [f"| part | {' | '.join(shown_rows)} |", "|---|" + "---|" * len(shown_rows)]
 for task in tasks if len(tasks) > 1 else []:
-    for part in scores["PromptEOL"][task]["subsets"] or [""]:
-        figures = [
-            scores[row][task]["subsets"].get(part, np.nan)
-            if part
-            else scores[row][task]["spearman"]
-            for row in shown_rows
-        ]
+    for part in scores["PromptEOL"][task].score.parts or [""]:
+        of_rows = [scores[row][task].score for row in shown_rows]
+        figures = [(one.parts or {}).get(part, np.nan) if part else one.value for one in of_rows]
         name = f"{task}, {part}" if part else task
         lines.append(f"| {name} | {' | '.join(f'{figure:.1f}' for figure in figures)} |")
 display(Markdown("\n".join(lines) if len(tasks) > 1 else "The seven tasks were not found."))
@@ -626,8 +610,10 @@ def look_up(method: str, similarities: np.ndarray) -> None:
     place = (similarities >= right[:, None]).sum(axis=1)  # of equals it comes last
     hits = place == 1
     low, high = stats.binomtest(int(hits.sum()), count).proportion_ci(method="wilson")
-    figures = {"recall": hits.mean(), "low": low, "high": high, "mrr": (1 / place).mean()}
-    search[method] = {name: 100 * float(value) for name, value in figures.items()}
+    interval = records.Interval(100 * low, 100 * high)
+    search[method] = method_plots.SearchScore(
+        100 * float(hits.mean()), interval, 100 * float((1 / place).mean())
+    )
     neighbours[method] = similarities.argmax(axis=1)
 
 
@@ -639,7 +625,7 @@ def look_up_with(method: str, embedder: Embedder) -> None:
 look_up("shared words", [[shared_words(one, other) for other in everything] for one in premises])
 for name, embedder in embedders.items():
     look_up_with(name, embedder)
-with models.adapted(base, record["adapter"]) as adapted:
+with models.adapted(base, record.adapter) as adapted:
     look_up_with("SemPA", Embedder(adapted, "prompteol"))
 display(method_plots.search_scores(search))
 
@@ -695,14 +681,15 @@ settings = records.settings_table(
 display(Markdown(settings))
 
 # %%
-best = max(summary, key=lambda row: summary[row]["mean"]["spearman"])
+means = {row: figures.mean.value for row, figures in comparison.rows.items()}
+best = max(means, key=means.get)
 named = dict.fromkeys(["mean pooling", "PromptEOL", "SemPA", best])
-records.save_run(
+record_of_run = records.run_record(
     "notebook_04_sts",
     figures={
-        "tasks": summary,
+        "tasks": comparison,
         "dev_by_layer": {"task": dev_task, "chosen": chosen, "curves": curves},
-        "mini_sts": {row: result[mini]["spearman"] for row, result in scores.items()},
+        "mini_sts": {row: results[mini].score.value for row, results in scores.items()},
         "error_against_shared_words": {
             row: stats.spearmanr(values, shared).statistic for row, values in errors.items()
         },
@@ -710,12 +697,15 @@ records.save_run(
     },
     headline=(
         f"{what}{', sampled' if sampled else ''}, ρ × 100: "
-        + ", ".join(f"{row} {summary[row]['mean']['spearman']:.1f}" for row in named)
-        + f"; the right sentence of {len(everything) - 1} first for {search['SemPA']['recall']:.0f} % (SemPA)"
+        + ", ".join(f"{row} {means[row]:.1f}" for row in named)
+        + f"; the right sentence of {len(everything) - 1} first for {search['SemPA'].recall:.0f} % (SemPA)"
     ),
-    model=description,
-    data=[training_rows.record(), *(task.record() for task in pairs.values()), rows.record()],
-    settings={"pairs_per_task": profile.sts_pairs},
-    seed=SEED,
+    origin=records.Origin(
+        model=description,
+        data=[training_rows.record(), *(task.record() for task in pairs.values()), rows.record()],
+        settings={"pairs_per_task": profile.sts_pairs},
+        seed=SEED,
+    ),
 )
+records.save_run(record_of_run)
 print("next: 05_generation")

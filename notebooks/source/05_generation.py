@@ -85,7 +85,7 @@ for row, objective in OBJECTIVES.items():
     runs[row], training_rows, aside = training.train_profile(
         MODEL, profile, objective=objective, seed=SEED
     )
-    adapters[row], trained_on[row] = runs[row]["adapter"], training_rows
+    adapters[row], trained_on[row] = runs[row].adapter, training_rows
     if objective == "pairwise":
         held_out = aside
 
@@ -98,8 +98,8 @@ anchors = [[one[0] for one in corpus.rows] for corpus in trained_on.values()]
 same = "the same" if all(one == anchors[0] for one in anchors) else "not all the same"
 print(f"trained here on {len(anchors[0])} rows each, {same} anchors: {training_rows.source}")
 for row, record in runs.items():
-    losses = record["curve"][0]["loss"], record["last_quarter"]["loss"]
-    print(f"{row:<16} steps {record['steps']}, its own loss {losses[0]:.2f} → {losses[1]:.2f}")
+    losses = record.curve[0].loss, record.last_quarter.loss
+    print(f"{row:<16} steps {record.steps}, its own loss {losses[0]:.2f} → {losses[1]:.2f}")
 print("finished adapters of the kit:", ", ".join(finished) or "none for this base")
 
 # %% [markdown]
@@ -125,13 +125,13 @@ print("finished adapters of the kit:", ", ".join(finished) or "none for this bas
 # %%
 from sempa_utils.evaluation.generation.local_tasks import MINI_SOURCE
 
-found = {}
+found, benchmarks = {}, generation.Benchmarks(limit=profile.generation_items, seed=SEED)
 for row in rows:
     with models.adapted(base, adapters.get(row)) as model:
-        found[row] = generation.evaluate(model, limit=profile.generation_items, seed=SEED)
+        found[row] = generation.evaluate(model, benchmarks)
 
-items = {task: result["items"] for task, result in found[BASE].items()}
-data = {task: result["data"] for task, result in found[BASE].items()}
+items = {task: result.items for task, result in found[BASE].items()}
+data = {task: result.data for task, result in found[BASE].items()}
 ours = {task: one["source"] == MINI_SOURCE for task, one in data.items()}
 for task, one in data.items():
     print(
@@ -153,12 +153,10 @@ import textwrap
 
 shown = found
 if not all(ours.values()):  # others' items are not ours to show
-    shown = {}
+    shown, two = {}, generation.Benchmarks(directory=corpora.MINI_CORPUS, limit=2, seed=SEED)
     for row in rows:
         with models.adapted(base, adapters.get(row)) as model:
-            shown[row] = generation.evaluate(
-                model, directory=corpora.MINI_CORPUS, limit=2, seed=SEED
-            )
+            shown[row] = generation.evaluate(model, two)
 
 
 def show(name: str, words: str) -> None:
@@ -168,14 +166,14 @@ def show(name: str, words: str) -> None:
 
 
 for task, result in shown[BASE].items():
-    sample = result["samples"][0]
-    print(f"── {result['metric']}, {result['shots']} examples before it ──")
-    for line in sample["prompt"].rsplit("\n\n", 1)[-1].splitlines():
+    sample = result.samples[0]
+    print(f"── {result.metric}, {result.shots} examples before it ──")
+    for line in sample.prompt.rsplit("\n\n", 1)[-1].splitlines():
         print(textwrap.fill(line, 96))
-    show("right", sample["target"])
+    show("right", sample.target)
     for row in rows:
-        sample = shown[row][task]["samples"][0]
-        show(row, f"{sample['answer'].strip()[:300]}  {'✓' if sample['score'] == 100 else ''}")
+        sample = shown[row][task].samples[0]
+        show(row, f"{sample.answer.strip()[:300]}  {'✓' if sample.score == 100 else ''}")
     print()
 
 # %% [markdown]
@@ -194,18 +192,16 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def cell(one: dict) -> str:
-    text = f"{one['value']:.1f}\u00a0±\u00a0{one['standard_error']:.1f}"
-    if "difference" in one:
-        text += (
-            f"<br>{signed(one['difference'])}\u00a0±\u00a0{one['difference_standard_error']:.1f}"
-        )
+def cell(score: records.TaskScore) -> str:
+    text = f"{score.value:.1f}\u00a0±\u00a0{score.standard_error:.1f}"
+    if less := score.difference:
+        text += f"<br>{signed(less.value)}\u00a0±\u00a0{less.standard_error:.1f}"
     return text
 
 
 lines = [f"| | {' | '.join(names.values())} |", "|---|" + "---|" * len(names)]
-for row, figures in compared.items():
-    lines.append(f"| **{row}** | {' | '.join(cell(figures[task]) for task in names)} |")
+for row, figures in compared.rows.items():
+    lines.append(f"| **{row}** | {' | '.join(cell(figures.columns[task]) for task in names)} |")
 published = records.published("table6_generation")
 columns = {task: generation.TASKS[task].column for task in found[BASE]} | {"mean": "Avg"}
 for one in published:
@@ -225,7 +221,7 @@ display(
     generation_plots.task_scores(
         compared,
         {task: name.split(",")[0] for task, name in names.items() if task != "mean"},
-        guessing,
+        chance=guessing,
     )
 )
 fewest = min(items.values())
@@ -248,31 +244,20 @@ print(
 # PromptEOL at the last layer, every model on the same pairs.
 
 # %%
-tasks = corpora.sts_tasks()
-pairs = {task: corpora.load_sts(task).sample(profile.sts_pairs, SEED) for task in tasks}
+tasks = sts.load_tasks(limit=profile.sts_pairs, seed=SEED)
 embedded = {}
 for row in rows:
     with models.adapted(base, adapters.get(row)) as model:
-        embedded[row] = sts.evaluate(
-            Embedder(model, "prompteol"), tasks, limit=profile.sts_pairs, seed=SEED
-        )
-sts_summary = sts.summary(embedded, pairs, against=BASE, seed=SEED)
+        embedded[row] = sts.evaluate(Embedder(model, "prompteol"), tasks)
+sts_compared = sts.summary(embedded, against=BASE, seed=SEED)
 
-points = {}
+points = {}  # of each model, what generation and STS gain
 for row in adapters:
-    spoken, less = compared[row]["mean"], sts_summary[row]["difference"]["mean"]
-    reach = 1.96 * spoken["difference_standard_error"]
-    points[row] = {
-        "generation": spoken["difference"],
-        "generation_low": spoken["difference"] - reach,
-        "generation_high": spoken["difference"] + reach,
-        "sts": less["difference"],
-        "sts_low": less["low"],
-        "sts_high": less["high"],
-    }
-    print(f"{row:<16} STS {signed(less['difference'])}, generation {signed(spoken['difference'])}")
+    spoken, read = (each.rows[row].mean.difference for each in (compared, sts_compared))
+    points[row] = spoken, read
+    print(f"{row:<16} STS {signed(read.value)}, generation {signed(spoken.value)}")
 
-theirs = []
+theirs = {}
 for model in ("LLaMA2-7B", "LLaMA3-8B"):
     averages = {
         one["variant"].split(" (")[0]: one["Avg"] for one in published if one["model"] == model
@@ -283,14 +268,15 @@ for model in ("LLaMA2-7B", "LLaMA3-8B"):
     )
     for variant, sts_gain in (("SemPA", gain), ("contrastive learning", None)):
         apart = averages[variant] - averages["base"]
-        theirs.append({"name": f"{variant},\n{model}", "generation": apart, "sts": sts_gain})
+        theirs[f"{variant},\n{model}"] = apart, sts_gain
 
-sts_name = "mean of seven STS tasks" if len(tasks) > 1 else tasks[0]
+sts_name = "mean of seven STS tasks" if len(tasks) > 1 else next(iter(tasks))
 display(
     generation_plots.gained_and_lost(
         points,
         theirs,
-        {"generation": f"mean of {len(items)} benchmarks", "sts": f"{sts_name}, ρ × 100"},
+        generation=f"mean of {len(items)} benchmarks",
+        sts=f"{sts_name}, ρ × 100",
     )
 )
 
@@ -323,7 +309,9 @@ said, measured = {}, {}
 for row in rows:
     with models.adapted(base, adapters.get(row)) as model:
         said[row] = signals.paraphrases(model, [one.anchor for one in some.rows])
-        measured[row] = signals.signals(model, unseen, some.rows, said[row], limit=tokens)
+        measured[row] = signals.signals(
+            model, unseen, rows=some.rows, answers=said[row], limit=tokens
+        )
 print(
     f"perplexity: {'all' if tokens is None else f'{tokens:,}'} tokens of {text.name}, {text.source}"
 )
@@ -340,7 +328,7 @@ changes = {
     row: 100 * (measured[row]["perplexity"] / measured[BASE]["perplexity"] - 1) for row in adapters
 }
 for row, change in changes.items():
-    print(f"{row:<16} perplexity {signed(change)} %, STS {signed(points[row]['sts'])}")
+    print(f"{row:<16} perplexity {signed(change)} %, STS {signed(points[row][1].value)}")
 
 # %% [markdown]
 # The same request, answered by all (the likeliest token at each step):
@@ -371,7 +359,7 @@ from sempa_utils.objectives import slots
 
 sentences = [one.anchor for one in some.rows[:50]]
 follow = [one.positive for one in some.rows[:50]]
-temperature = runs["contrastive"]["recipe"]["temperature"]
+temperature = runs["contrastive"].recipe["temperature"]
 embedder = Embedder(base, "prompteol")
 states, others = (
     embedder.encode(one, convert_to_tensor=True).float().cpu() for one in (sentences, follow)
@@ -398,20 +386,17 @@ before, after = (
 straight, turned = words_after(states), words_after(states @ rotation)
 
 
-def likeliest(log_probs: torch.Tensor, count: int = 8) -> dict:
+def likeliest(log_probs: torch.Tensor, count: int = 8) -> generation_plots.NextTokens:
     values, numbers = log_probs.exp().topk(count)
-    return {
-        "tokens": [base.tokenizer.decode([number]) for number in numbers.tolist()],
-        "probabilities": values.tolist(),
-        "entropy": signals.entropy(log_probs).item(),
-    }
+    words = [base.tokenizer.decode([number]) for number in numbers.tolist()]
+    return generation_plots.NextTokens(words, values.tolist(), signals.entropy(log_probs).item())
 
 
 print(f"contrastive loss {before:.4f}, of the rotated states {after:.4f}")
 print(f"KL(base ‖ rotated) of the next word {signals.divergence(straight, turned).mean():.1f} nats")
 show("sentence", sentences[0])
-show("said in one word", ", ".join(map(repr, likeliest(straight[0], 5)["tokens"])))
-show("rotated", ", ".join(map(repr, likeliest(turned[0], 5)["tokens"])))
+show("said in one word", ", ".join(map(repr, likeliest(straight[0], 5).tokens)))
+show("rotated", ", ".join(map(repr, likeliest(turned[0], 5).tokens)))
 assert abs(before - after) < 1e-2
 
 # %% [markdown]
@@ -502,8 +487,8 @@ settings = records.settings_table(
         (
             "contrastive baseline",
             "InfoNCE on the PromptEOL embedding; rate and temperature not stated",
-            f"the same; rate {runs['contrastive']['recipe']['learning_rate']:g}, "
-            f"τ {runs['contrastive']['recipe']['temperature']:g}",
+            f"the same; rate {runs['contrastive'].recipe['learning_rate']:g}, "
+            f"τ {runs['contrastive'].recipe['temperature']:g}",
         ),
         (
             "benchmarks",
@@ -517,7 +502,7 @@ settings = records.settings_table(
         (
             "examples before a question",
             "8, 5, 0, 3, 0",
-            ", ".join(str(r["shots"]) for r in found[BASE].values()),
+            ", ".join(str(result.shots) for result in found[BASE].values()),
         ),
         (
             "harness",
@@ -533,21 +518,18 @@ display(Markdown(settings))
 
 # %%
 best = {
-    row: f"{signed(points[row]['sts'])} STS, {signed(changes[row])} % perplexity"
+    row: f"{signed(points[row][1].value)} STS, {signed(changes[row])} % perplexity"
     for row in adapters
 }
-records.save_run(
+record_of_run = records.run_record(
     "notebook_05_generation",
     figures={
         "benchmarks": compared,
         "all_metrics": {
-            row: {task: result["all_metrics"] for task, result in of_row.items()}
+            row: {task: result.all_metrics for task, result in of_row.items()}
             for row, of_row in found.items()
         },
-        "sts": {
-            row: {key: one[key] for key in ("mean", "difference") if key in one}
-            for row, one in sts_summary.items()
-        },
+        "sts": {row: figures.mean for row, figures in sts_compared.rows.items()},
         "signals": measured,
         "perplexity_change": changes,
         "entropy": {
@@ -562,13 +544,20 @@ records.save_run(
     },
     headline=(
         f"{len(items)} benchmarks, {sum(items.values())} items, mean: "
-        + ", ".join(f"{row} {compared[row]['mean']['value']:.1f}" for row in rows)
+        + ", ".join(f"{row} {figures.mean.value:.1f}" for row, figures in compared.rows.items())
         + "; less the base: "
         + "; ".join(f"{row} {text}" for row, text in best.items())
     ),
-    model=base.describe(),
-    data=[training_rows.record(), some.record(), text.record(), *data.values()],
-    settings={"items": profile.generation_items, "text_tokens": tokens, "pairs": profile.sts_pairs},
-    seed=SEED,
+    origin=records.Origin(
+        model=base.describe(),
+        data=[training_rows.record(), some.record(), text.record(), *data.values()],
+        settings={
+            "items": profile.generation_items,
+            "text_tokens": tokens,
+            "pairs": profile.sts_pairs,
+        },
+        seed=SEED,
+    ),
 )
+records.save_run(record_of_run)
 print("that was the last notebook; `python -m sempa_utils --help` does the same without one")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 
 from sempa_utils import profiles
 from sempa_utils.checks import InputError
@@ -32,7 +33,7 @@ def run(options) -> None:
     from sempa_utils.experiments import analyses
     from sempa_utils.plots import analyses as pictures
 
-    runs = {
+    runs: dict[str, tuple[Callable, Callable]] = {
         "templates": (analyses.template_grid, pictures.template_map),
         "data-size": (analyses.data_size_curve, pictures.data_size),
         "seeds": (analyses.seed_spread, pictures.seeds),
@@ -45,11 +46,11 @@ def run(options) -> None:
     if options.precision:
         profile = dataclasses.replace(profile, precision=options.precision, evaluation_precision=options.precision)
     tasks = options.tasks.split(",") if options.tasks else None
-    found = analysis(options.model, profile, seed=options.seed, directory=options.data, objective=options.objective,
-                     tasks=tasks, **changes)  # fmt: skip
-    print(json.dumps(records.plain(found["figures"]), indent=1, ensure_ascii=False))
-    print(found["headline"])
+    given = {"seed": options.seed, "directory": options.data, "objective": options.objective, "tasks": tasks}
+    record = analysis(options.model, profile, **given, **changes)
+    print(json.dumps(records.plain(record.figures), indent=1, ensure_ascii=False))
+    print(record.headline)
     if options.figure:
-        shared.save_figure(draw(found["figures"], found["model"]["name"]), options.figure)
+        shared.save_figure(draw(record.figures, record.model["name"]), options.figure)
     if options.record:
-        records.save_run(options.record, **found, folder="results")
+        records.save_run(dataclasses.replace(record, name=options.record), "results")

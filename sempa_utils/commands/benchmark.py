@@ -34,30 +34,33 @@ def run(options) -> None:
     limit = profile.generation_items if options.limit is None else options.limit or None
     # Unknown tasks, broken files, a context too short, no adapter: before a model is loaded. A wrong adapter: before
     # anything is computed.
-    generation.check_tasks(tasks, options.data, options.model, limit, options.seed)
+    benchmarks = generation.Benchmarks(tasks, options.data, limit, options.seed)
+    generation.check_tasks(benchmarks, options.model)
     labels = shared.labels(options.adapter)
     for folder in labels:
         models.base_of_adapter(folder)
     base = models.load(options.model, options.precision or profile.evaluation_precision)
     for folder in labels:
         models.check_adapter(base, folder)
-    arguments = (tasks, options.data, limit, options.batch_size, options.seed)
-    rows, adapters = {"base": generation.evaluate(base, *arguments)}, {}
+    rows, adapters = {"base": generation.evaluate(base, benchmarks, batch_size=options.batch_size)}, {}
     for folder, label in labels.items():
         with models.adapted(base, folder) as adapted:
-            rows[label], adapters[label] = generation.evaluate(adapted, *arguments), adapted.adapter
-    figures = generation.comparison(rows, "base")
+            rows[label] = generation.evaluate(adapted, benchmarks, batch_size=options.batch_size)
+            adapters[label] = adapted.adapter
+    comparison = generation.comparison(rows, "base")
     print("value ± standard error, and the paired difference from the base; "
           + (f"{limit} items a task at most: not the published measure" if limit else "all items"))  # fmt: skip
-    for row, found in figures.items():
-        for task, one in found.items():
-            apart = f"{one['difference']:+8.2f} ± {one['difference_standard_error']:.2f}" if "difference" in one else ""
-            print(f"{row:<24}{task:<12}{one['value']:8.2f} ± {one['standard_error']:.2f}{apart}")
+    for row, figures in comparison.rows.items():
+        for task, score in figures.columns.items():
+            less = score.difference
+            apart = f"{less.value:+8.2f} ± {less.standard_error:.2f}" if less else ""
+            print(f"{row:<24}{task:<12}{score.value:8.2f} ± {score.standard_error:.2f}{apart}")
     if options.record:
-        means = "; ".join(f"{row} {found['mean']['value']:.1f}" for row, found in figures.items())
-        took = {row: sum(one["seconds"] for one in found.values()) for row, found in rows.items()}
-        measured = {task: {"metric": one["metric"], "shots": one["shots"]} for task, one in rows["base"].items()}
+        means = "; ".join(f"{row} {figures.mean.value:.1f}" for row, figures in comparison.rows.items())
+        took = {row: sum(result.seconds for result in results.values()) for row, results in rows.items()}
+        measured = {task: {"metric": result.metric, "shots": result.shots} for task, result in rows["base"].items()}
         settings = {"limit": limit, "tasks": measured, "seconds": took, "threads": torch.get_num_threads()}
-        data = [result["data"] for result in rows["base"].values()]
-        records.save_run(options.record, figures, f"mean of {len(tasks)} benchmarks: {means}",
-                         base.describe() | adapters, data, settings, options.seed, folder="results")  # fmt: skip
+        data = [result.data for result in rows["base"].values()]
+        origin = records.Origin(base.describe() | adapters, data, settings, options.seed)
+        headline = f"mean of {len(tasks)} benchmarks: {means}"
+        records.save_run(records.run_record(options.record, comparison, headline=headline, origin=origin), "results")

@@ -55,8 +55,7 @@ def run(options) -> None:
         raise InputError(f"--layer {options.layer}: neither a number nor 'dev'.")
     names = options.tasks.split(",") if options.tasks else corpora.sts_tasks(options.data)
     # Broken or missing data are found before a model is loaded.
-    tasks = {task: corpora.load_sts(task, options.data, options.split).sample(options.limit, options.seed)
-             for task in names}  # fmt: skip
+    tasks = sts.load_tasks(names, options.data, split=options.split, limit=options.limit, seed=options.seed)
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     adapters = _adapters(options, precision)
     count = len(methods) * (len(options.model or [1]) + sum(map(len, adapters.values()))) + len(options.baseline)
@@ -68,19 +67,20 @@ def run(options) -> None:
             if options.layer == "dev" and hasattr(embedder, "at_layer"):
                 layers[row], _ = sts.best_layer(embedder, options.data, seed=options.seed)
                 embedder = embedder.at_layer(layers[row])
-            scores[row] = sts.evaluate(embedder, names, options.data, options.split, options.limit, options.seed,
-                                       options.batch_size, show_progress_bar=True, watch=bar.update)  # fmt: skip
+            scores[row] = sts.evaluate(
+                embedder, tasks, batch_size=options.batch_size, show_progress_bar=True, progress=bar.update
+            )
             described |= about
 
     against = options.against or ("prompteol" if "prompteol" in scores else next(iter(scores)))
-    figures = sts.summary(scores, tasks, against, options.seed)
-    _print_table(figures, names, layers, against, options)
+    comparison = sts.summary(scores, against, seed=options.seed)
+    _print_table(comparison, names, layers, options)
     if options.record:
-        means = "; ".join(f"{row} {found['mean']['spearman']:.2f}" for row, found in figures.items())
+        means = "; ".join(f"{row} {figures.mean.value:.2f}" for row, figures in comparison.rows.items())
         settings = {"split": options.split, "limit": options.limit, "against": against, "layers from dev": layers}
-        data = [task.record() for task in tasks.values()]
+        origin = records.Origin(described, [task.record() for task in tasks.values()], settings, options.seed)
         headline = f"mean ρ × 100: {means}"
-        records.save_run(options.record, figures, headline, described, data, settings, options.seed, folder="results")
+        records.save_run(records.run_record(options.record, comparison, headline=headline, origin=origin), "results")
 
 
 def _adapters(options, precision: str) -> dict[str, dict[str, str]]:
@@ -141,19 +141,21 @@ def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]], prec
         yield about["name"], baseline, {about["name"]: about}
 
 
-def _print_table(figures: dict, tasks: list[str], layers: dict[str, int], against: str, options) -> None:
-    width = max(map(len, figures)) + 2
+def _print_table(comparison, tasks: list[str], layers: dict[str, int], options) -> None:
+    rows, names = comparison.rows, [*tasks, "mean"]
+    width = max(map(len, rows)) + 2
     limit = f", {options.limit} pairs a task: not the published measure" if options.limit else ""
     print(f"Spearman ρ × 100 with its 95 % bootstrap interval, {options.split}{limit}")
-    print(" " * width + "".join(f"{name:>14}" for name in [*tasks, "mean"]))
-    for row, found in figures.items():
-        spans = [*(found["tasks"][task] for task in tasks), found["mean"]]
-        print(f"{row:<{width}}" + "".join(f"{span['spearman']:14.2f}" for span in spans))
-        between = (f"{span['low']:.1f} to {span['high']:.1f}" for span in spans)
+    print(" " * width + "".join(f"{name:>14}" for name in names))
+    for row, figures in rows.items():
+        scores = [figures.columns[name] for name in names]
+        print(f"{row:<{width}}" + "".join(f"{score.value:14.2f}" for score in scores))
+        between = (f"{score.interval.low:.1f} to {score.interval.high:.1f}" for score in scores)
         print(" " * width + "".join(f"{text:>14}" for text in between))
-    for row, found in figures.items():
-        for name, less in found.get("difference", {}).items():
-            print(f"{name}, {row}, less {against}: {less['difference']:+.2f}, 95 % interval {less['low']:+.2f} to "
-                  f"{less['high']:+.2f}, p = {less['p_value']:.4f}")  # fmt: skip
+    for row, figures in rows.items():
+        for name, score in figures.columns.items():
+            if less := score.difference:
+                between = f"95 % interval {less.interval.low:+.2f} to {less.interval.high:+.2f}, p = {less.p_value:.4f}"
+                print(f"{name}, {row}, less {comparison.against}: {less.value:+.2f}, {between}")
     for row, layer in layers.items():
         print(f"{row}: layer {layer}, chosen on dev")

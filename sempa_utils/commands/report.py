@@ -14,11 +14,11 @@ def run(options) -> None:
     from sempa_utils import records
     from sempa_utils.experiments import report
 
-    root, found = records.committed_folder().parent, report.recorded_runs()
+    root, recorded = records.committed_folder().parent, report.recorded_runs()
     for path in report.documents():
         text = path.read_text(encoding="utf8")
         with write_whole(path) as draft:
-            draft.write_text(report.fill(text, found), encoding="utf8")
+            draft.write_text(report.fill(text, recorded), encoding="utf8")
         print(path.relative_to(root))
     for name, (figure, mark) in report.pictures().items():
         path = records.committed_folder() / "figures" / f"{name}.png"

@@ -36,16 +36,15 @@ def run(options) -> None:
     record = training.train(language_model, corpus, recipe=recipe, folder=options.output, resume=not options.fresh)
     if not processes.is_main_process:
         return
-    if record["rows_too_long"]:
-        print(f"{record['rows_too_long']} rows were longer than {recipe.max_length} tokens and left out")
-    first, last = record["curve"][0], record["last_quarter"]
+    if record.rows_too_long:
+        print(f"{record.rows_too_long} rows were longer than {recipe.max_length} tokens and left out")
+    first, last = record.curve[0], record.last_quarter
     headline = (
-        f"{recipe.objective.name}, {len(corpus):,} rows in {record['seconds']:.0f} s: loss {first['loss']:.4f} → "
-        f"{last['loss']:.4f} and accuracy {100 * last['accuracy']:.0f} % over the last quarter, "
-        f"peak memory {record['peak_memory_bytes'] / 2**30:.1f} GiB"
+        f"{recipe.objective.name}, {len(corpus):,} rows in {record.seconds:.0f} s: loss {first.loss:.4f} → "
+        f"{last.loss:.4f} and accuracy {100 * last.accuracy:.0f} % over the last quarter, "
+        f"peak memory {record.peak_memory_bytes / 2**30:.1f} GiB"
     )
-    print(f"{headline}\nadapter: {record['adapter']}")
+    print(f"{headline}\nadapter: {record.adapter}")
     if options.record:
-        figures = {k: v for k, v in record.items() if k not in ("model", "data", "recipe", "adapter")}
-        records.save_run(options.record, figures, headline, record["model"], record["data"], record["recipe"],
-                         options.seed, folder="results")  # fmt: skip
+        origin = records.Origin(record.model, record.data, record.recipe, options.seed)
+        records.save_run(records.run_record(options.record, record, headline=headline, origin=origin), "results")

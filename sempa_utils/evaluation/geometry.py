@@ -33,13 +33,13 @@ def principal_components(vectors, count: int = 2) -> tuple[np.ndarray, np.ndarra
     return mean, axes * signs[:, None], _shares(singular)[:count]
 
 
-def project(vectors, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
+def project(vectors, mean: np.ndarray, *, axes: np.ndarray) -> np.ndarray:
     """Return the coordinates (n, count) of vectors (n, width) on fitted axes."""
     return (np.asarray(vectors, dtype=float) - mean) @ axes.T
 
 
 def projections(
-    spaces: dict[str, dict[str, np.ndarray]], base: str | None = None, count: int = 2
+    spaces: dict[str, dict[str, np.ndarray]], base: str | None = None, *, count: int = 2
 ) -> dict[str, dict[str, np.ndarray]]:
     """Project each space {name: {role: (n, width)}} on axes of its own, or all on those fitted on the space `base`.
 
@@ -49,11 +49,12 @@ def projections(
     fitted_on = {name: name if base is None else pick(base, list(spaces), "space") for name in spaces}
     fits = {name: principal_components(np.concatenate(list(spaces[name].values())), count)
             for name in set(fitted_on.values())}  # fmt: skip
-    found = {}
+    projected = {}
     for name, roles in spaces.items():
         mean, axes, explained = fits[fitted_on[name]]
-        found[name] = {role: project(vectors, mean, axes) for role, vectors in roles.items()} | {"explained": explained}
-    return found
+        projected[name] = {role: project(vectors, mean, axes=axes) for role, vectors in roles.items()}
+        projected[name]["explained"] = explained
+    return projected
 
 
 # --- spread ----------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def uniformity(vectors) -> float:
     return float(np.log(2 * total / (len(unit) * (len(unit) - 1))))
 
 
-def alignment(first, second, alpha: float = 2.0) -> float:
+def alignment(first, second, *, alpha: float = 2.0) -> float:
     """Return E‖f(x) − f(x⁺)‖^α over positive pairs, row by row, on unit vectors; lower is better.
 
     `first` and `second` (n, width) hold a pair's two vectors in the same row. Source: Wang and Isola (2020).
@@ -92,7 +93,7 @@ def average_cosine(vectors) -> float:
     return float((np.square(unit.sum(axis=0)).sum() - count) / (count * (count - 1)))
 
 
-def isotropy(vectors, normalise: bool = True, sign: str = "positive") -> float:
+def isotropy(vectors, normalise: bool = True, *, sign: str = "positive") -> float:
     """Return min_j Z(u_j) / max_j Z(u_j), with Z(c) = Σ_s exp(c·v_s) and u_j the eigenvectors of VᵀV; higher is better.
 
     `normalise` makes the v_s unit vectors first. An eigenvector has two directions: "positive" takes the one in which
@@ -187,7 +188,7 @@ def overlap(first, second) -> float:
 
 @torch.no_grad()
 def aligned_tokens(
-    language_model: LanguageModel, states, top_k: int = 10, layer: int = -1, show_progress_bar: bool = False
+    language_model: LanguageModel, states, *, top_k: int = 10, layer: int = -1, show_progress_bar: bool = False
 ) -> torch.Tensor:
     """Return the `top_k` vocabulary tokens nearest to each state through the head: numbers (n, top_k), nearest first.
 
@@ -210,7 +211,7 @@ def aligned_tokens(
     return torch.cat(found)
 
 
-def gar(language_model: LanguageModel, sentences: list[str], aligned: torch.Tensor, fold: bool = False) -> float:
+def gar(language_model: LanguageModel, sentences: list[str], *, aligned: torch.Tensor, fold: bool = False) -> float:
     """Return |∪_i (aligned_i ∩ tokens_i)| / |∪_i tokens_i| over sentences and their aligned tokens (n, K).
 
     A token counts where it is aligned with a sentence that holds it, once for all such sentences; so the figure grows

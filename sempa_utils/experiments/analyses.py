@@ -1,8 +1,8 @@
 """The paper's analyses on one's own model: training templates, amount of data, seeds.
 
-Each trains what is not trained yet, scores it, and returns the arguments of `records.save_run`; their
-`figures` are what `plots.analyses` draws. Interrupted and started again, it goes on: a run is found by
-its fingerprint. One model is in memory at a time, first for all training, then for all scoring.
+Each trains what is not trained yet, scores it, and returns a record whose `figures` `plots.analyses` draws.
+Interrupted and started again, it goes on: a run is found by its fingerprint. One model is in memory at a time, first
+for all training, then for all scoring.
 """
 
 import gc
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from sempa_utils import models, profiles, training
+from sempa_utils import models, profiles, records, training
 from sempa_utils.checks import InputError, pick
 from sempa_utils.data import corpora
 from sempa_utils.data.templates import PARAPHRASE_TEMPLATES
@@ -21,6 +21,7 @@ from sempa_utils.evaluation import sts
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.profiles import Profile
+from sempa_utils.records import DataSizeCurve, DataSizePoint, RowScores, RunRecord, SeedSpread, TrainingRecord
 
 EXTRACTIONS = ("prompteol", "pretended_cot")  # of the template grid, as in the paper's Table 4
 BASE = "base"  # the row of the model without an adapter
@@ -35,12 +36,12 @@ def template_grid(
     objective: str = "pairwise",
     tasks: list[str] | None = None,
     show_progress_bar: bool = True,
-) -> dict:
+) -> RunRecord[dict[str, dict[str, RowScores]]]:
     """Train an adapter for each paraphrase template and score each with PromptEOL and Pretended CoT.
 
-    All see the same rows by the same recipe; the untrained base stands first. `figures` is
-    {template or "base": {extraction template: {"mean": ρ × 100, "tasks": {task: ρ × 100}}}}. Raises
-    `InputError` for an objective that asks for no paraphrase. Source: SemPA, Table 4.
+    All see the same rows by the same recipe; the untrained base stands first, so the figures are
+    {template or "base": {extraction template: scores}}. Raises `InputError` for an objective that asks for no
+    paraphrase. Source: SemPA, Table 4.
     """
     if "template" not in settings_of(pick(objective, OBJECTIVES, "objective")):
         asking = ", ".join(name for name, kind in OBJECTIVES.items() if "template" in settings_of(kind))
@@ -51,18 +52,18 @@ def template_grid(
     changes = [{"template": template, "seed": seed} for template in PARAPHRASE_TEMPLATES]
     runs = _train(name, profile, directory, objective, changes, show_progress_bar)
     base = models.load(name, profile.evaluation_precision)
-    adapters = {BASE: None} | {run["recipe"]["template"]: run["adapter"] for run in runs}
+    adapters = {BASE: None} | {run.recipe["template"]: run.adapter for run in runs}
     figures = {
-        label: {method: _score(one, method, tasks, directory, profile, seed) for method in EXTRACTIONS}
-        for label, one in _with_each(base, adapters, show_progress_bar)
+        label: {method: _score(model, method, tasks, directory, profile, seed) for method in EXTRACTIONS}
+        for label, model in _with_each(base, adapters, show_progress_bar)
     }
-    means = {(label, method): score["mean"] for label, row in figures.items() for method, score in row.items()}
-    best = max(means, key=means.get)
+    means = {(label, method): score.mean.value for label, row in figures.items() for method, score in row.items()}
+    best = max(means, key=means.__getitem__)
     headline = (
         f"mean ρ × 100: {means[best]:.2f} at best ({best[0]}, read with {best[1]}); "
         f"the base {' and '.join(f'{means[BASE, method]:.2f} ({method})' for method in EXTRACTIONS)}"
     )
-    return _findings(figures, headline, base, profile, runs, data, seed)
+    return _record("templates", figures, headline, base, profile, runs, data, seed)
 
 
 def data_size_curve(
@@ -74,13 +75,12 @@ def data_size_curve(
     objective: str = "pairwise",
     tasks: list[str] | None = None,
     show_progress_bar: bool = True,
-) -> dict:
+) -> RunRecord[DataSizeCurve]:
     """Score the base, each whole checkpoint and the final adapter of one finished run: ρ × 100 by triplets seen.
 
-    `folder` is the run's, by default that of the profile's run, trained if it is not there. `figures` is
-    {"dev_task", "curve": [{"triplets", "dev", "test", "tasks"}]}: the dev split of STS-B (of mini-STS where the
-    seven are not to be had), the mean of the test tasks and each of them. Raises `InputError` for a folder without a
-    finished run, or with one of another base.
+    `folder` is the run's, by default that of the profile's run, trained if it is not there. The dev split is that of
+    STS-B, or of mini-STS where the seven are not there. Raises `InputError` for a folder without a finished run, or
+    with one of another base.
 
     A checkpoint stands in the midst of the run's cosine schedule: a run of that many triplets alone would have come
     to its end. The paper does not say which of the two its points are. Source: SemPA, Figure 3.
@@ -99,20 +99,19 @@ def data_size_curve(
             "--output, or give the same command again to finish it."
         )
     base = models.load(name, profile.evaluation_precision)
-    models.check_adapter(base, run["adapter"])  # it alone has a note of its base
-    method = run["recipe"].get("extraction_template", "prompteol")
-    curve = []
-    for triplets, one in _with_each(base, {0: None} | training.adapters_by_rows(run), show_progress_bar):
-        found = _score(one, method, tasks, directory, profile, seed)
-        of_dev = _score(one, method, dev, directory, profile, seed, "dev")
-        curve.append({"triplets": triplets, "dev": of_dev["mean"], "test": found["mean"], "tasks": found["tasks"]})
-    best = max(curve, key=lambda point: point["dev"])
+    models.check_adapter(base, run.adapter)  # it alone has a note of its base
+    method = run.recipe.get("extraction_template", "prompteol")
+    points = []
+    for triplets, model in _with_each(base, {0: None} | training.adapters_by_rows(run), show_progress_bar):
+        test = _score(model, method, tasks, directory, profile, seed)
+        of_dev = _score(model, method, dev, directory, profile, seed, "dev")
+        points.append(DataSizePoint(triplets, of_dev.mean.value, test))
+    first, last, best = points[0], points[-1], max(points, key=lambda point: point.dev)
     headline = (
-        f"{dev[0]} dev ρ × 100: {curve[0]['dev']:.2f} on the base, {curve[-1]['dev']:.2f} after "
-        f"{curve[-1]['triplets']:,} triplets; best {best['dev']:.2f} after {best['triplets']:,}, "
-        f"where the test mean is {best['test']:.2f}"
+        f"{dev[0]} dev ρ × 100: {first.dev:.2f} on the base, {last.dev:.2f} after {last.triplets:,} triplets; "
+        f"best {best.dev:.2f} after {best.triplets:,}, where the test mean is {best.test.mean.value:.2f}"
     )
-    return _findings({"dev_task": dev[0], "curve": curve}, headline, base, profile, [run], data, seed)
+    return _record("data_size", DataSizeCurve(dev[0], points), headline, base, profile, [run], data, seed)
 
 
 def seed_spread(
@@ -124,13 +123,12 @@ def seed_spread(
     objective: str = "pairwise",
     tasks: list[str] | None = None,
     show_progress_bar: bool = True,
-) -> dict:
+) -> RunRecord[SeedSpread]:
     """Train the same run with several seeds; return each one's mean ρ × 100, their mean and standard deviation.
 
     A run's seed moves the adapter's first weights, which rows are drawn, and their order; `seed` draws the pairs,
-    the same for all. `figures` is {"runs": [{"seed", "mean", "tasks"}], "mean", "sd"}; sd is the sample's (ddof 1),
-    as in the paper: three seeds, 78.10 and 0.36. Raises `InputError` unless there are two different seeds or more.
-    Source: SemPA, Table 8.
+    the same for all. The standard deviation is the sample's (ddof 1), as in the paper: three seeds, 78.10 and 0.36.
+    Raises `InputError` unless there are two different seeds or more. Source: SemPA, Table 8.
     """
     seeds = list(seeds)
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
@@ -138,18 +136,18 @@ def seed_spread(
     profile = profile or profiles.get()
     tasks = tasks or corpora.sts_tasks(directory)
     data = _sts_data(tasks, directory, profile, seed)
-    runs = _train(name, profile, directory, objective, [{"seed": one} for one in seeds], show_progress_bar)
+    runs = _train(name, profile, directory, objective, [{"seed": number} for number in seeds], show_progress_bar)
     base = models.load(name, profile.evaluation_precision)
-    method = runs[0]["recipe"].get("extraction_template", "prompteol")
-    adapters = {run["recipe"]["seed"]: run["adapter"] for run in runs}
-    scored = [
-        {"seed": label} | _score(one, method, tasks, directory, profile, seed)
-        for label, one in _with_each(base, adapters, show_progress_bar)
-    ]
-    means = [row["mean"] for row in scored]
-    figures = {"runs": scored, "mean": float(np.mean(means)), "sd": float(np.std(means, ddof=1))}
-    headline = f"{len(seeds)} seeds: mean ρ × 100 {figures['mean']:.2f}, standard deviation {figures['sd']:.2f}"
-    return _findings(figures, headline, base, profile, runs, data, seed)
+    method = runs[0].recipe.get("extraction_template", "prompteol")
+    adapters = {run.recipe["seed"]: run.adapter for run in runs}
+    scored = {
+        label: _score(model, method, tasks, directory, profile, seed)
+        for label, model in _with_each(base, adapters, show_progress_bar)
+    }
+    means = [scores.mean.value for scores in scored.values()]
+    spread = SeedSpread(scored, float(np.mean(means)), float(np.std(means, ddof=1)))
+    headline = f"{len(seeds)} seeds: mean ρ × 100 {spread.mean:.2f}, standard deviation {spread.sd:.2f}"
+    return _record("seeds", spread, headline, base, profile, runs, data, seed)
 
 
 def _sts_data(tasks: list[str], directory, profile: Profile, seed: int, split: str = "test") -> list[dict]:
@@ -157,7 +155,9 @@ def _sts_data(tasks: list[str], directory, profile: Profile, seed: int, split: s
     return [corpora.load_sts(task, directory, split).sample(profile.sts_pairs, seed).record() for task in tasks]
 
 
-def _train(name: str, profile: Profile, directory, objective: str, changes: list[dict], show: bool) -> list[dict]:
+def _train(
+    name: str, profile: Profile, directory, objective: str, changes: list[dict], show: bool
+) -> list[TrainingRecord]:
     """Train a run for each change of the profile's recipe, or find it trained; return their records.
 
     Rows and folders are those of `training.train_profile`, so what it trained is found here and the other way round.
@@ -179,24 +179,17 @@ def _with_each(base: models.LanguageModel, adapters: dict, show: bool) -> Iterat
             yield label, model
 
 
-def _score(language_model, method, tasks, directory, profile: Profile, seed: int, split: str = "test") -> dict:
-    found = sts.evaluate(Embedder(language_model, method), tasks, directory, split, profile.sts_pairs, seed)
-    return {"mean": sts.mean_score(found), "tasks": {task: result["spearman"] for task, result in found.items()}}
+def _score(language_model, method, tasks, directory, profile: Profile, seed: int, split: str = "test") -> RowScores:
+    pairs = sts.load_tasks(tasks, directory, split=split, limit=profile.sts_pairs, seed=seed)
+    return sts.row_scores(sts.evaluate(Embedder(language_model, method), pairs))
 
 
-def _findings(figures: dict, headline: str, base, profile: Profile, runs: list[dict], data: list, seed: int) -> dict:
-    """Return the arguments of `records.save_run`, but for the record's name."""
-    recipes = [run["recipe"] for run in runs]
-    settings = {key: value for key, value in recipes[0].items() if all(one[key] == value for one in recipes)}
-    settings |= {"training_precision": runs[0]["model"]["precision"], "pairs_per_task": profile.sts_pairs}
-    settings |= {"adapters": [run["adapter_fingerprint"] for run in runs]}
+def _record(name: str, figures, headline: str, base, profile: Profile, runs, data: list, seed: int) -> RunRecord:
+    recipes = [run.recipe for run in runs]
+    settings = {key: value for key, value in recipes[0].items() if all(recipe[key] == value for recipe in recipes)}
+    settings |= {"training_precision": runs[0].model["precision"], "pairs_per_task": profile.sts_pairs}
+    settings |= {"adapters": [run.adapter_fingerprint for run in runs]}
     headline += f"; {profile.sts_pairs} pairs a task at most" if profile.sts_pairs else ""
-    trained_on = list({run["data"]["fingerprint"]: run["data"] for run in runs}.values())
-    return {
-        "figures": figures,
-        "headline": headline,
-        "model": base.describe(),
-        "data": trained_on + data,
-        "settings": settings,
-        "seed": seed,
-    }
+    trained_on = list({run.data["fingerprint"]: run.data for run in runs}.values())
+    origin = records.Origin(base.describe(), trained_on + data, settings, seed)
+    return records.run_record(name, figures, headline=headline, origin=origin)

@@ -6,6 +6,7 @@ of the grid that has no record, or not all of it, says so in its cells.
 
 import re
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -21,6 +22,7 @@ from sempa_utils.plots.space import movement_by_layer
 
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
+Recorded = dict[str, records.RunRecord[records.GridFigures] | None]  # None: a run without a record
 SHOWN_SUBSETS = 3
 FIRST_SCREEN = (BASE, "pairwise", "listwise", "one_word", "contrastive", "contrastive_kl")
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
@@ -32,47 +34,47 @@ PUBLISHED_METHODS = {"mean": "Mean Pooling", "echo": "Echo Embedding", "prompteo
                      "token_prepending": "Token Prepending"}  # fmt: skip
 
 
-def recorded_runs(model: str = models.PACKAGED, folder: str | Path | None = None) -> dict[str, dict | None]:
+def recorded_runs(model: str = models.PACKAGED, folder: str | Path | None = None) -> Recorded:
     """Return {run of the grid or trial: its record, or None where there is none} for a model."""
     folder = Path(folder or records.committed_folder())
     paths = {run: folder / f"{record_name(model, run)}.json" for run in ALL}
-    return {run: records.load_run(path) if path.is_file() else None for run, path in paths.items()}
+    return {run: records.load_run(path, records.GridFigures) if path.is_file() else None for run, path in paths.items()}
 
 
-def overview(found: dict[str, dict | None]) -> str:
+def overview(recorded: Recorded) -> str:
     """Return the first screen's table: what each objective gains in embeddings and what it costs in speech."""
-    return _gains_and_costs(found, FIRST_SCREEN)
+    return _gains_and_costs(recorded, FIRST_SCREEN)
 
 
-def grid(found: dict[str, dict | None]) -> str:
+def grid(recorded: Recorded) -> str:
     """Return the same table of every run, also of those that were not run."""
-    return _gains_and_costs(found, RUNS)
+    return _gains_and_costs(recorded, RUNS)
 
 
-def _gains_and_costs(found: dict[str, dict | None], runs) -> str:
-    base, rows = _figures(found, BASE), {}
+def _gains_and_costs(recorded: Recorded, runs) -> str:
+    base, rows = _figures(recorded, BASE), {}
     for run in runs:
-        own = _figures(found, run)
-        scores = own.get("sts", {}) if _is_seven(own) else {}
+        figures = _figures(recorded, run)
+        seven = _seven(figures)
         rows[_name(run)] = [
-            f"{own['train']['rows']:,}" if own else NOT_RUN,
-            _with_interval(scores["mean"]) if scores else NOT_RUN,
-            "" if run == BASE else _difference(scores["difference"]["mean"]) if scores else NOT_RUN,
-            _perplexity(own, base),
-            _with_error(own["generation"]["tasks"]["mean"]) if "generation" in own else NOT_RUN,
+            f"{figures.train.rows:,}" if figures.train else NOT_RUN,
+            _with_interval(seven.scores.mean) if seven else NOT_RUN,
+            _difference(seven.scores.mean) if seven else "" if run == BASE else NOT_RUN,
+            _perplexity(figures, base),
+            _with_error(figures.generation.scores.mean) if figures.generation else NOT_RUN,
         ]
     columns = ["training triplets", "mean of seven STS tasks (95 % interval)", "change from the base",
                "perplexity, change", "mean of five benchmarks (change)"]  # fmt: skip
     return _markdown("run", columns, rows)
 
 
-def sts(found: dict[str, dict | None]) -> str:
+def sts(recorded: Recorded) -> str:
     """Return ρ × 100 of each run on each task, and the published rows."""
     rows = {}
-    for run, own in _having_seven(found):
-        tasks = [f"{own['tasks'][task]['spearman']:.2f}" for task in STS_TASKS]
-        mean, unseen = own["mean"]["spearman"], own["without_training_sentences"]["mean"]
-        rows[_name(run)] = [*tasks, f"{mean:.2f}", f"{unseen:.2f}"]
+    for run, figures in _having_seven(recorded):
+        columns = figures.scores.columns
+        values = [columns[name].value for name in (*STS_TASKS, "mean")]
+        rows[_name(run)] = [f"{value:.2f}" for value in (*values, figures.without_training_sentences.mean.value)]
     for group, method in PUBLISHED_STS:
         row = records.published_sts(group, method)
         label = method if group == "reference" else f"{group} {method}"
@@ -80,18 +82,18 @@ def sts(found: dict[str, dict | None]) -> str:
     return _markdown("", [*STS_TASKS, "mean", "mean without training sentences"], rows)
 
 
-def generation(found: dict[str, dict | None]) -> str:
+def generation(recorded: Recorded) -> str:
     """Return the benchmarks of each run ± standard error with its difference from the base, and the published rows."""
     rows = {}
-    for run, own in _having(found, "generation"):
-        rows[_name(run)] = [_with_error(own["tasks"][task]) for task in (*BENCHMARKS, "mean")]
+    for run, figures in _having(recorded, "generation"):
+        rows[_name(run)] = [_with_error(figures.scores.columns[task]) for task in (*BENCHMARKS, "mean")]
     for row in records.published("table6_generation"):
         figures = [f"{row[column]:.2f}" for column in (*(task.column for task in TASKS.values()), "Avg")]
         rows[f"{row['model']} {row['variant']}, *published*"] = figures
     return _markdown("", [*BENCHMARKS.values(), "mean"], rows)
 
 
-def speech(found: dict[str, dict | None]) -> str:
+def speech(recorded: Recorded) -> str:
     """Return the cheap signals of each run that has them."""
     columns = {
         "perplexity": "perplexity",
@@ -105,11 +107,11 @@ def speech(found: dict[str, dict | None]) -> str:
         "self_bleu": "self-BLEU",
         "entropy": "entropy of the next token, nats",
     }
-    rows = {_name(run): [f"{own[name]:.2f}" for name in columns] for run, own in _having(found, "signals")}
+    rows = {_name(run): [f"{signals[name]:.2f}" for name in columns] for run, signals in _having(recorded, "signals")}
     return _markdown("", list(columns.values()), rows)
 
 
-def space(found: dict[str, dict | None]) -> str:
+def space(recorded: Recorded) -> str:
     """Return the shape of the space of each run that has it, and the paper's Table 5."""
     columns = {
         "uniformity": "uniformity",
@@ -118,79 +120,81 @@ def space(found: dict[str, dict | None]) -> str:
         "average_cosine": "average cosine",
         "effective_rank": "effective rank",
     }
-    rows = {_name(run): [_minus(f"{own[name]:.2f}") for name in columns] for run, own in _having(found, "geometry")}
+    rows = {
+        _name(run): [_minus(f"{shape[name]:.2f}") for name in columns] for run, shape in _having(recorded, "geometry")
+    }
     for row in records.published("table5_geometry"):
         figures = [_minus(f"{row[name]:.2f}") if name in row else "" for name in columns]
         rows[f"{row['model']} {row['method']}, *published*"] = figures
     return _markdown("", list(columns.values()), rows)
 
 
-def checkpoints(found: dict[str, dict | None]) -> str:
+def checkpoints(recorded: Recorded) -> str:
     """Return ρ × 100 on STS-B dev, in brackets the change of perplexity, a column for each number of triplets seen."""
-    runs, base = curves(found)
+    runs, base = curves(recorded)
     seen, reached = _reached(runs, base)
-    rows = {BASE: [f"{base['sts']:.1f}"] + [""] * len(seen)} if base else {}
+    rows = {BASE: [f"{base.sts:.1f}"] + [""] * len(seen)} if base else {}
     rows |= {_name(run): ["", *cells] for run, cells in reached.items()}
     return _markdown("triplets seen", ["0", *seen], rows)
 
 
-def trials(found: dict[str, dict | None]) -> str:
+def trials(recorded: Recorded) -> str:
     """Return the trials as `checkpoints` does, beside what their recipes differ in."""
-    runs = {run: _figures(found, run)["frontier"]["points"] for run in TRIALS
-            if "frontier" in _figures(found, run)}  # fmt: skip
-    seen, reached = _reached(runs, curves(found)[1])
+    runs = {run: record for run in TRIALS if (record := recorded.get(run)) and record.figures.frontier}
+    points = {run: record.figures.frontier or [] for run, record in runs.items()}
+    seen, reached = _reached(points, curves(recorded)[1])
     rows = {}
     for run, cells in reached.items():
-        recipe = found[run]["settings"]["recipe"]
+        recipe = runs[run].settings["recipe"]
         asked = recipe["template"] if "template" in settings_of(OBJECTIVES[recipe["objective"]]) else ""
         batch = recipe["micro_batch"] * recipe["accumulation"]
         rows[_name(run)] = [f"{recipe['learning_rate']:g}", f"{batch}", f"{asked}", *cells]
     return _markdown("", ["learning rate", "batch", "answers asked for by", *seen], rows)
 
 
-def subsets(found: dict[str, dict | None]) -> str:
+def subsets(recorded: Recorded) -> str:
     """Return the `SHOWN_SUBSETS` parts of the STS tasks on which each run gains the most and the least, ρ × 100."""
-    runs = dict(_having_seven(found))
-    base, rows = _parts(runs.pop(BASE, {}).get("tasks", {})), {}
-    for run, own in runs.items():
+    runs = {run: _parts(figures.scores.tasks) for run, figures in _having_seven(recorded)}
+    base, rows = runs.pop(BASE, {}), {}
+    for run, parts in runs.items():
         if base:
-            gains = {part: value - base[part] for part, value in _parts(own["tasks"]).items()}
-            falling = [f"{part} {_signed(gains[part], 1)}" for part in sorted(gains, key=gains.get, reverse=True)]
+            gains = {part: value - base[part] for part, value in parts.items()}
+            falling = [
+                f"{part} {_signed(gains[part], 1)}" for part in sorted(gains, key=gains.__getitem__, reverse=True)
+            ]
             rows[_name(run)] = [", ".join(falling[:SHOWN_SUBSETS]), ", ".join(falling[: -SHOWN_SUBSETS - 1 : -1])]
     return _markdown("", ["gains most", "gains least"], rows)
 
 
-def recommended(found: dict[str, dict | None]) -> str:
+def recommended(recorded: Recorded) -> str:
     """Return what the recommended run reaches beside the base, task by task: the table of its model card."""
-    base, own = _figures(found, BASE), _figures(found, RECOMMENDED)
+    base, trained = _figures(recorded, BASE), _figures(recorded, RECOMMENDED)
     rows = {}
-    if _is_seven(base) and _is_seven(own):
+    if (before := _seven(base)) and (after := _seven(trained)):
         for task in (*STS_TASKS, "mean"):
-            both = [one["sts"]["mean"] if task == "mean" else one["sts"]["tasks"][task] for one in (base, own)]
-            rows[f"{task}, ρ × 100"] = [*map(_with_interval, both), _difference(own["sts"]["difference"][task])]
-        unseen = [one["sts"]["without_training_sentences"]["mean"] for one in (base, own)]
+            scores = [figures.scores.columns[task] for figures in (before, after)]
+            rows[f"{task}, ρ × 100"] = [*map(_with_interval, scores), _difference(scores[1])]
+        unseen = [figures.without_training_sentences.mean.value for figures in (before, after)]
         apart = _signed(unseen[1] - unseen[0])
         rows["mean without training sentences"] = [*(f"{value:.2f}" for value in unseen), apart]
-    if "signals" in base and "signals" in own:
-        values = [one["signals"]["perplexity"] for one in (base, own)]
-        rows["perplexity"] = [*(f"{value:.2f}" for value in values), _change(own["signals"], base["signals"])]
-    if "generation" in base and "generation" in own:
+    if base.signals and trained.signals:
+        values = [signals["perplexity"] for signals in (base.signals, trained.signals)]
+        rows["perplexity"] = [*(f"{value:.2f}" for value in values), _change(values[1], values[0])]
+    if base.generation and trained.generation:
         for name, label in (BENCHMARKS | {"mean": "five benchmarks"}).items():
-            tasks = [one["generation"]["tasks"][name] for one in (base, own)]
-            scores = [f"{task['value']:.1f} ± {task['standard_error']:.1f}" for task in tasks]
-            error = f"{tasks[1]['difference_standard_error']:.1f}"
-            rows[f"{label}, {tasks[1]['items']} items"] = [*scores, f"{_signed(tasks[1]['difference'], 1)} ± {error}"]
+            scores = [figures.scores.columns[name] for figures in (base.generation, trained.generation)]
+            cells = [f"{score.value:.1f} ± {score.standard_error:.1f}" for score in scores]
+            rows[f"{label}, {scores[1].count} items"] = [*cells, _paired(scores[1])]
     return _markdown("", [BASE, _name(RECOMMENDED), "difference"], rows)
 
 
 def methods(_) -> str:
     """Return the methods without training on the seven tasks, PromptEOL's difference, and the paper's LLaMA2-7B."""
-    figures = records.load_run(records.committed_folder() / "sts_seven_tasks.json")["figures"]
     rows = {}
-    for name, own in figures.items():
-        apart = _difference(own["difference"]["mean"]) if "difference" in own else ""
+    for name, row in _comparison("sts_seven_tasks").rows.items():
         published = name in PUBLISHED_METHODS and records.published_sts("LLaMA2-7B", PUBLISHED_METHODS[name])["Avg"]
-        rows[f"`{name}`"] = [_with_interval(own["mean"]), apart, f"{published:.2f}" if published else ""]
+        beside = f"{published:.2f}" if published else ""
+        rows[f"`{name}`"] = [_with_interval(row.mean), _difference(row.mean), beside]
     return _markdown("", ["mean ρ × 100 (95 % interval)", "less PromptEOL", "LLaMA2-7B, *published*"], rows)
 
 
@@ -198,18 +202,20 @@ def first_trials(_) -> str:
     """Return the five objectives after 512 rows on STS-B, ρ × 100; on the test split those that were scored there."""
     rows = {}
     for split in ("dev", "test"):
-        figures = records.load_run(records.committed_folder() / f"sts_b_{split}_512.json")["figures"]
-        apart = figures.pop("less the base")
-        for name, own in figures.items():
-            label = name.partition(" + ")[2]
-            less = _difference(apart[name]["STS-B"]) if name in apart else ""
-            rows.setdefault(f"`{label}`" if label else BASE, {})[split] = [f"{own['STS-B']['spearman']:.2f}", less]
-    cells = {name: [*found["dev"], *found.get("test", ["", ""])] for name, found in rows.items()}
+        for name, row in _comparison(f"sts_b_{split}_512").rows.items():
+            label, score = name.partition(" + ")[2], row.tasks["STS-B"]
+            cells = [f"{score.value:.2f}", _difference(score)]
+            rows.setdefault(f"`{label}`" if label else BASE, {})[split] = cells
+    both = {name: [*splits["dev"], *splits.get("test", ["", ""])] for name, splits in rows.items()}
     return _markdown(
         "",
         ["STS-B dev, 500 pairs", "less the base (95 % interval)", "STS-B test", "less the base (95 % interval)"],
-        cells,
+        both,
     )
+
+
+def _comparison(name: str) -> records.Comparison:
+    return records.load_run(records.committed_folder() / f"{name}.json", records.Comparison).figures
 
 
 TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "speech": speech, "space": space,
@@ -217,9 +223,9 @@ TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generati
           "recommended": recommended, "methods": methods, "first-trials": first_trials}  # fmt: skip
 
 
-def fill(text: str, found: dict[str, dict | None]) -> str:
+def fill(text: str, recorded: Recorded) -> str:
     """Return `text` with each block's table made anew. Raises `InputError` for a block of no known name."""
-    return BLOCK.sub(lambda match: match[1] + pick(match[2], TABLES, "table")(found) + "\n" + match[3], text)
+    return BLOCK.sub(lambda match: match[1] + pick(match[2], TABLES, "table")(recorded) + "\n" + match[3], text)
 
 
 def documents() -> list[Path]:
@@ -231,30 +237,38 @@ def documents() -> list[Path]:
 
 def pictures() -> dict[str, tuple[Figure, str]]:
     """Return {name: (figure, fingerprint of the records that it was drawn from)} of results/figures/."""
-    found, drawn = recorded_runs(), {}
-    runs, base = curves(found)
+    recorded, drawn = recorded_runs(), {}
+    runs, base = curves(recorded)
     if runs and base:
-        drawn["frontier"] = frontier(runs, base, text="WikiText-2", gained="STS-B dev"), fingerprint(runs, base)
-    runs = dict(_having(found, "layers"))
+        mark = fingerprint(records.plain(runs), records.plain(base))
+        drawn["frontier"] = frontier(runs, base, text="WikiText-2", gained="STS-B dev"), mark
+    runs = dict(_having(recorded, "layers"))
     base = runs.pop(BASE, None)
     if runs and base:
-        drawn["layers"] = movement_by_layer(runs, base), fingerprint(runs, base)
+        drawn["layers"] = movement_by_layer(runs, base), fingerprint(records.plain(runs), records.plain(base))
     return drawn
 
 
-def curves(found: dict[str, dict | None]) -> tuple[dict[str, list[dict]], dict | None]:
+def curves(recorded: Recorded) -> tuple[dict[str, list[records.FrontierPoint]], records.FrontierPoint | None]:
     """Return {run: its checkpoints' points} and the base's point, as `plots.generation.frontier` takes them."""
-    runs = {run: own["points"] for run, own in _having(found, "frontier")}
-    base = (runs.pop(BASE, None) or [None])[0]
-    return {run: own for run, own in runs.items() if own}, base
+    runs = dict(_having(recorded, "frontier"))
+    base = runs.pop(BASE, [None])[0]
+    return runs, base
 
 
-def _reached(runs: dict[str, list[dict]], base: dict | None) -> tuple[list[str], dict[str, list[str]]]:
+def _reached(
+    runs: dict[str, list[records.FrontierPoint]], base: records.FrontierPoint | None
+) -> tuple[list[str], dict]:
     """Return the numbers of rows seen in any run, and {run: a cell for each of them, blank where it has none}."""
-    seen = sorted({point["rows"] for points in runs.values() for point in points})
-    told = {run: {point["rows"]: f"{point['sts']:.1f}" + (f" ({_change(point, base)})" if base else "")
-                  for point in points} for run, points in runs.items()}  # fmt: skip
-    return [f"{rows:,}" for rows in seen], {run: [one.get(rows, "") for rows in seen] for run, one in told.items()}
+    seen = sorted({point.rows for points in runs.values() for point in points})
+    cells = {
+        run: {
+            point.rows: f"{point.sts:.1f}" + (f" ({_change(point.perplexity, base.perplexity)})" if base else "")
+            for point in points
+        }
+        for run, points in runs.items()
+    }
+    return [f"{rows:,}" for rows in seen], {run: [row.get(rows, "") for rows in seen] for run, row in cells.items()}
 
 
 def _markdown(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
@@ -262,64 +276,71 @@ def _markdown(corner: str, columns: list[str], rows: dict[str, list[str]]) -> st
     return "\n".join(lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()])
 
 
-def _having(found, step: str) -> list[tuple[str, dict]]:
-    """Return (run, what its step found) of the runs that have it."""
-    return [(run, _figures(found, run)[step]) for run in RUNS if step in _figures(found, run)]
+def _having(recorded: Recorded, step: str) -> list[tuple[str, Any]]:
+    """Return (run, the figures of its step) of the runs that have it."""
+    figures = [(run, getattr(_figures(recorded, run), step)) for run in RUNS]
+    return [(run, of_step) for run, of_step in figures if of_step]
 
 
-def _is_seven(own: dict) -> bool:
-    """Return whether a run was scored on the seven tasks, and not on the packaged sentences."""
-    return set(STS_TASKS) <= set(own.get("sts", {}).get("tasks", {}))
+def _seven(figures: records.GridFigures) -> records.StsFigures | None:
+    """Return the STS scores of a run that was scored on the seven tasks, and not on the packaged sentences."""
+    return figures.sts if figures.sts and set(STS_TASKS) <= set(figures.sts.scores.tasks) else None
 
 
-def _having_seven(found) -> list[tuple[str, dict]]:
-    return [(run, own) for run, own in _having(found, "sts") if _is_seven(_figures(found, run))]
+def _having_seven(recorded: Recorded) -> list[tuple[str, records.StsFigures]]:
+    return [(run, seven) for run in RUNS if (seven := _seven(_figures(recorded, run)))]
 
 
-def _figures(found, run: str) -> dict:
-    return (found.get(run) or {"figures": {}})["figures"]
+def _figures(recorded: Recorded, run: str) -> records.GridFigures:
+    record = recorded.get(run)
+    return record.figures if record else records.GridFigures()
 
 
 def _name(run: str) -> str:
     return run if run == BASE else f"`{run}`"
 
 
-def _difference(one: dict) -> str:
-    return f"{_signed(one['difference'])} ({_signed(one['low'], 1)} to {_signed(one['high'], 1)})"
+def _difference(score: records.TaskScore) -> str:
+    if not (less := score.difference):
+        return ""
+    return f"{_signed(less.value)} ({_signed(less.bounds.low, 1)} to {_signed(less.bounds.high, 1)})"
 
 
-def _perplexity(own: dict, base: dict) -> str:
-    if "signals" not in own:
+def _paired(score: records.TaskScore) -> str:
+    less = score.difference
+    return f"{_signed(less.value, 1)} ± {less.standard_error:.1f}" if less else ""
+
+
+def _perplexity(figures: records.GridFigures, base: records.GridFigures) -> str:
+    if not figures.signals:
         return NOT_RUN
-    value = own["signals"]["perplexity"]
-    if own is base or "signals" not in base:
+    value = figures.signals["perplexity"]
+    if figures is base or not base.signals:
         return f"{value:.2f}"
-    return f"{value:.2f}, {_change(own['signals'], base['signals'])}"
+    return f"{value:.2f}, {_change(value, base.signals['perplexity'])}"
 
 
-def _change(own: dict, base: dict) -> str:
+def _change(perplexity: float, base: float) -> str:
     """Return how far a perplexity is from the base's."""
-    return f"{_signed(100 * (own['perplexity'] / base['perplexity'] - 1), 1)} %"
+    return f"{_signed(100 * (perplexity / base - 1), 1)} %"
 
 
-def _parts(tasks: dict) -> dict[str, float]:
+def _parts(tasks: dict[str, records.TaskScore]) -> dict[str, float]:
     """Return {part of a task, or the task if it has none: ρ × 100}."""
     return {
         f"{task} {part}".strip(): value
-        for task, row in tasks.items()
-        for part, value in (row["subsets"] or {"": row["spearman"]}).items()
+        for task, score in tasks.items()
+        for part, value in (score.parts or {"": score.value}).items()
     }
 
 
-def _with_interval(one: dict) -> str:
-    return f"{one['spearman']:.2f} ({one['low']:.1f} to {one['high']:.1f})"
+def _with_interval(score: records.TaskScore) -> str:
+    return f"{score.value:.2f} ({score.bounds.low:.1f} to {score.bounds.high:.1f})"
 
 
-def _with_error(one: dict) -> str:
-    value = f"{one['value']:.1f} ± {one['standard_error']:.1f}"
-    if "difference" not in one:
-        return value
-    return f"{value} ({_signed(one['difference'], 1)} ± {one['difference_standard_error']:.1f})"
+def _with_error(score: records.TaskScore) -> str:
+    value = f"{score.value:.1f} ± {score.standard_error:.1f}"
+    return f"{value} ({_paired(score)})" if score.difference else value
 
 
 def _signed(value: float, decimals: int = 2) -> str:

@@ -4,20 +4,20 @@ A run goes through the `STEPS`; each keeps what it found, so `reproduce` goes on
 call computes nothing. Whatever could be chosen was chosen on STS-B dev; the tests are read and never tuned on.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from sempa_utils import models, profiles, records, training
-from sempa_utils.checks import InputError, build_folder, pick, write_whole
+from sempa_utils.checks import InputError, build_folder, pick
 from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder, embedder
 from sempa_utils.evaluation import geometry, sts
-from sempa_utils.evaluation.generation import check_tasks, comparison, evaluate, harness, signals
+from sempa_utils.evaluation.generation import Benchmarks, check_tasks, comparison, evaluate, harness, signals
+from sempa_utils.evaluation.sts import ScoredTask
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
 
@@ -130,7 +130,8 @@ def reproduce(
     profile, sizes = profile or profiles.get(), sizes or Sizes()
     benchmarks = None
     if any("generation" in own for own in todo.values()):  # what is wrong with the files is said before hours pass
-        benchmarks = check_tasks(None, directory, None if state_only else name, sizes.generation_items, seed)
+        items = Benchmarks(directory=directory, limit=sizes.generation_items, seed=seed)
+        benchmarks = check_tasks(items, None if state_only else name)
     base = models.load(name, precision or profile.precision)
     data = _Data.load(directory, sizes, seed, benchmarks)
     folder = Path(folder or build_folder() / "records")
@@ -157,7 +158,7 @@ def ship(run: str, name: str, model: str, profile: Profile, precision: str | Non
     trained = _trained(base, run, rows, profile, seed, train=False, watch=print)
     if trained is None:
         raise InputError(f"{run}: not trained yet in these sizes. Run the command without --state.")
-    return models.ship_adapter(trained["adapter"], name)
+    return models.ship_adapter(trained.adapter, name)
 
 
 def table(state: dict[str, dict[str, bool]]) -> str:
@@ -182,7 +183,9 @@ def recipe(run: str, profile: Profile, seed: int = 42) -> training.Recipe:
     return training.Recipe.of_profile(profile, one.objective, **{"seed": seed, "save_every": SAVE_EVERY} | one.changes)
 
 
-def _trained(base, run: str, rows: corpora.Corpus, profile, seed: int, train: bool, watch) -> dict | None:
+def _trained(
+    base, run: str, rows: corpora.Corpus, profile, seed: int, train: bool, watch
+) -> records.TrainingRecord | None:
     """Return the record of a run's training, trained now if it has to be and `train`; None for the base."""
     if run == BASE:
         return None
@@ -209,9 +212,8 @@ class _Data:
 
     @classmethod
     def load(cls, directory, sizes: Sizes, seed: int, benchmarks: dict[str, dict] | None = None) -> "_Data":
-        names = corpora.sts_tasks(directory)
-        tasks = {task: corpora.load_sts(task, directory).sample(sizes.sts_pairs, seed) for task in names}
-        dev = corpora.load_sts("STS-B" if "STS-B" in names else corpora.MINI_STS, directory, "dev")
+        tasks = sts.load_tasks(None, directory, limit=sizes.sts_pairs, seed=seed)
+        dev = corpora.load_sts("STS-B" if "STS-B" in tasks else corpora.MINI_STS, directory, "dev")
         dev = dev.sample(sizes.frontier_pairs, seed)
         # The kit's own rows: a data directory may have nothing else that was not trained on.
         held_out = corpora.packaged_ranked_nli().sample(sizes.held_out, seed)
@@ -233,7 +235,7 @@ def _training_rows(run: str, data: _Data) -> corpora.Corpus:
 class _Work:
     """One run's model and data, and its steps by name."""
 
-    def __init__(self, base, run: str, rows: corpora.Corpus, trained: dict | None, data: _Data):
+    def __init__(self, base, run: str, rows: corpora.Corpus, trained: records.TrainingRecord | None, data: _Data):
         self.base, self.run, self.rows, self.trained, self.data = base, run, rows, trained, data
 
     def _reads(self, step: str) -> list:
@@ -249,53 +251,60 @@ class _Work:
         }[step]
 
     def path(self, step: str) -> Path:
-        """Return where a step keeps what it found: under the key of all that it depends on."""
-        run = self.trained and [self.trained["fingerprint"], self.trained["adapter_fingerprint"]]
+        """Return where a step keeps what it found: under a fingerprint of all that it depends on."""
+        run = self.trained and [self.trained.fingerprint, self.trained.adapter_fingerprint]
         sizes = {name: getattr(self.data.sizes, name) for name in STEPS[step]}
         of_step = {"base": self.base.identity(), "run": run, "sizes": sizes, "seed": self.data.seed}
         of_step |= {"reads": self._reads(step), "producers": {part.__name__: part.REVISION for part in PRODUCERS[step]}}
-        key = models.figure_key(step, REVISION, packages=("peft", "numpy", "scipy"), **of_step)
+        key = models.figure_key(step, REVISION, packages=("peft", "numpy", "scipy"), schema=records.SCHEMA, **of_step)
         return build_folder() / "reproduce" / f"{self.run}_{step}_{key}.json"
 
     def keep(self, step: str) -> None:
         """Compute a step and keep what it found."""
-        found = records.plain(getattr(self, step)())
-        with write_whole(self.path(step)) as draft:
-            draft.write_text(json.dumps(found, allow_nan=False), encoding="utf8")
+        records.write_json(self.path(step), records.GridFigures(**{step: getattr(self, step)()}))
 
     def write(self, folder: Path, asked: list[str]) -> None:
         """Write the run's record with what the steps that were asked for found, or add that to the record there."""
-        trained = self.trained or {}
-        model = self.base.describe() | {"adapter": trained.get("adapter_fingerprint")}
-        data = ([trained["data"]] if trained else []) + self.data.records()
-        about = model, data, {"recipe": trained.get("recipe"), "sizes": asdict(self.data.sizes)}, self.data.seed
+        trained, data = self.trained, self.data.records()
+        model = self.base.describe() | {"adapter": trained and trained.adapter_fingerprint}
+        settings = {"recipe": trained and trained.recipe, "sizes": asdict(self.data.sizes)}
+        origin = records.Origin(model, [trained.data, *data] if trained else data, settings, self.data.seed)
         name = record_name(self.base.name, self.run)
-        before = _recorded(folder / f"{name}.json", records.origin(*about))
-        steps = {step: before[step] for step in STEPS if step in before}
-        steps |= {step: json.loads(self.path(step).read_text(encoding="utf8"))
-                  for step in asked}  # fmt: skip
-        kept = ("last_quarter", "steps", "seconds", "triplets_per_second", "trainable_parameters", "rows_too_long")
-        training_figures = {"rows": trained["data"]["rows"] if trained else 0}
-        training_figures |= {name: trained[name] for name in kept if name in trained}
-        figures = {"train": before.get("train", records.plain(training_figures))} | steps
-        if figures == before:
+        record = records.run_record(name, records.GridFigures(self._training()), headline="", origin=origin)
+        before = _recorded(folder / f"{name}.json", record)
+        figures = replace(before.figures if before else record.figures, **{step: self._kept(step) for step in asked})
+        if before and figures == before.figures:
             return  # the record says when and by what command it was made
-        said = []
-        if "sts" in steps:
+        headline = f"{self.run}: {'; '.join(self._main_figures(figures))}"
+        records.save_run(replace(record, figures=figures, headline=headline), folder)
+
+    def _kept(self, step: str):
+        return getattr(records.read_json(self.path(step), records.GridFigures), step)
+
+    def _training(self) -> records.TrainingFigures:
+        if not self.trained:
+            return records.TrainingFigures()
+        names = ("last_quarter", "steps", "seconds", "triplets_per_second", "trainable_parameters", "rows_too_long")
+        figures = {name: getattr(self.trained, name) for name in names}
+        return records.TrainingFigures(self.trained.data["rows"], **figures)
+
+    def _main_figures(self, figures: records.GridFigures) -> list[str]:
+        parts = []
+        if figures.sts:
             pairs = f", {self.data.sizes.sts_pairs} pairs a task" if self.data.sizes.sts_pairs else ""
-            said.append(f"{len(self.data.tasks)} STS tasks{pairs}: mean {steps['sts']['mean']['spearman']:.2f}")
-        if "frontier" in steps and not said:
-            last = steps["frontier"]["points"][-1]
-            said.append(f"after {last['rows']:,} rows STS dev {last['sts']:.2f}, perplexity {last['perplexity']:.2f}")
-        if "signals" in steps:
-            said.append(f"perplexity {steps['signals']['perplexity']:.2f}")
-        if "generation" in steps:
-            said.append(f"generation mean {steps['generation']['tasks']['mean']['value']:.1f}")
-        records.save_run(name, figures, f"{self.run}: {'; '.join(said)}", *about, folder=folder)
+            parts.append(f"{len(self.data.tasks)} STS tasks{pairs}: mean {figures.sts.scores.mean.value:.2f}")
+        if figures.frontier and not parts:
+            last = figures.frontier[-1]
+            parts.append(f"after {last.rows:,} rows STS dev {last.sts:.2f}, perplexity {last.perplexity:.2f}")
+        if figures.signals:
+            parts.append(f"perplexity {figures.signals['perplexity']:.2f}")
+        if figures.generation:
+            parts.append(f"generation mean {figures.generation.scores.mean.value:.1f}")
+        return parts
 
     def _model(self, adapter: str | Path | None = None):
         """Give the base with an adapter, by default the run's own, for a `with` block."""
-        return models.adapted(self.base, adapter or (self.trained and self.trained["adapter"]))
+        return models.adapted(self.base, adapter or (self.trained.adapter if self.trained else None))
 
     def _beside_the_base(self, score: Callable) -> dict[str, dict]:
         """Return {BASE: what `score` gives of the base, run: of the run's model}; the base's is found again."""
@@ -305,23 +314,23 @@ class _Work:
                 rows[self.run] = score(model)
         return rows
 
-    def sts(self) -> dict:
+    def sts(self) -> records.StsFigures:
         """Score the STS tasks with PromptEOL, beside the base on the same pairs; and without the training sentences."""
-        what = (list(self.data.tasks), self.data.directory, "test", self.data.sizes.sts_pairs, self.data.seed)
-        rows = self._beside_the_base(lambda model: sts.evaluate(Embedder(model), *what, show_progress_bar=True))
-        figures = sts.summary(rows, self.data.tasks, BASE, self.data.seed)[self.run]
-        return figures | {"without_training_sentences": self._unseen(rows[self.run])}
+        rows = self._beside_the_base(
+            lambda model: sts.evaluate(Embedder(model), self.data.tasks, show_progress_bar=True)
+        )
+        comparison = sts.summary(rows, BASE, seed=self.data.seed)
+        return records.StsFigures(comparison.rows[self.run], self._unseen(rows[self.run]))
 
-    def _unseen(self, scored: dict[str, dict]) -> dict:
-        """Return {task: {pairs left out, spearman of the others}} and their mean."""
-        seen = {_letters(sentence) for row in self.rows.rows for sentence in row}
-        found = {}
+    def _unseen(self, scored: dict[str, ScoredTask]) -> records.RowScores:
+        """Return the scores on the pairs of which neither sentence was trained on."""
+        trained = {_letters(sentence) for row in self.rows.rows for sentence in row}
+        scores = {}
         for name, task in self.data.tasks.items():
-            unseen = np.array([not {_letters(pair.first), _letters(pair.second)} & seen for pair in task.rows])
-            scores = np.array([pair.score for pair in task.rows])
-            rho = sts.spearman(scored[name]["similarities"][unseen], scores[unseen])
-            found[name] = {"left_out": int((~unseen).sum()), "spearman": rho}
-        return found | {"mean": float(np.mean([one["spearman"] for one in found.values()]))}
+            unseen = np.array([not {_letters(pair.first), _letters(pair.second)} & trained for pair in task.rows])
+            rho = sts.spearman(scored[name].similarities[unseen], scored[name].human[unseen])
+            scores[name] = records.TaskScore(rho, int(unseen.sum()))
+        return records.RowScores.of(scores)
 
     def geometry(self) -> dict:
         """Measure the space of STS-B dev's sentences, read with PromptEOL."""
@@ -339,40 +348,41 @@ class _Work:
             "effective_rank": geometry.effective_rank(vectors),
         }
 
-    def layers(self) -> dict:
-        """Follow PromptEOL's state up the layers: STS-B dev at each, and how far training has moved it from the base's.
-
-        Gives, a figure a layer, `sts` (None where all pairs are alike) and of a trained run `moved` and `moved_alike`.
-        """
+    def layers(self) -> records.LayerFigures:
+        """Follow PromptEOL's state up the layers: STS-B dev at each, and how far training has moved it."""
         sentences = [pair.first for pair in self.data.dev.rows] + [pair.second for pair in self.data.dev.rows]
         before = Embedder(self.base).encode_layers(sentences, show_progress_bar=True)
         with self._model() as model:
             after = Embedder(model).encode_layers(sentences, show_progress_bar=True) if self.trained else before
         scores = sts.layer_scores(after, [pair.score for pair in self.data.dev.rows])
-        found = {"sts": [scores.get(layer) for layer in range(len(after))]}
-        if self.trained:
-            steps = [geometry.displacement(*pair) for pair in zip(before, after)]
-            found["moved"], found["moved_alike"] = map(list, zip(*steps))
-        return found
+        rhos = [scores.get(layer) for layer in range(len(after))]
+        if not self.trained:
+            return records.LayerFigures(rhos)
+        return records.LayerFigures(
+            rhos, *map(list, zip(*(geometry.displacement(*pair) for pair in zip(before, after))))
+        )
 
     def signals(self) -> dict:
         """Take the cheap signals: perplexity of a text, preference, paraphrases, entropy."""
+        given = {"rows": self.data.held_out.rows, "limit": self.data.sizes.text_tokens, "show_progress_bar": True}
         with self._model() as model:
-            return signals.signals(model, self.data.text.rows, self.data.held_out.rows,
-                                   limit=self.data.sizes.text_tokens, show_progress_bar=True)  # fmt: skip
+            return signals.signals(model, self.data.text.rows, **given)
 
-    def generation(self) -> dict:
+    def generation(self) -> records.GenerationFigures:
         """Run the benchmarks, beside the base on the same items."""
-        what = (None, self.data.directory, self.data.sizes.generation_items, None, self.data.seed)
-        rows = self._beside_the_base(lambda model: evaluate(model, *what))
-        data = {task: result["data"] | {"metric": result["metric"], "shots": result["shots"]}
-                for task, result in rows[self.run].items()}  # fmt: skip
-        return {"tasks": comparison(rows, BASE)[self.run], "data": data}
+        data = self.data
+        items = Benchmarks(directory=data.directory, limit=data.sizes.generation_items, seed=data.seed)
+        rows = self._beside_the_base(lambda model: evaluate(model, items))
+        about = {
+            task: result.data | {"metric": result.metric, "shots": result.shots}
+            for task, result in rows[self.run].items()
+        }
+        return records.GenerationFigures(comparison(rows, BASE).rows[self.run], about)
 
-    def frontier(self) -> dict:
-        """Follow STS-B dev and perplexity over the checkpoints of the run: [{rows, sts, perplexity}]."""
+    def frontier(self) -> list[records.FrontierPoint]:
+        """Follow STS-B dev and perplexity over the checkpoints of the run."""
         if not self.trained:
-            return {"points": [self._point(self.base, 0)]}
+            return [self._point(self.base, 0)]
         adapters = list(training.adapters_by_rows(self.trained).items())
         # The first ones lie nearer to each other: most happens early.
         places = np.geomspace(1, len(adapters), self.data.sizes.frontier_points).round().astype(int) - 1
@@ -380,31 +390,27 @@ class _Work:
         for rows, folder in tqdm([adapters[place] for place in np.unique(places)], desc="checkpoints"):
             with self._model(folder) as model:
                 points.append(self._point(model, rows))
-        return {"points": points}
+        return points
 
-    def _point(self, model: models.LanguageModel, rows: int) -> dict:
-        cosines = sts.pair_similarities(Embedder(model).encode, self.data.dev.rows)
-        return {
-            "rows": rows,
-            "sts": sts.spearman(cosines, [pair.score for pair in self.data.dev.rows]),
-            "perplexity": signals.perplexity(model, self.data.text.rows, limit=self.data.sizes.text_tokens)[
-                "perplexity"
-            ],
-        }
+    def _point(self, model: models.LanguageModel, rows: int) -> records.FrontierPoint:
+        scored = sts.score_task(Embedder(model).encode, self.data.dev)
+        surprise = signals.perplexity(model, self.data.text.rows, limit=self.data.sizes.text_tokens)
+        return records.FrontierPoint(rows, scored.score.value, surprise.value)
 
 
-def _recorded(path: Path, origin: dict) -> dict:
-    """Return the figures of the record at `path`, which must have this `origin`; none where there is no record."""
+def _recorded(path: Path, record: records.RunRecord) -> records.RunRecord[records.GridFigures] | None:
+    """Return the record at `path`, which must depend on the same as `record`; None where there is no record."""
     if not path.is_file():
-        return {}
-    found = records.load_run(path)
-    other = [key for key, value in origin.items() if found.get(key) != value]
+        return None
+    before = records.load_run(path, records.GridFigures)
+    same = ("model", "data", "settings", "seed", "versions", "machine")
+    other = [name for name in same if getattr(before, name) != getattr(record, name)]
     if other:
         raise InputError(
             f"{path}: this record tells of another run; not alike: {', '.join(other)}. It stays as it is, and what was "
             "found now is kept. Give the command again with --records FOLDER, or move the file away."
         )
-    return found["figures"]
+    return before
 
 
 def _letters(sentence: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of the analyses, drawn from the `figures` of `sempa_utils.analyses` or of their records.
+"""Pictures of the analyses, drawn from the `figures` of their records.
 
 The paper's figures stand beside ours in panels of their own, marked as published and with their model's name.
 """
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from sempa_utils import records
 from sempa_utils.plots.style import COLOURS, page_style, panels
+from sempa_utils.records import DataSizeCurve, RowScores, SeedSpread
 
 # Of Table 4, as `analyses.EXTRACTIONS`.
 EXTRACTIONS = {"prompteol": "PromptEOL", "pretended_cot": "Pretended\nCoT"}
@@ -21,14 +22,14 @@ SPLITS = {"dev": ("--", "o"), "test": ("-", "s")}  # line and marker tell the sp
 CHANGE = LinearSegmentedColormap.from_list("change", [COLOURS["orange"], "white", COLOURS["blue"]])
 
 
-def template_map(figures: dict, model: str) -> Figure:
+def template_map(figures: dict[str, dict[str, RowScores]], model: str) -> Figure:
     """Draw ρ × 100 by training template (rows) and extraction template (columns), Table 4 beside.
 
     `figures` are those of `analyses.template_grid`, `model` the name of ours. A cell's colour is its change against
     the untrained base read with the same template, on one scale for all panels.
     """
-    rows, tasks = list(figures), figures["base"]["prompteol"]["tasks"]
-    ours = np.array([[figures[row][column]["mean"] for column in EXTRACTIONS] for row in rows])
+    rows, tasks = list(figures), figures["base"]["prompteol"].tasks
+    ours = np.array([[figures[row][column].mean.value for column in EXTRACTIONS] for row in rows])
     tables = {_ours(model): ours} | {_published(paper): _table4(column, rows) for column, paper in PAPERS.items()}
     changes = {title: table - table[rows.index("base")] for title, table in tables.items()}
     widest = max(np.abs(change).max() for change in changes.values())
@@ -53,19 +54,23 @@ def template_map(figures: dict, model: str) -> Figure:
     return figure
 
 
-def data_size(figures: dict, model: str) -> Figure:
+def data_size(curve: DataSizeCurve, model: str) -> Figure:
     """Draw ρ × 100 on the dev split and over the test tasks against the triplets seen, Figure 3 beside.
 
-    `figures` are those of `analyses.data_size_curve`, `model` the name of ours.
+    `model` is the name of ours.
     """
-    curve = figures["curve"]
-    seen = [point["triplets"] for point in curve]
+    points = curve.points
+    seen = [point.triplets for point in points]
+    ours = {
+        "dev": (f"{curve.dev_task} dev", [point.dev for point in points]),
+        "test": (_tasks(points[0].test.tasks), [point.test.mean.value for point in points]),
+    }
     theirs = records.published("figure3_data_size")
     with page_style():
         figure, (left, right) = panels(columns=2, height=3.8)
         for split in SPLITS:
-            name = f"{figures['dev_task']} dev" if split == "dev" else _tasks(curve[0]["tasks"])
-            _line(left, seen, [point[split] for point in curve], split, "blue", name)
+            name, values = ours[split]
+            _line(left, seen, values, split, "blue", name)
             for (column, paper), colour in zip(PAPERS.items(), ("green", "orange")):
                 values = [point[f"{column}_{split}"] for point in theirs]
                 thousands = [10 * point["triplets_10k"] for point in theirs]
@@ -80,23 +85,22 @@ def data_size(figures: dict, model: str) -> Figure:
     return figure
 
 
-def seeds(figures: dict, model: str) -> Figure:
+def seeds(spread: SeedSpread, model: str) -> Figure:
     """Draw each seed's mean ρ × 100, their mean and a band of one standard deviation, Table 8 beside.
 
-    `figures` are those of `analyses.seed_spread`, `model` the name of ours. The two axes differ in where they
-    lie and not in their length, so that the spreads can be compared.
+    `model` is the name of ours. The two axes differ in where they lie and not in their length, so that the spreads
+    can be compared.
     """
-    theirs = [{"seed": int(row["seed"]), "mean": row["Avg"]} for row in records.published("table8_seeds")]
-    values = [row["mean"] for row in theirs]
-    published = {"runs": theirs, "mean": np.mean(values), "sd": np.std(values, ddof=1)}
+    ours = {seed: scores.mean.value for seed, scores in spread.runs.items()}
+    theirs = {int(row["seed"]): row["Avg"] for row in records.published("table8_seeds")}
     groups = {
-        _ours(model): (figures, "blue", _tasks(figures["runs"][0]["tasks"])),
-        _published("LLaMA3-8B"): (published, "orange", "mean of 7 tasks"),
+        _ours(model): (ours, "blue", _tasks(next(iter(spread.runs.values())).tasks)),
+        _published("LLaMA3-8B"): (theirs, "orange", "mean of 7 tasks"),
     }
     with page_style():
         figure, both = panels(columns=2, height=3.6)
-        for axes, (title, (group, colour, what)) in zip(both, groups.items()):
-            _spread(axes, group, colour)
+        for axes, (title, (means, colour, what)) in zip(both, groups.items()):
+            _spread(axes, means, colour)
             axes.set(title=title, xlabel="seed", ylabel=f"{what}, ρ × 100")
         length = max(np.ptp(axes.get_ylim()) for axes in both)
         for axes in both:
@@ -136,17 +140,18 @@ def _line(axes, places, values, split: str, colour: str, label: str) -> None:
     axes.plot(places, values, style, marker=marker, markersize=5, color=COLOURS[colour], label=label)
 
 
-def _spread(axes, group: dict, colour: str) -> None:
+def _spread(axes, means: dict[int, float], colour: str) -> None:
     """Draw a dot a seed with its figure, a line at the mean, a band of one standard deviation to each side."""
-    runs, mean, sd = group["runs"], group["mean"], group["sd"]
+    values = list(means.values())
+    mean, sd = np.mean(values), np.std(values, ddof=1)
     axes.axhspan(mean - sd, mean + sd, color=COLOURS[colour], alpha=0.18, linewidth=0, label=f"± sd {sd:.2f}")
     axes.axhline(mean, color=COLOURS["black"], linestyle="--", linewidth=1.2, label=f"mean {mean:.2f}")
-    axes.plot(range(len(runs)), [run["mean"] for run in runs], "o", color=COLOURS[colour], markersize=9)
-    for place, run in enumerate(runs):
-        text = axes.annotate(f"{run['mean']:.2f}", (place, run["mean"]), xytext=(0, 10), textcoords="offset points",
-                             ha="center", fontsize=10)  # fmt: skip
+    axes.plot(range(len(values)), values, "o", color=COLOURS[colour], markersize=9)
+    above = {"xytext": (0, 10), "textcoords": "offset points", "ha": "center", "fontsize": 10}
+    for place, value in enumerate(values):
+        text = axes.annotate(f"{value:.2f}", (place, value), **above)
         text.set_bbox({"color": "white", "alpha": 0.8, "pad": 1})  # readable where the mean's line passes
-    axes.set_xticks(range(len(runs)), [str(run["seed"]) for run in runs])
-    axes.set_xlim(-0.5, len(runs) - 0.5)
+    axes.set_xticks(range(len(values)), list(map(str, means)))
+    axes.set_xlim(-0.5, len(values) - 0.5)
     axes.margins(y=0.25)
     axes.grid(axis="x", visible=False)

@@ -2,6 +2,7 @@
 
 import itertools
 import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import ticker
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.records import Comparison, Difference, FrontierPoint
 
 MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
 QUIET = "#5A5A5A"
@@ -24,19 +26,20 @@ def _signs():
 # --- benchmarks ----------------------------------------------------------------------------------
 
 
-def task_scores(rows: dict[str, dict], tasks: dict[str, str], chance: dict[str, float] | None = None) -> Figure:
-    """Draw each model's figure ± its standard error, a panel a task: {model: {task: {"value", "standard_error"}}}.
+def task_scores(comparison: Comparison, tasks: dict[str, str], *, chance: dict[str, float] | None = None) -> Figure:
+    """Draw each model's figure ± its standard error, a panel a task.
 
     `tasks` is {task: its name}; the first model's figure is a thin line in each panel; `chance` {task: the figure of
     guessing} a dashed one.
     """
+    rows, chance = comparison.rows, chance or {}
     places, models = np.arange(len(rows)), list(rows)
     with page_style():
         figure, axes = panels(columns=len(tasks), height=1.5 + 0.34 * len(rows), squeeze=False, sharey=True)
         for one, (task, name) in zip(axes[0], tasks.items()):
-            keys = ("value", "standard_error")
-            values, errors = (np.array([row[task][key] for row in rows.values()]) for key in keys)
-            if task in (chance or {}):
+            scores = [row.columns[task] for row in rows.values()]
+            values, errors = (np.array([getattr(s, name) for s in scores]) for name in ("value", "standard_error"))
+            if task in chance:
                 one.axvline(chance[task], color=COLOURS["grey"], linestyle="--", linewidth=1.2, label="guessing")
             one.axvline(values[0], color=COLOURS["blue"], linewidth=0.8, label=models[0])
             one.hlines(places, values - errors, values + errors, color=COLOURS["blue"], alpha=0.4, linewidth=2.5)
@@ -45,7 +48,7 @@ def task_scores(rows: dict[str, dict], tasks: dict[str, str], chance: dict[str, 
                 text = f"{value:.0f}" if value >= 10 or not value else f"{value:.1f}"
                 above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": 9}
                 one.annotate(text, (value, place), **above)
-            high = 1.12 * max(10.0, (chance or {}).get(task, 0), *(values + errors))
+            high = 1.12 * max(10.0, chance.get(task, 0), *(values + errors))
             one.set(title=name, xlim=(min(-0.06 * high, *(values - errors)), high), ylim=(len(rows) - 0.5, -0.75))
             one.xaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
             one.grid(axis="y", visible=False)
@@ -61,45 +64,46 @@ def task_scores(rows: dict[str, dict], tasks: dict[str, str], chance: dict[str, 
 # --- what is gained and what is lost -------------------------------------------------------------
 
 
-def gained_and_lost(ours: dict[str, dict], published: list[dict] | None = None, what: dict | None = None) -> Figure:
+def gained_and_lost(
+    ours: dict[str, tuple[Difference, Difference]],
+    published: dict[str, tuple[float, float | None]] | None = None,
+    *,
+    generation: str = "mean of the benchmarks",
+    sts: str = "STS, ρ × 100",
+) -> Figure:
     """Draw STS gained (y) against generation gained or lost (x), both as differences from the base, in points.
 
-    `ours` is {model: {"generation", "sts"}} with 95 % intervals as "generation_low", "sts_high" and so on. `published`
-    rows have name, generation and, where the paper has it, sts: other models and other tests, so hollow; one without
-    sts is a line. `what` names the axes' measures: {"generation": …, "sts": …}.
+    `ours` is {model: (generation, STS)}, with 95 % intervals by their own or 1.96 standard errors. `published` is the
+    same without intervals: other models and other tests, so hollow; one of which the paper has no STS is a line.
+    `generation` and `sts` name the measures.
     """
-    what = {"generation": "mean of the benchmarks", "sts": "STS, ρ × 100"} | (what or {})
+    published = published or {}
     with page_style():
         figure, axes = panels(height=5.2)
         handles, hollow = [], []
-        for (model, row), (colour, mark) in zip(ours.items(), _signs()):
-            x, y = row["generation"], row["sts"]
-            span = {"color": colour, "linewidth": 1.6, "alpha": 0.5}
-            axes.hlines(y, row.get("generation_low", x), row.get("generation_high", x), **span)
-            axes.vlines(x, row.get("sts_low", y), row.get("sts_high", y), **span)
-            handles += axes.plot(x, y, mark, color=colour, markersize=9, label=model, zorder=3)
-        for row, mark in zip(published or [], _published_marks(published or [])):
-            if row.get("sts") is None:
-                line = {"color": COLOURS["grey"], "linestyle": mark, "linewidth": 1.4, "zorder": 0.5}
-                hollow.append(axes.axvline(row["generation"], label=f"{row['name']}\n(STS not given)", **line))
+        for (model, (x, y)), (colour, mark) in zip(ours.items(), _signs()):
+            across, up = x.bounds, y.bounds
+            line = {"color": colour, "linewidth": 1.6, "alpha": 0.5}
+            axes.hlines(y.value, across.low, across.high, **line)
+            axes.vlines(x.value, up.low, up.high, **line)
+            handles += axes.plot(x.value, y.value, mark, color=colour, markersize=9, label=model, zorder=3)
+        marks, lines = iter(MARKS), iter([":", "-.", "--"])
+        for name, (x, y) in published.items():
+            if y is None:
+                line = {"color": COLOURS["grey"], "linestyle": next(lines), "linewidth": 1.4, "zorder": 0.5}
+                hollow.append(axes.axvline(x, label=f"{name}\n(STS not given)", **line))
             else:
-                style = {"color": COLOURS["black"], "markerfacecolor": "white", "markersize": 8}
-                hollow += axes.plot(row["generation"], row["sts"], mark, linestyle="", label=row["name"], **style)
+                style = {"color": COLOURS["black"], "markerfacecolor": "white", "markersize": 8, "linestyle": ""}
+                hollow += axes.plot(x, y, next(marks), label=name, **style)
         _name_quadrants(axes)
-        axes.set(xlabel=f"generation: {what['generation']}, less the base (points)",
-                 ylabel=f"embedding: {what['sts']},\nless the base")  # fmt: skip
+        axes.set_xlabel(f"generation: {generation}, less the base (points)")
+        axes.set_ylabel(f"embedding: {sts},\nless the base")
         legend = {"alignment": "left", "fontsize": 9.5, "title_fontsize": 9.5}
         figure.legend(handles=handles, title="this run, 95 % intervals", loc="outside right upper", **legend)
         if hollow:
             title = "published (7–8B,\nfull benchmarks)"
             figure.legend(handles=hollow, title=title, loc="outside right lower", **legend)
     return figure
-
-
-def _published_marks(rows: list[dict]) -> list[str]:
-    """A mark for each row with two figures, a line style for each with one."""
-    marks, lines = iter(MARKS), iter([":", "-.", "--"])
-    return [next(lines if row.get("sts") is None else marks) for row in rows]
 
 
 def _name_quadrants(axes) -> None:
@@ -119,17 +123,18 @@ def _name_quadrants(axes) -> None:
 
 
 def frontier(
-    curves: dict[str, list[dict]],
-    base: dict[str, float],
+    curves: dict[str, list[FrontierPoint]],
+    base: FrontierPoint,
+    *,
     band: float = 3.0,
     text: str = "a text",
     gained: str = "STS",
 ) -> Figure:
     """Draw STS gained against the change of perplexity, a curve an objective over its checkpoints.
 
-    `curves` is {objective: [{"rows", "sts", "perplexity"}, …]} in the order of training, `base` has sts (ρ × 100) and
-    perplexity; each curve begins there. `text` and `gained` name what the two are taken on. The band holds what stays
-    within `band` % of the base's perplexity. Above 30 % the scale becomes logarithmic outside the band.
+    A curve's points are in the order of training, and each curve begins at `base`. `text` and `gained` name what the
+    two are taken on. The band holds what stays within `band` % of the base's perplexity. Above 30 % the scale becomes
+    logarithmic outside the band.
     """
     with page_style():
         figure, axes = panels(height=4.6)
@@ -137,14 +142,14 @@ def frontier(
         axes.axhline(0, color=COLOURS["black"], linewidth=0.8, label="_base")
         changes = []
         for (objective, points), (colour, mark) in zip(curves.items(), _signs()):
-            x = np.array([0.0, *(100 * (point["perplexity"] / base["perplexity"] - 1) for point in points)])
-            y = np.array([0.0, *(point["sts"] - base["sts"] for point in points)])
+            x = np.array([0.0, *(100 * (point.perplexity / base.perplexity - 1) for point in points)])
+            y = np.array([0.0, *(point.sts - base.sts for point in points)])
             changes.append(x)
             axes.plot(x, y, color=colour, linewidth=1.6, alpha=0.8, label="_path")
             axes.plot(x[1:], y[1:], mark, color=colour, markersize=7, label=objective)
             beside = {"xytext": (13, -2), "va": "top", "ha": "left"}  # a curve mostly comes from the lower left
             beside |= {"textcoords": "offset points", "fontsize": 9, "color": QUIET}
-            axes.annotate(f"{points[-1]['rows']:,} rows", (x[-1], y[-1]), **beside)
+            axes.annotate(f"{points[-1].rows:,} rows", (x[-1], y[-1]), **beside)
         axes.plot(0, 0, "o", color=COLOURS["black"], markersize=9, label="base", zorder=4)
         changes = np.concatenate(changes)
         if np.abs(changes).max() > 30:
@@ -168,27 +173,32 @@ def _signed_per_cent(value: float, _=None) -> str:
 # --- the next token ------------------------------------------------------------------------------
 
 
-def next_tokens(prompt: str, models: dict[str, dict]) -> Figure:
-    """Draw the likeliest next tokens of one prompt, a panel a model: {model: {"tokens", "probabilities", "entropy"}}.
+@dataclass(frozen=True)
+class NextTokens:
+    """The next tokens, the likeliest first, their probabilities, and the entropy of the whole distribution in nats."""
 
-    `tokens` and `probabilities` have equal lengths, the likeliest first; `entropy` is that of the whole distribution,
-    in nats. Tokens that are not among the first model's are orange.
-    """
+    tokens: list[str]
+    probabilities: list[float]
+    entropy: float
+
+
+def next_tokens(prompt: str, models: dict[str, NextTokens]) -> Figure:
+    """Draw the likeliest next tokens of one prompt, a panel a model; those that the first does not have are orange."""
     columns = min(4, len(models))
     rows = -(-len(models) // columns)
-    known = set(next(iter(models.values()))["tokens"])
-    longest = max(max(model["probabilities"]) for model in models.values())
+    known = set(next(iter(models.values())).tokens)
+    longest = max(max(model.probabilities) for model in models.values())
     with page_style():
-        height = 1.1 + 0.25 * max(len(model["tokens"]) for model in models.values())
+        height = 1.1 + 0.25 * max(len(model.tokens) for model in models.values())
         figure, axes = panels(columns, rows, height=height, squeeze=False)
         for one, (name, model) in zip(axes.flat, models.items()):
-            places = np.arange(len(model["tokens"]))
-            colours = [COLOURS["blue" if token in known else "orange"] for token in model["tokens"]]
-            one.barh(places, [100 * p for p in model["probabilities"]], 0.7, color=colours)
-            one.set_yticks(places, [_visible(token) for token in model["tokens"]], fontsize=9)
+            places = np.arange(len(model.tokens))
+            colours = [COLOURS["blue" if token in known else "orange"] for token in model.tokens]
+            one.barh(places, [100 * p for p in model.probabilities], 0.7, color=colours)
+            one.set_yticks(places, [_visible(token) for token in model.tokens], fontsize=9)
             one.invert_yaxis()
             one.set(xlim=(0, 108 * longest))
-            one.set_title(f"{name}\nentropy {model['entropy']:.2f} nats", fontsize=10.5)
+            one.set_title(f"{name}\nentropy {model.entropy:.2f} nats", fontsize=10.5)
             one.grid(axis="y", visible=False)
             one.tick_params(axis="y", length=0)
         for one in axes.flat[len(models) :]:

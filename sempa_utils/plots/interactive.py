@@ -60,7 +60,7 @@ def _slider(ipywidgets, name, lowest, highest, start):
     return kind(value=start, min=lowest, max=highest, step=step, description=name, continuous_update=False)
 
 
-def scatter(points: dict[str, np.ndarray], sentences: dict[str, list[str]], numbered: int = 8):
+def scatter(points: dict[str, np.ndarray], sentences: dict[str, list[str]], *, numbered: int = 8):
     """Show points {role: (n, 2)} of the roles of `plots.space`, with their sentences {role: [n]}.
 
     Returns an HTML drawing whose hover tells a point's sentence if `is_live()`, else a Figure in which `numbered`

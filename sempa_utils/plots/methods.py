@@ -4,6 +4,7 @@ No function here loads a model or counts anything: what is drawn is what is hand
 """
 
 import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 import seaborn
@@ -12,6 +13,7 @@ from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from sempa_utils.embedding.method import PLACEHOLDER, Method
 from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.records import Interval
 
 MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
 
@@ -28,7 +30,7 @@ LABELS, END = 34, 146  # where the boxes may begin, and the width of the page, i
 # --- what a last token knows ---------------------------------------------------------------------
 
 
-def last_token_attention(attention, tokens: list[str], layers: list[int], share, title: str = "") -> Figure:
+def last_token_attention(attention, tokens: list[str], *, layers: list[int], share, title: str = "") -> Figure:
     """Draw how the last token's attention is spread over a sentence's tokens, layer by layer.
 
     `attention` (layers, tokens) sums to 1 in each row; `share` (layers,) is the part of all attention that goes
@@ -54,7 +56,7 @@ def last_token_attention(attention, tokens: list[str], layers: list[int], share,
     return figure
 
 
-def lens(spaces: dict[str, tuple], layers: list[int], sentences: list[str]) -> Figure:
+def lens(spaces: dict[str, tuple], layers: list[int], *, sentences: list[str]) -> Figure:
     """Draw the words that the head would say at each layer: {title: (words, probabilities)}, a panel each.
 
     `words` and `probabilities` have the shape (layers, sentences); a cell's words stand one below the other, and
@@ -80,7 +82,7 @@ def lens(spaces: dict[str, tuple], layers: list[int], sentences: list[str]) -> F
 # --- where the vector comes from -----------------------------------------------------------------
 
 
-def where_vectors_come_from(methods: dict[str, Method], layers: int, sentence: str) -> Figure:
+def where_vectors_come_from(methods: dict[str, Method], layers: int, *, sentence: str) -> Figure:
     """Sketch each method: its template around a sentence's words, the states that are read, what is steered.
 
     `methods` are {name: `Embedder.method`}, `layers` the model's number of layers. Above a box stand its layers,
@@ -184,7 +186,7 @@ def _steering(axes, method: Method, places: list[tuple], base: float) -> None:
 # --- which layer to read -------------------------------------------------------------------------
 
 
-def dev_by_layer(curves: dict[str, dict[int, float]], chosen: dict[str, int], task: str) -> Figure:
+def dev_by_layer(curves: dict[str, dict[int, float]], chosen: dict[str, int], *, task: str) -> Figure:
     """Draw dev ρ × 100 by the layer that is read: {row: {layer: figure}}, with the `chosen` layer of each."""
     with page_style():
         figure, axes = panels(height=3.3)
@@ -230,23 +232,29 @@ def rank_errors(errors: dict[str, np.ndarray], shared) -> Figure:
     return figure
 
 
-def search_scores(found: dict[str, dict[str, float]]) -> Figure:
-    """Draw a search's recall@1 with its 95 % interval and its mean reciprocal rank, one line a method.
+@dataclass(frozen=True)
+class SearchScore:
+    """What a search reached, in per cent: recall@1 with its 95 % interval, and the mean reciprocal rank."""
 
-    `found` is {method: {"recall", "low", "high", "mrr"}}, all in per cent.
-    """
-    places = np.arange(len(found))
+    recall: float
+    interval: Interval
+    mean_reciprocal_rank: float
+
+
+def search_scores(methods: dict[str, SearchScore]) -> Figure:
+    """Draw a search's recall@1 with its 95 % interval and its mean reciprocal rank, one line a method."""
+    places, scores = np.arange(len(methods)), methods.values()
     with page_style():
-        figure, axes = panels(height=1.2 + 0.36 * len(found))
-        columns = ("recall", "low", "high", "mrr")
-        recall, low, high, mrr = (np.array([one[key] for one in found.values()]) for key in columns)
+        figure, axes = panels(height=1.2 + 0.36 * len(methods))
+        recall, mrr = [score.recall for score in scores], [score.mean_reciprocal_rank for score in scores]
+        low, high = [score.interval.low for score in scores], [score.interval.high for score in scores]
         axes.hlines(places, low, high, color=COLOURS["blue"], linewidth=2.5, alpha=0.4)
         axes.plot(recall, places, "o", color=COLOURS["blue"], markersize=8, label="recall@1, 95 % interval")
         axes.plot(mrr, places, "D", color=COLOURS["orange"], markersize=7, label="mean reciprocal rank")
         beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 10}
         for place, value, end in zip(places, recall, np.maximum(high, mrr)):
             axes.annotate(f"{value:.0f} %", (end, place), **beside)
-        axes.set_yticks(places, list(found))
+        axes.set_yticks(places, list(methods))
         axes.invert_yaxis()
         axes.set(xlabel="per cent", xlim=(0, 108))
         axes.grid(axis="y", visible=False)

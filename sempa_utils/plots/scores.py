@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.records import Comparison, Difference, TaskScore
 
 
 def sts_bars(ours: dict[str, dict[str, float]], published: dict[str, dict[str, float]] | None = None) -> Figure:
@@ -31,32 +32,32 @@ def sts_bars(ours: dict[str, dict[str, float]], published: dict[str, dict[str, f
 
 
 def methods_compared(
-    summary: dict, against: str, what: str, published: dict[str, dict[str, float]] | None = None
+    comparison: Comparison, what: str, *, published: dict[str, dict[str, float]] | None = None
 ) -> Figure:
-    """Draw each row's figure and its difference from `against`, with 95 % intervals; published figures beside.
+    """Draw each row's mean and its paired difference, with 95 % intervals; published figures beside.
 
-    `summary` is what `sts.summary` returns, of which the mean over the tasks is drawn, `what` its name. `published`
-    is {model: {row: ρ × 100}}: other models and the seven tasks, so a panel of its own with open marks.
+    `comparison` is what `sts.summary` returns, `what` the name of its mean. `published` is {model: {row: ρ × 100}}:
+    other models and the seven tasks, so a panel of its own with open marks.
     """
-    rows, small = list(summary), {"va": "center", "fontsize": 9}
+    rows, small = list(comparison.rows), {"va": "center", "fontsize": 9}
     with page_style():
         ratios = {"width_ratios": [1, 1.25, 0.8][: 3 if published else 2]}
         figure, axes = panels(
             columns=3 if published else 2, height=1.4 + 0.36 * len(rows), sharey=True, gridspec_kw=ratios
         )
         for place, row in enumerate(rows):
-            mean, less = summary[row]["mean"], summary[row].get("difference", {}).get("mean")
-            _interval(axes[0], place, mean["spearman"], mean["low"], mean["high"], "blue", "o")
-            if less:
-                seen = "green" if less["low"] > 0 else "vermillion" if less["high"] < 0 else "grey"
-                _interval(axes[1], place, less["difference"], less["low"], less["high"], seen, "D")
+            mean = comparison.rows[row].mean
+            _interval(axes[0], place, mean, "blue", "o")
+            if less := mean.difference:
+                colour = "green" if less.bounds.low > 0 else "vermillion" if less.bounds.high < 0 else "grey"
+                _interval(axes[1], place, less, colour, "D")
                 axes[1].annotate(
-                    f"p {_p_value(less['p_value'])}", (1, place), xycoords=axes[1].get_yaxis_transform(), **small
+                    f"p {_p_value(less.p_value)}", (1, place), xycoords=axes[1].get_yaxis_transform(), **small
                 )
         axes[1].axvline(0, color=COLOURS["black"], linewidth=0.8)
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set(title="This run", xlabel=f"{what}, ρ × 100", ylim=(len(rows) - 0.5, -0.7))
-        axes[1].set(title=f"Less {against}, paired", xlabel="difference (ρ × 100)")
+        axes[1].set(title=f"Less {comparison.against}, paired", xlabel="difference (ρ × 100)")
         for model, mark, colour in zip(published or {}, ("o", "s"), ("orange", "purple")):
             places = [rows.index(row) for row in published[model]]
             axes[2].plot(list(published[model].values()), places, mark, color=COLOURS[colour], markerfacecolor="white",
@@ -71,14 +72,19 @@ def methods_compared(
     return figure
 
 
-def _interval(axes, place: int, value: float, low: float, high: float, colour: str, mark: str) -> None:
-    axes.plot([low, high], [place] * 2, color=COLOURS[colour], alpha=0.45, label="_interval")
+def _interval(axes, place: int, figure: TaskScore | Difference, colour: str, mark: str) -> None:
+    value = figure.value
+    axes.plot(
+        [figure.bounds.low, figure.bounds.high], [place] * 2, color=COLOURS[colour], alpha=0.45, label="_interval"
+    )
     axes.plot(value, place, mark, color=COLOURS[colour], label="_value")
     text = f"{value:.1f}" if mark == "o" else f"{value:+.1f}".replace("-", "−")
     axes.annotate(text, (value, place), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=9)
 
 
-def _p_value(value: float) -> str:
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return "unknown"
     return f"= {value:.3f}" if value >= 0.0015 else "≤ 0.001"
 
 

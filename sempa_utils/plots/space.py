@@ -12,6 +12,7 @@ import seaborn
 from matplotlib.figure import Figure
 
 from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.records import LayerFigures
 
 ROLES = {  # colour and marker both tell the role apart
     "anchor": ("black", "o"),
@@ -29,7 +30,7 @@ MATCHES = {  # of a token with its sentence: also told apart by the type's weigh
 
 
 def projections(
-    spaces: dict[str, dict], links: int = 6, columns: int | None = None, common: bool = False, height: float = 3.6
+    spaces: dict[str, dict], links: int = 6, *, columns: int | None = None, common: bool = False, height: float = 3.6
 ) -> Figure:
     """Draw one panel per space: {title: {"anchor"/"positive"/"negative": (n, 2), "explained": (2,)}}.
 
@@ -84,7 +85,7 @@ def cosine_distributions(groups: dict[str, dict[str, np.ndarray]], notes: dict[s
 
 
 def layer_curves(
-    curves: dict[str, dict[str, np.ndarray]], layers: list[int], published: dict[str, dict[str, dict[str, float]]]
+    curves: dict[str, dict[str, np.ndarray]], layers: list[int], *, published: dict[str, dict[str, dict[str, float]]]
 ) -> Figure:
     """Draw four measures layer by layer: {measure: {space: (layers,)}}.
 
@@ -111,11 +112,8 @@ def layer_curves(
     return figure
 
 
-def movement_by_layer(runs: dict[str, dict], base: dict, what: str = "STS-B dev") -> Figure:
-    """Draw what training did layer by layer: {run: {"sts", "moved", "moved_alike"}} of (layers,) each, `base` {"sts"}.
-
-    `sts` is ρ × 100 on `what` (None where there is none), the others as `geometry.displacement` gives them.
-    """
+def movement_by_layer(runs: dict[str, LayerFigures], base: LayerFigures, *, what: str = "STS-B dev") -> Figure:
+    """Draw what training did layer by layer, the base's ρ × 100 beside; `what` names the pairs of that figure."""
     titles = {
         "sts": f"{what}, ρ × 100",
         "moved": "movement of the state / its length",
@@ -124,11 +122,11 @@ def movement_by_layer(runs: dict[str, dict], base: dict, what: str = "STS-B dev"
     with page_style():
         figure, axes = panels(3, height=3.6)
         for one, (measure, title) in zip(axes, titles.items()):
-            if measure in base:
-                values = np.array(base[measure], dtype=float)
-                one.plot(values, color=COLOURS["black"], linewidth=1.2, label="base")
-            for place, (run, row) in enumerate(runs.items()):
-                one.plot(np.array(row[measure], dtype=float), linewidth=1.8, label=run, **_line(place))
+            if measure == "sts":
+                one.plot(np.array(base.sts, dtype=float), color=COLOURS["black"], linewidth=1.2, label="base")
+            for place, (run, figures) in enumerate(runs.items()):
+                values = np.array(getattr(figures, measure), dtype=float)
+                one.plot(values, linewidth=1.8, label=run, **_line(place))
             one.set_title(title, fontsize=11)
             one.set_xlabel("layer")
         axes[2].set_ylim(-0.03, 1.03)
@@ -221,7 +219,7 @@ def aligned_tokens(found: dict[str, dict[str, list[tuple[str, str]]]]) -> str:
 
 
 def gar_bars(
-    ours: dict[str, dict[str, tuple[float, float]]], published: dict[str, float], published_model: str
+    ours: dict[str, dict[str, tuple[float, float]]], published: dict[str, float], *, published_model: str
 ) -> Figure:
     """Draw GAR of this run, {space: {"by number"/"folded": (GAR, control)}}, and the `published` {method: GAR}.
 
@@ -250,7 +248,7 @@ def gar_bars(
     return figure
 
 
-def similarity_heat_map(matrix, labels: list[str], title: str = "") -> Figure:
+def similarity_heat_map(matrix, labels: list[str], *, title: str = "") -> Figure:
     """Draw a square matrix of cosines (n, n) with its sentences as labels."""
     matrix = np.asarray(matrix)
     with page_style():

@@ -59,7 +59,7 @@ class PageFigure(Figure):
         return buffer.getvalue()
 
 
-def panels(columns: int = 1, rows: int = 1, height: float = 3.4, **keywords):
+def panels(columns: int = 1, rows: int = 1, *, height: float = 3.4, **keywords):
     """Make a figure of page width with `rows` × `columns` axes; `height` in inches per row.
 
     Returns (figure, axes) as `matplotlib.pyplot.subplots` does.

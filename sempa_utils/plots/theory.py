@@ -27,7 +27,7 @@ __all__ = [
 DASHES = ["-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1))]  # a second sign beside colour
 
 
-def best_of_n(candidates, scores, probabilities, *, anchor: str, score_label: str = "score s (nats)") -> Figure:
+def best_of_n(candidates, scores, *, probabilities, anchor: str, score_label: str = "score s (nats)") -> Figure:
     """The one picture: N candidates for an anchor, their scores and the probability to be the best.
 
     `candidates` are N sentences, the right one first; `scores` and `probabilities` arrays (N,).
@@ -57,7 +57,7 @@ def best_of_n(candidates, scores, probabilities, *, anchor: str, score_label: st
         return figure
 
 
-def sampled_rankings(labels, counts, probabilities, *, p_value: float | None = None) -> Figure:
+def sampled_rankings(labels, counts, *, probabilities, p_value: float | None = None) -> Figure:
     """Histogram of sampled rankings with two standard errors, on the exact probabilities.
 
     `labels` names the R rankings, `counts` (R,) how often each was drawn, `probabilities` (R,).
@@ -86,7 +86,7 @@ def sampled_rankings(labels, counts, probabilities, *, p_value: float | None = N
         return figure
 
 
-def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: float) -> Figure:
+def kl_world(answers, reference, *, optimal, reward, implicit_reward, beta: float) -> Figure:
     """The small discrete world: policies of one prompt, and implicit against true reward of all prompts.
 
     `answers` names the A answers; the other arrays are (P, A): P prompts, probabilities and rewards.
@@ -123,7 +123,7 @@ def kl_world(answers, reference, optimal, reward, implicit_reward, *, beta: floa
         return figure
 
 
-def gradient_weights(margins, pair_weights, cosines, negative_shares) -> Figure:
+def gradient_weights(margins, pair_weights, *, cosines, negative_shares) -> Figure:
     """How hard the losses pull: DPO by the margin for each β, InfoNCE by the cosine for each τ.
 
     `pair_weights` maps β to weights (M,) at `margins` (M,), log-ratios in nats. `negative_shares` maps
@@ -154,7 +154,7 @@ def gradient_weights(margins, pair_weights, cosines, negative_shares) -> Figure:
         return figure
 
 
-def one_word_estimates(sample_sizes, estimates, exact: float, standard_deviation: float) -> Figure:
+def one_word_estimates(sample_sizes, estimates, *, exact: float, standard_deviation: float) -> Figure:
     """The exact one-word score against means over sampled words, and how the error falls.
 
     `sample_sizes` (S,) words per estimate, `estimates` (S, R) R repeated estimates each (nats), `exact`
@@ -193,7 +193,7 @@ def one_word_estimates(sample_sizes, estimates, exact: float, standard_deviation
         return figure
 
 
-def score_against_cosine(score_margins, cosine_margins, correlations, *, names=("before", "after")) -> Figure:
+def score_against_cosine(score_margins, cosine_margins, *, correlations, names=("before", "after")) -> Figure:
     """The two scores on the same triplets: DPO's margin against the cosine margin, one panel for each model.
 
     `score_margins` (n,) in nats; `cosine_margins` a sequence of arrays (n,), `correlations` one
@@ -238,7 +238,7 @@ def falling_reward(runs: dict) -> Figure:
         return figure
 
 
-def ranking_landscape(first_gaps, second_gaps, losses: dict) -> Figure:
+def ranking_landscape(first_gaps, second_gaps, *, losses: dict) -> Figure:
     """Losses over the two gaps of a list of three, as contours with the direction of descent.
 
     `first_gaps` (G,) is s(entailment) − s(neutral), `second_gaps` (H,) is s(neutral) − s(contradiction);

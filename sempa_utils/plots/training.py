@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.records import Difference, TrainingCurve
 
 # A part of the training sequence has one colour in every figure; its names start with these words.
 PARTS = {"instruction": "blue", "anchor": "sky", "chosen": "green", "rejected": "vermillion", "padding": "grey"}
@@ -62,7 +63,7 @@ def part_bars(tree_tokens: dict[str, int], stock_tokens: dict[str, int]) -> Figu
     return figure
 
 
-def tree_mask(may_attend, parts=None, labels=None, title: str = "Who may attend to whom") -> Figure:
+def tree_mask(may_attend, parts=None, *, labels=None, title: str = "Who may attend to whom") -> Figure:
     """Draw a prefix tree's attention mask, shape (N, N), as an image: row attends to column.
 
     With `parts` (N,), integers that say which of `labels` each token belongs to, a cell has the colour
@@ -95,7 +96,7 @@ def tree_mask(may_attend, parts=None, labels=None, title: str = "Who may attend 
 # --- four bits and the adapter -------------------------------------------------------------------
 
 
-def four_bits(weights, levels, errors, bytes_by_precision: dict[str, int]) -> Figure:
+def four_bits(weights, levels, *, errors, bytes_by_precision: dict[str, int]) -> Figure:
     """Draw what NF4 does to one matrix: its weights on the 16 levels, the rounding errors, the bytes.
 
     `weights` (n,) are divided by the largest magnitude of their block, `levels` (16,) lie in −1 to 1, `errors`
@@ -129,7 +130,7 @@ def four_bits(weights, levels, errors, bytes_by_precision: dict[str, int]) -> Fi
     return figure
 
 
-def lora_sketch(width_in: int, width_out: int, rank: int, frozen_weights: int, trained_weights: int) -> Figure:
+def lora_sketch(width_in: int, width_out: int, *, rank: int, frozen_weights: int, trained_weights: int) -> Figure:
     """Sketch LoRA: the frozen W (d_out × d_in) beside the trained B (d_out × r) and A (r × d_in).
 
     `frozen_weights` and `trained_weights` are counts; the proportions of the boxes are indicative.
@@ -179,13 +180,12 @@ def chance_loss(objective: str, candidates: int) -> float | None:
     return math.log(math.factorial(candidates) if objective == "listwise" else candidates)
 
 
-def training_curve(record: dict) -> Figure:
-    """Draw loss, scores and accuracy over the triplets seen, from a record of `training.train`.
+def training_curve(run: TrainingCurve) -> Figure:
+    """Draw loss, scores and accuracy over the triplets seen, of a run that goes on or of a finished one's record.
 
     Thin lines are single steps, thick ones the mean of an eighth of the run.
     """
-    curve, recipe, candidates = record["curve"], record["recipe"], record.get("candidates", 2)
-    objective = recipe.get("objective", "pairwise")  # the first records name none
+    curve, objective, candidates = run.curve, run.objective, run.candidates
     chance = chance_loss(objective, candidates)
     if objective == "pairwise":
         title, score, above = "Implicit reward", "β log(π / π_ref)", "chosen above rejected (%)"
@@ -195,18 +195,18 @@ def training_curve(record: dict) -> Figure:
         names = ("preferred", "others (mean)")
     with page_style():
         figure, (left, middle, right) = panels(columns=3, height=3.3)
-        seen = [point["step"] * recipe["micro_batch"] * recipe["accumulation"] for point in curve]
-        _noisy_line(left, seen, [point["loss"] for point in curve], "blue")
+        seen = [point.step * run.batch for point in curve]
+        _noisy_line(left, seen, [point.loss for point in curve], "blue")
         if chance is not None:
             name = f"ln {math.exp(chance):.0f}" + (f" = ln {candidates}!" if objective == "listwise" else "")
             _dashed_line(left, chance, f"{name}: no preference")
         left.set(title="Loss", ylabel="loss (nats)")
-        for key, colour, name in zip(("chosen_reward", "rejected_reward"), ("green", "vermillion"), names):
-            _noisy_line(middle, seen, [point[key] for point in curve], colour, name)
+        _noisy_line(middle, seen, [point.chosen_reward for point in curve], "green", names[0])
+        _noisy_line(middle, seen, [point.rejected_reward for point in curve], "vermillion", names[1])
         _dashed_line(middle, 0)
         middle.set(title=title, ylabel=score)
         middle.legend(loc="best", fontsize=9)
-        _noisy_line(right, seen, [100 * point["accuracy"] for point in curve], "purple")
+        _noisy_line(right, seen, [100 * point.accuracy for point in curve], "purple")
         _dashed_line(right, 100 / candidates, "chance")
         right.set(title="Preference accuracy", ylabel=above, ylim=(0, 104))
         for axes in (left, middle, right):
@@ -214,31 +214,33 @@ def training_curve(record: dict) -> Figure:
     return figure
 
 
-def objectives_compared(rows: list[dict], published: list[dict] | None = None) -> Figure:
+def objectives_compared(
+    rows: dict[str, tuple[float, Difference]], published: dict[str, tuple[float, Difference]] | None = None
+) -> Figure:
     """Draw ρ × 100 before and after training, and the difference with its 95 % interval, one line an objective.
 
-    A row has name, before, after, low, high; low and high bound the difference. `published` rows need no
-    interval and stand below a line with open marks, since other models stand behind them.
+    Rows are {objective: (before, difference)}. `published` rows need no interval and stand below a line with open
+    marks, since other models stand behind them.
     """
-    both = [*rows, *(published or [])]
-    if not rows or any(row["low"] > row["high"] for row in rows):
+    both, bounds = rows | (published or {}), [difference.bounds for _, difference in rows.values()]
+    if not rows or any(interval.low > interval.high for interval in bounds):
         raise ValueError("each objective needs a row whose low is not above its high")
     with page_style():
         figure, (left, right) = panels(columns=2, height=1.3 + 0.5 * len(both), sharey=True)
-        for place, row in enumerate(both):
+        for place, (before, difference) in enumerate(both.values()):
             fill = {} if place < len(rows) else {"markerfacecolor": "white"}
-            change = row["after"] - row["before"]
-            left.plot([row["before"], row["after"]], [place] * 2, color=COLOURS["grey"], label="_link", zorder=1)
-            left.plot(row["before"], place, "o", color=COLOURS["orange"], label="_" * (place > 0) + "before", **fill)
-            left.plot(row["after"], place, "D", color=COLOURS["blue"], label="_" * (place > 0) + "after", **fill)
-            if "low" in row:
-                right.plot([row["low"], row["high"]], [place] * 2, color=COLOURS["blue"], label="_interval")
+            change, after = difference.value, before + difference.value
+            left.plot([before, after], [place] * 2, color=COLOURS["grey"], label="_link", zorder=1)
+            left.plot(before, place, "o", color=COLOURS["orange"], label="_" * (place > 0) + "before", **fill)
+            left.plot(after, place, "D", color=COLOURS["blue"], label="_" * (place > 0) + "after", **fill)
+            if interval := difference.interval:
+                right.plot([interval.low, interval.high], [place] * 2, color=COLOURS["blue"], label="_interval")
             right.plot(change, place, "D", color=COLOURS["blue"], label="_change", **fill)
             right.annotate(
                 _signed(change), (change, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9
             )
         right.axvline(0, color=COLOURS["black"], linewidth=0.8)
-        left.set_yticks(range(len(both)), [row["name"] for row in both])
+        left.set_yticks(range(len(both)), list(both))
         left.set(title="Before and after", xlabel="Spearman ρ × 100", ylim=(len(both) - 0.5, -0.6))
         right.set(title="Difference, 95 % interval", xlabel="after − before (ρ × 100)")
         for axes in (left, right):
@@ -250,7 +252,7 @@ def objectives_compared(rows: list[dict], published: list[dict] | None = None) -
 
 
 def memory_bars(
-    plans: dict[str, dict[str, int]], capacity: int | None = None, measured: dict[str, int] | None = None
+    plans: dict[str, dict[str, int]], capacity: int | None = None, *, measured: dict[str, int] | None = None
 ) -> Figure:
     """Draw what fills the memory, one bar a setting: {setting: {weights, adapter, gradients, …: bytes}}, in GiB.
 

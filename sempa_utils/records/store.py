@@ -1,11 +1,7 @@
-"""The record of a run, and tables that set published figures beside ours.
+"""The files of records: written and read whole, with the versions and the machine that a run had."""
 
-A record says what was run, on what, with which versions, seed, data fingerprint and machine. It
-holds numbers and counts, never a sentence of a third party.
-"""
-
-import csv
 import datetime
+import functools
 import importlib.metadata
 import json
 import math
@@ -14,38 +10,20 @@ import platform
 import re
 import shlex
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from sempa_utils.checks import build_folder, pick, write_whole
+from pydantic import TypeAdapter, ValidationError
 
-PUBLISHED_FOLDER = Path(__file__).parent / "published"
-PUBLISHED = {
-    "table3_sts": "Table 3: STS, Spearman ρ × 100",
-    "table4_templates": "Table 4: training and extraction templates, mean ρ × 100",
-    "table5_geometry": "Table 5: uniformity and isotropy",
-    "table6_generation": "Table 6: generation benchmarks",
-    "table7_gar": "Table 7: GAR",
-    "table8_seeds": "Table 8: three seeds",
-    "figure3_data_size": "Figure 3, read off the paper's figure",
-}
+from sempa_utils.checks import InputError, build_folder, write_whole
+from sempa_utils.records.migration import migrate
+from sempa_utils.records.types import JSON, SCHEMA, F, NotebookCost, Origin, RunRecord
+
 VERSIONED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "numpy", "scipy")
-
-
-def published(name: str) -> list[dict]:
-    """Return a table of the paper as rows of strings and numbers; to be shown as *published* only."""
-    pick(name, PUBLISHED, "published table")
-    lines = (PUBLISHED_FOLDER / f"{name}.csv").read_text(encoding="utf8").splitlines()
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return [{column: _number(cell) for column, cell in row.items()} for row in rows]
-
-
-def published_sts(group: str, method: str) -> dict[str, float]:
-    """Return one row of the paper's Table 3 as {task: ρ × 100}, the mean under "Avg"."""
-    for row in published("table3_sts"):
-        if (row["group"], row["method"]) == (group, method):
-            return {task: value for task, value in row.items() if isinstance(value, float)}
-    groups = [f"{row['group']}: {row['method']}" for row in published("table3_sts")]
-    return pick(f"{group}: {method}", groups, "row of Table 3")
+DIGITS = 6  # of a recorded figure
+EXACT = 17  # digits that tell any two floats apart
+T = TypeVar("T")
 
 
 def environment() -> dict:
@@ -78,68 +56,111 @@ def costs(notebook: str) -> str:
         path = committed_folder() / f"make_run_{name}.json"
         if name == "smoke":
             continue
-        run = load_run(path) if path.is_file() else {"notebooks": {}}
-        if notebook in run["notebooks"]:
-            cost, machine = run["notebooks"][notebook], run["machine"]
+        run = load_run(path, dict[str, NotebookCost]) if path.is_file() else None
+        if run and notebook in run.figures:
+            cost, machine = run.figures[notebook], run.machine
             where = machine["gpu"] or f"{machine['cores']} cores, {machine['system']}"
-            cells = f"{cost['seconds'] / 60:.1f} min | {cost['peak_memory_bytes'] / 2**30:.1f} GiB | {where}"
+            cells = f"{cost.seconds / 60:.1f} min | {cost.peak_memory_bytes / 2**30:.1f} GiB | {where}"
         else:
             cells = "not yet measured | | "
         lines.append(f"| {name} | {profile.purpose} | {cells} |")
     return "\n".join(lines)
 
 
-def save_run(
-    name: str,
-    figures: dict,
-    headline: str,
-    model: dict | None = None,
-    data: list[dict] | dict | None = None,
-    settings: dict | None = None,
-    seed: int | None = None,
-    folder: str | Path | None = None,
-) -> Path:
-    """Write the record of a run as JSON, whole or not at all, and return its path.
+def run_record(name: str, figures: F, *, headline: str, origin: Origin | None = None) -> RunRecord[F]:
+    """Return the record of a run that has just been made: its figures with command, date, versions and machine."""
+    origin = origin or Origin()
+    return RunRecord(
+        name=name,
+        headline=headline,
+        figures=figures,
+        model={key: _bare(value) for key, value in origin.model.items()},
+        data=origin.data,
+        settings=plain(origin.settings),
+        seed=origin.seed,
+        command=_command(),
+        profile=os.environ.get("SEMPA_PROFILE"),
+        date=datetime.date.today().isoformat(),
+        **environment(),
+    )
 
-    `figures` holds the numbers (NaN and infinity are refused), `headline` says the main ones in a
-    sentence, `model` and `data` are what `LanguageModel.describe` and `Corpus.record` return.
+
+def save_run(record: RunRecord, folder: str | Path | None = None) -> Path:
+    """Write a record as NAME.json, by default into the build folder, and return its path.
+
+    Raises `ValueError` for a figure that is NaN or infinite.
     """
-    record = {"name": name, "headline": headline, "figures": plain(figures)} | origin(model, data, settings, seed)
-    record |= {"command": _command(), "profile": os.environ.get("SEMPA_PROFILE"),
-               "date": datetime.date.today().isoformat()}  # fmt: skip
-    path = Path(folder or build_folder() / "records") / f"{name}.json"
-    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_json(Path(folder or build_folder() / "records") / f"{record.name}.json", record)
+
+
+def load_run(path: str | Path, figures: Any = dict[str, JSON]) -> RunRecord:
+    """Return a record with its `figures` of that type, by default as a table. Raises `InputError` as `read_json` does.
+
+    Records of schema 1 are read through the migration.
+    """
+    record = _read(path)
+    if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
+        raise InputError(
+            f"{path}: its schema is {record['schema']}, and this kit reads up to {SCHEMA}. Update the kit."
+        )
+    try:
+        record = migrate(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not the record of a run ({error!r}). Name a file that --record wrote.") from error
+    return _typed(record, RunRecord[figures], path)
+
+
+def write_json(path: str | Path, value, *, digits: int = DIGITS) -> Path:
+    """Write any result as JSON, whole or not at all, floats to that many digits; return the path."""
+    text = json.dumps(plain(value, digits), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     with write_whole(path) as draft:
         draft.write_text(text, encoding="utf8")
-    return path
+    return Path(path)
 
 
-def origin(model: dict | None, data: list[dict] | dict | None, settings: dict | None, seed: int | None) -> dict:
-    """Return what the figures of a record depend on: two of the same origin may stand in one."""
-    return {
-        "model": {key: _bare(value) for key, value in model.items()} if model else None,
-        "data": data,
-        "settings": plain(settings or {}),
-        "seed": seed,
-        **environment(),
-    }
+def read_json(path: str | Path, kind: type[T]) -> T:
+    """Return what `write_json` wrote as a value of type `kind`.
+
+    Raises `InputError` for a file that holds no JSON, or a field that the type does not have, lacks or has otherwise.
+    """
+    return _typed(_read(path), kind, path)
 
 
-def load_run(path: str | Path) -> dict:
-    """Return a record that `save_run` wrote."""
-    return json.loads(Path(path).read_text(encoding="utf8"))
+def _read(path: str | Path):
+    try:
+        return json.loads(Path(path).read_text(encoding="utf8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not readable as JSON ({error}). Make it again, or put the old file back.") from error
 
 
-def plain(value):
-    """Return `value` with tensors and NumPy values as plain Python, floats rounded to 6 digits."""
+def _typed(tables, kind, path: str | Path):
+    try:
+        return _adapter(kind).validate_python(tables)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise InputError(f"{path}: {faults[0]}{more}. Correct the field, or make the file again.") from error
+
+
+@functools.cache
+def _adapter(kind) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def plain(value, digits: int = DIGITS):
+    """Return `value` as JSON holds it: results as tables, tensors and arrays as lists, floats to `digits` digits."""
+    if is_dataclass(value):
+        written = (field.name for field in fields(value) if field.metadata.get("written", True))
+        items = {name: getattr(value, name) for name in written}
+        return {name: plain(item, digits) for name, item in items.items() if item is not None}
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [plain(item, digits) for item in value]
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return plain(value.tolist(), digits)
     if isinstance(value, float) and math.isfinite(value):
-        return float(f"{value:.6g}")
+        return float(f"{value:.{digits}g}")
     return value
 
 
@@ -162,10 +183,3 @@ def _bare(value):
     if not isinstance(value, str):
         return value
     return re.sub(r"(^|[=,])((?:/|~|\.\./)[^=,]*)", lambda match: match[1] + Path(match[2]).name, value)
-
-
-def _number(cell: str):
-    try:
-        return float(cell)
-    except ValueError:
-        return cell

@@ -26,6 +26,7 @@ from sempa_utils.data.corpora import Corpus, load_ranked_nli, load_triplets
 from sempa_utils.data.templates import REQUEST_TEMPLATES
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.profiles import Profile
+from sempa_utils.records import EXACT, CurveMean, CurvePoint, TrainingCurve, TrainingRecord, read_json, write_json
 from sempa_utils.training import memory, step
 from sempa_utils.training.recipe import Recipe
 from sempa_utils.training.trainer import WHOLE, check, make_trainer, points, processes, reference_table
@@ -48,16 +49,15 @@ def train(
     recipe: Recipe,
     folder: str | Path,
     resume: bool = True,
-    on_curve: Callable[[dict], None] | None = None,
-) -> dict:
+    on_curve: Callable[[TrainingCurve], None] | None = None,
+) -> TrainingRecord:
     """Train an adapter by the recipe's objective; leave it in `folder`/adapter and return the run's record.
 
     A finished run of the same base, data and recipe is not trained again; an interrupted one goes on from its last
-    whole checkpoint (`resume=False` starts anew). The record holds the curves of loss, margin and accuracy, triplets
-    per second, and peak memory in bytes; `on_curve` is called with the part of it that there is, every few seconds.
-    The base model is given back as it was. Started by `accelerate launch`, several processes share each batch. Raises
-    `InputError` for a folder of another run, a full disk, a loss that is no number, or a GPU that is too small (then
-    with what would fit).
+    whole checkpoint (`resume=False` starts anew). `on_curve` is called with the curve that there is, every few
+    seconds. The base model is given back as it was. Started by `accelerate launch`, several processes share each
+    batch. Raises `InputError` for a folder of another run, a full disk, a loss that is no number, or a GPU that is too
+    small (then with what would fit).
     """
     folder, together = Path(folder), processes()
     check(language_model, corpus, recipe)
@@ -74,7 +74,11 @@ def train(
     checkpoint = last_whole_checkpoint(folder)
     candidates = recipe.objective.candidate_count(min(recipe.micro_batch, len(corpus)))
     plan = {"recipe": recipe.settings(), "candidates": candidates}
-    show = on_curve and (lambda points: on_curve(plan | {"curve": points}))
+
+    def show(curve: list[CurvePoint]) -> None:
+        if on_curve:
+            on_curve(TrainingCurve(**plan, curve=curve))
+
     base, described = language_model.identity(), language_model.describe()
     with models.given_back(language_model), _advice_where_memory_is_full(language_model, recipe):
         trainer = make_trainer(language_model, corpus, recipe=recipe, folder=folder, on_curve=show)
@@ -86,31 +90,30 @@ def train(
             trainer.reference = reference_table(trainer, base, corpus)
         with PeakMemory(language_model.device) as peak:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        trained = replace(language_model, model=trainer.model)
-        curve = points(trainer.state.log_history)
-        record = {
-            "fingerprint": identity,
-            "model": described,
-            "data": corpus.record(),
-            **plan,
-            "curve": curve,
-            "last_quarter": _mean(curve[len(curve) * 3 // 4 :], ("loss", "margin", "accuracy")),
-            "steps": trainer.state.global_step,
-            "rows_too_long": len(corpus) - len(trainer.train_dataset),  # left out
-            "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-            "seconds": round(time.perf_counter() - started, 1),
-            "peak_memory_bytes": peak.peak,
-            "resumed_from_step": int(checkpoint.name.split("-")[1]) if checkpoint else 0,
-        }
-        if not checkpoint:  # else the clock saw a part of the run alone
-            record["triplets_per_second"] = round(len(corpus) * recipe.epochs / outcome.metrics["train_runtime"], 3)
+        seconds = round(time.perf_counter() - started, 1)
+        speed = len(corpus) * recipe.epochs / outcome.metrics["train_runtime"]
         if together.is_main_process:
-            models.save_adapter(trained, folder / "adapter")
-            record["adapter_fingerprint"] = models.adapter_fingerprint(folder / "adapter")
-            with write_whole(folder / RECORD) as draft:
-                draft.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf8")
+            models.save_adapter(replace(language_model, model=trainer.model), folder / "adapter")
+            curve = points(trainer.state.log_history)
+            record = TrainingRecord(
+                fingerprint=identity,
+                model=described,
+                data=corpus.record(),
+                **plan,
+                curve=curve,
+                last_quarter=_mean(curve[len(curve) * 3 // 4 :]),
+                steps=trainer.state.global_step,
+                rows_too_long=len(corpus) - len(trainer.train_dataset),
+                trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+                seconds=seconds,
+                peak_memory_bytes=peak.peak,
+                resumed_from_step=int(checkpoint.name.split("-")[1]) if checkpoint else 0,
+                triplets_per_second=None if checkpoint else round(speed, 3),
+                adapter_fingerprint=models.adapter_fingerprint(folder / "adapter"),
+            )
+            write_json(folder / RECORD, record, digits=EXACT)
         together.wait_for_everyone()
-    return read_record(folder)
+    return _record_in(folder)
 
 
 @contextlib.contextmanager
@@ -149,8 +152,8 @@ def train_profile(
     objective: str = "pairwise",
     seed: int = 42,
     again: bool = False,
-    on_curve: Callable[[dict], None] | None = None,
-) -> tuple[dict, Corpus, Corpus]:
+    on_curve: Callable[[TrainingCurve], None] | None = None,
+) -> tuple[TrainingRecord, Corpus, Corpus]:
     """Train what a profile says, or find it already trained; return (record, training rows, held-out rows).
 
     The run's folder is build/adapters/<run's fingerprint>; `again` trains anew what is there; `on_curve` as in
@@ -182,12 +185,13 @@ def run_folder(language_model: models.LanguageModel, corpus: Corpus, recipe: Rec
     return folder
 
 
-def read_record(folder: str | Path) -> dict | None:
+def read_record(folder: str | Path) -> TrainingRecord | None:
     """Return the record of a finished run with the path of its `adapter`, or None."""
-    path = Path(folder) / RECORD
-    if not path.is_file():
-        return None
-    return json.loads(path.read_text(encoding="utf8")) | {"adapter": str(Path(folder) / "adapter")}
+    return _record_in(Path(folder)) if (Path(folder) / RECORD).is_file() else None
+
+
+def _record_in(folder: Path) -> TrainingRecord:
+    return replace(read_json(folder / RECORD, TrainingRecord), adapter=folder / "adapter")
 
 
 def last_whole_checkpoint(folder: str | Path) -> Path | None:
@@ -196,17 +200,16 @@ def last_whole_checkpoint(folder: str | Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def adapters_by_rows(run: dict) -> dict[int, Path]:
+def adapters_by_rows(run: TrainingRecord) -> dict[int, Path]:
     """Return {rows seen: folder} of a run's whole checkpoints and its final adapter, in order, from its record."""
-    adapter, recipe = Path(run["adapter"]), run["recipe"]
-    whole = [mark.parent for mark in adapter.parent.glob(f"checkpoints/checkpoint-*/{WHOLE}")]
+    whole = [mark.parent for mark in run.adapter.parent.glob(f"checkpoints/checkpoint-*/{WHOLE}")]
     steps = {int(path.name.split("-")[1]): path for path in whole}
-    steps[run["steps"]] = adapter  # a checkpoint at the last step is the same weights again
-    rows, batch = run["data"]["rows"] - run["rows_too_long"], recipe["micro_batch"] * recipe["accumulation"]
+    steps[run.steps] = run.adapter  # a checkpoint at the last step is the same weights again
+    rows = run.data["rows"] - run.rows_too_long
 
     def seen(step: int) -> int:
-        epochs, rest = divmod(step, run["steps"] // recipe["epochs"])
-        return epochs * rows + rest * batch  # an epoch's last batch may be smaller
+        epochs, rest = divmod(step, run.steps // run.recipe["epochs"])
+        return epochs * rows + rest * run.batch  # an epoch's last batch may be smaller
 
     return {seen(step): steps[step] for step in sorted(steps)}
 
@@ -290,5 +293,6 @@ def _bytes_needed(trainer) -> int:
     return 3 * trainable * (checkpoints + 1)
 
 
-def _mean(points: list[dict], names) -> dict[str, float]:
-    return {name: sum(point[name] for point in points) / len(points) for name in names}
+def _mean(points: list[CurvePoint]) -> CurveMean:
+    names = ("loss", "margin", "accuracy")
+    return CurveMean(*(sum(getattr(point, name) for point in points) / len(points) for name in names))

@@ -23,6 +23,7 @@ from sempa_utils import models, objectives
 from sempa_utils.checks import InputError, build_folder, write_whole
 from sempa_utils.data.corpora import Corpus
 from sempa_utils.data.templates import REQUEST_TEMPLATES
+from sempa_utils.records import CurvePoint
 from sempa_utils.training.recipe import Recipe, lora_config, train_in_float32
 from sempa_utils.training.step import REVISION, Batch, Outcome, Step
 
@@ -41,7 +42,7 @@ def make_trainer(
     *,
     recipe: Recipe,
     folder: Path,
-    on_curve: Callable[[list[dict]], None] | None = None,
+    on_curve: Callable[[list[CurvePoint]], None] | None = None,
 ) -> DPOTrainer:
     """Return a trainer set to the recipe, with a fresh LoRA adapter on the base.
 
@@ -203,7 +204,7 @@ def reference_table(trainer: SemanticTrainer, base: dict[str, Any], corpus: Corp
 class Bookkeeper(TrainerCallback):
     """Shows progress, stops at a loss that is no number, and marks whole checkpoints."""
 
-    def __init__(self, on_curve: Callable[[list[dict]], None] | None = None):
+    def __init__(self, on_curve: Callable[[list[CurvePoint]], None] | None = None):
         self.on_curve = on_curve
         self.bar = None
         self.called = time.monotonic()
@@ -238,27 +239,25 @@ class Bookkeeper(TrainerCallback):
         self.bar.close()
 
 
-def points(log_history: list[dict]) -> list[dict]:
-    """Return a run's curve: step, loss, margin, accuracy, rewards, learning rate, gradient norm at each logged step."""
+def points(log_history: list[dict]) -> list[CurvePoint]:
+    """Return a run's curve from what TRL has logged."""
     return [_point(entry) for entry in log_history if "loss" in entry]
 
 
-def _point(entry: dict) -> dict:
-    names = {
-        "step": "step",
-        "loss": "loss",
-        "margin": "rewards/margins",
-        "accuracy": "rewards/accuracies",
-        "chosen_reward": "rewards/chosen",
-        "rejected_reward": "rewards/rejected",
-        "learning_rate": "learning_rate",
-        "gradient_norm": "grad_norm",
-        "divergence": "divergence",
-    }
-    point = {ours: entry[theirs] for ours, theirs in names.items() if theirs in entry}
-    if not math.isfinite(point.get("gradient_norm", 0.0)):
-        point["gradient_norm"] = None  # in float16 the scaler skips such a step and tries a smaller scale
-    return point
+def _point(entry: dict) -> CurvePoint:
+    gradient_norm = entry.get("grad_norm", math.inf)
+    return CurvePoint(
+        step=entry["step"],
+        loss=entry["loss"],
+        margin=entry["rewards/margins"],
+        accuracy=entry["rewards/accuracies"],
+        chosen_reward=entry["rewards/chosen"],
+        rejected_reward=entry["rewards/rejected"],
+        learning_rate=entry["learning_rate"],
+        # In float16 the scaler skips such a step and tries a smaller scale.
+        gradient_norm=gradient_norm if math.isfinite(gradient_norm) else None,
+        divergence=entry.get("divergence"),
+    )
 
 
 @contextlib.contextmanager

@@ -1,5 +1,13 @@
 """Does the model still speak? Five benchmarks by lm-evaluation-harness, and their comparison between models."""
 
-from sempa_utils.evaluation.generation.harness import TASKS, Task, check_tasks, comparison, evaluate
+from sempa_utils.evaluation.generation.harness import (
+    TASKS,
+    BenchmarkResult,
+    Benchmarks,
+    Task,
+    check_tasks,
+    comparison,
+    evaluate,
+)
 
-__all__ = ["TASKS", "Task", "check_tasks", "comparison", "evaluate"]
+__all__ = ["TASKS", "BenchmarkResult", "Benchmarks", "Task", "check_tasks", "comparison", "evaluate"]

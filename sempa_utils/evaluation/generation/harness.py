@@ -12,15 +12,17 @@ import logging
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
-from sempa_utils import models
-from sempa_utils.checks import InputError, build_folder, fingerprint, pick, write_whole
+from sempa_utils import models, records
+from sempa_utils.checks import InputError, build_folder, fingerprint, pick
 from sempa_utils.evaluation.generation import local_tasks
+from sempa_utils.records import Comparison, Difference, RowScores, TaskScore
 
 REVISION = 1  # of what is asked and how it is scored; raised with every change that moves a figure
 SAMPLES = 3  # items that a result shows whole
@@ -59,6 +61,50 @@ TASKS = {
 
 
 @dataclass(frozen=True)
+class Benchmarks:
+    """What is run: tasks, from which directory, how many items of each, drawn by the seed (MMLU's over subjects)."""
+
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    directory: str | Path | None = None
+    limit: int | None = None
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An item shown whole: what the model read and answered, what was right, the item's score × 100."""
+
+    prompt: str
+    answer: str
+    target: str
+    score: float
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """A task's figure with the harness' own standard error, and the scores of its items in order, all × 100.
+
+    `all_metrics` are named as the harness does; `samples` are for a notebook and never for a record.
+    """
+
+    value: float
+    standard_error: float
+    items: int
+    metric: str
+    shots: int
+    scores: list[float]
+    all_metrics: dict[str, float]
+    data: dict
+    samples: list[Sample]
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> TaskScore:
+        """The figure as all comparisons have it."""
+        return TaskScore(self.value, self.items, standard_error=self.standard_error)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The harness' tasks (MMLU: one a subject) holding only the items to be run, and what they were drawn from."""
 
@@ -69,98 +115,90 @@ class Prepared:
 
 def evaluate(
     language_model: models.LanguageModel,
-    tasks: list[str] | None = None,
-    directory: str | Path | None = None,
-    limit: int | None = None,
+    benchmarks: Benchmarks | None = None,
+    *,
     batch_size: int | None = None,
-    seed: int = 42,
     show_progress_bar: bool = True,
-) -> dict[str, dict]:
-    """Run benchmarks on a model as it is, its adapter on or switched off; return {task: result}.
+) -> dict[str, BenchmarkResult]:
+    """Run benchmarks on a model as it is, its adapter on or switched off.
 
-    A result has `value` and `standard_error` (× 100, the harness' own), `items`, `metric`, `shots`, `scores`
-    (× 100, one an item, in item order, so that models can be compared item by item), `all_metrics` (× 100, as
-    the harness names them), `data`, the `seconds` it took, and a few `samples` shown whole, for a notebook
-    and never for a record. `limit` items of each task are drawn by `seed`; for MMLU that is over all subjects, as
-    evenly as it goes. `batch_size` is found where it is None. Each task's result is kept in the build folder under
-    a fingerprint of what it depends on, so a run goes on at the next task. Raises `InputError` as `check_tasks` does.
+    `batch_size` is found where it is None. Each task's result is kept in the build folder under a fingerprint of
+    what it depends on, so a run goes on at the next task. Raises `InputError` as `check_tasks` does.
     """
-    names = list(tasks or TASKS)
-    prepared = _prepare_all(names, directory, limit, seed)
-    kept = {name: _kept(language_model, name, prepared[name], limit, seed) for name in names}
-    missing = [name for name in names if not (kept[name] and kept[name].is_file())]
+    benchmarks = benchmarks or Benchmarks()
+    limit, seed, prepared = benchmarks.limit, benchmarks.seed, _prepare_all(benchmarks)
+    kept = {name: _kept(language_model, name, prepared[name], limit, seed) for name in prepared}
+    missing = [name for name, path in kept.items() if not (path and path.is_file())]
     context = _context(language_model.model.config, language_model.tokenizer)
     longest = {name: _check_context(name, prepared[name], language_model.tokenizer, context, seed) for name in missing}
     results = {}
-    for name in names:
-        if name not in missing:
-            results[name] = json.loads(kept[name].read_text(encoding="utf8"))
+    for name, path in kept.items():
+        if path and name not in missing:
+            results[name] = records.read_json(path, BenchmarkResult)
             continue
         size = batch_size or _batch_size(language_model, longest[name])
         started = time.perf_counter()
-        results[name] = _run(language_model, name, prepared[name], longest[name], size, seed, show_progress_bar)
-        results[name]["seconds"] = round(time.perf_counter() - started, 1)
-        if kept[name]:
-            with write_whole(kept[name]) as draft:
-                draft.write_text(json.dumps(results[name], ensure_ascii=False), encoding="utf8")
+        result = _run(language_model, name, prepared[name], longest[name], size, seed, show_progress_bar)
+        results[name] = replace(result, seconds=round(time.perf_counter() - started, 1))
+        if path:
+            records.write_json(path, results[name], digits=records.EXACT)
     return results
 
 
-def check_tasks(
-    tasks: list[str] | None = None,
-    directory: str | Path | None = None,
-    model: str | None = None,
-    limit: int | None = None,
-    seed: int = 42,
-) -> dict[str, dict]:
+def check_tasks(benchmarks: Benchmarks | None = None, model: str | None = None) -> dict[str, dict]:
     """Check tasks, files and, with `model` named, its context, without its weights; return {task: data record}.
 
     Raises `InputError` for an unknown task, a missing or malformed file, a limit below 2 (no standard error
     comes of a single item), and a context that is too short for the shots.
     """
-    names = list(tasks or TASKS)
-    prepared = _prepare_all(names, directory, limit, seed)
+    benchmarks = benchmarks or Benchmarks()
+    prepared = _prepare_all(benchmarks)
     if model:
         config, tokenizer = _config_and_tokenizer(model)
-        for name in names:
-            _check_context(name, prepared[name], tokenizer, _context(config, tokenizer), seed)
-    return {name: one.data | {"items": one.items} for name, one in prepared.items()}
+        for name in prepared:
+            _check_context(name, prepared[name], tokenizer, _context(config, tokenizer), benchmarks.seed)
+    return {name: task.data | {"items": task.items} for name, task in prepared.items()}
 
 
-def comparison(rows: dict[str, dict], against: str) -> dict:
-    """Return each row's figures, task by task and for their mean, and its differences from the row `against`.
+def comparison(rows: Mapping[str, Mapping[str, BenchmarkResult]], against: str) -> Comparison:
+    """Compare {row: what `evaluate` returned} with the row `against`, task by task and in the mean.
 
-    `rows` is {row: what `evaluate` returned}. Gives {row: {task or "mean": {value, standard_error, items,
-    difference, difference_standard_error}}}, × 100. A difference is paired: its standard error is that of the
-    mean over items of the differences of scores. Tasks count as independent in the mean, the paper's Avg;
-    `against` has no difference. Raises `InputError` for rows that were not run on the same items.
+    A difference is paired: its standard error is that of the mean over items of the differences of scores. Tasks
+    count as independent in the mean, the paper's Avg. Raises `InputError` for rows that were not run on the same items.
     """
-    base, found = pick(against, rows, "row to compare with"), {}
+    base, compared = pick(against, rows, "row to compare with"), {}
     for row, results in rows.items():
         _require_same_items(row, results, against, base)
-        found[row] = {}
-        for task, result in results.items():
-            figures = {key: result[key] for key in ("value", "standard_error", "items")}
-            if row != against:
-                apart = np.subtract(result["scores"], base[task]["scores"])
-                figures["difference"] = result["value"] - base[task]["value"]
-                figures["difference_standard_error"] = _standard_error(apart)
-            found[row][task] = figures
-        each, count = list(found[row].values()), len(results)
-        mean = {key: sum(one[key] for one in each) / count for key in ("value", "difference") if key in each[0]}
-        for key in ("standard_error", "difference_standard_error"):
-            if key in each[0]:
-                mean[key] = math.hypot(*(one[key] for one in each)) / count
-        found[row]["mean"] = mean | {"items": sum(one["items"] for one in each)}
-    return found
+        scores = {task: result.score for task, result in results.items()}
+        if row != against:
+            scores = {
+                task: replace(score, difference=_difference(results[task], base[task]))
+                for task, score in scores.items()
+            }
+        mean = RowScores.of(scores).mean
+        mean = replace(mean, standard_error=_error_of_mean([score.standard_error for score in scores.values()]))
+        if differences := [score.difference for score in scores.values() if score.difference]:
+            value = sum(apart.value for apart in differences) / len(differences)
+            error = _error_of_mean([apart.standard_error for apart in differences])
+            mean = replace(mean, difference=Difference(value, standard_error=error))
+        compared[row] = RowScores(scores, mean)
+    return Comparison(against, compared)
 
 
-def _require_same_items(row: str, results: dict, against: str, base: dict) -> None:
+def _difference(result: BenchmarkResult, base: BenchmarkResult) -> Difference:
+    apart = np.subtract(result.scores, base.scores)
+    return Difference(result.value - base.value, standard_error=_standard_error(apart))
+
+
+def _error_of_mean(errors) -> float:
+    return math.hypot(*errors) / len(errors)
+
+
+def _require_same_items(row: str, results: Mapping, against: str, base: Mapping) -> None:
     if list(results) != list(base):
         raise InputError(f"{row} ran {', '.join(results)} and {against} ran {', '.join(base)}. Run the same tasks.")
     for task, result in results.items():
-        theirs = base[task]
-        if (result["data"], len(result["scores"])) != (theirs["data"], len(theirs["scores"])):
+        if (result.data, len(result.scores)) != (base[task].data, len(base[task].scores)):
             raise InputError(f"{task}: {row} and {against} ran on different items. Run both with one limit and seed.")
 
 
@@ -168,14 +206,15 @@ def _standard_error(values) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def _prepare_all(names: list[str], directory, limit: int | None, seed: int) -> dict[str, Prepared]:
+def _prepare_all(benchmarks: Benchmarks) -> dict[str, Prepared]:
     if not importlib.util.find_spec("lm_eval"):
         raise InputError("lm-evaluation-harness is not installed. Run: pip install 'sempa-kit[evaluation]'")
-    for name in names:
+    for name in benchmarks.tasks:
         pick(name, TASKS, "task")
+    limit = benchmarks.limit
     if limit is not None and limit < 2:
         raise InputError(f"A limit of {limit} items gives no standard error. Give at least 2, or none for all.")
-    return {name: _prepare(name, directory, limit, seed) for name in names}
+    return {name: _prepare(name, benchmarks.directory, limit, benchmarks.seed) for name in benchmarks.tasks}
 
 
 def _prepare(name: str, directory, limit: int | None, seed: int) -> Prepared:
@@ -204,9 +243,9 @@ def _prepare(name: str, directory, limit: int | None, seed: int) -> Prepared:
         split = _split(loaded)
         sizes[part] = len(loaded.dataset[split])
         shown = (loaded.config.fewshot_split or loaded.config.training_split) if task.shots else None
-        for rows in (loaded.dataset[one] for one in (split, shown) if one):
+        for rows in (loaded.dataset[name] for name in (split, shown) if name):
             digests += [json.dumps(row, sort_keys=True, default=str) for row in rows]
-    chosen = draw(sizes, limit, seed)
+    chosen = draw(sizes, limit, seed=seed)
     for part, rows in chosen.items():
         if len(rows) < sizes[part]:
             split = _split(parts[part])
@@ -240,7 +279,7 @@ def _split(loaded) -> str:
     return loaded.config.test_split or loaded.config.validation_split
 
 
-def draw(sizes: dict[str, int], limit: int | None, seed: int) -> dict[str, list[int]]:
+def draw(sizes: dict[str, int], limit: int | None, *, seed: int) -> dict[str, list[int]]:
     """Draw `limit` rows by `seed`, as many of each part as of the others where it has them: {part: rows in order}.
 
     Parts of which no row is drawn are left out; None keeps all.
@@ -277,7 +316,7 @@ def _check_context(name: str, prepared: Prepared, tokenizer, context: int, seed:
         needed.append((prompt + answer if isinstance(answer, str) else prompt, room))
     # A token is at least a byte, but for a few special ones: only texts that could be too long are counted, and
     # the longest in any case.
-    needed.sort(key=lambda one: len(one[0].encode()) + one[1], reverse=True)
+    needed.sort(key=lambda request: len(request[0].encode()) + request[1], reverse=True)
     counted = [len(tokenizer(text)["input_ids"]) + room
                for place, (text, room) in enumerate(needed)
                if place == 0 or len(text.encode()) + room + 8 > context]  # fmt: skip
@@ -329,7 +368,7 @@ def _batch_size(language_model, longest: int) -> int | str:
     return "auto" if language_model.device.type != "cpu" else max(1, min(16, GENERATION_TOKENS // longest))
 
 
-def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size, seed: int, show_progress_bar) -> dict:
+def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size, seed: int, show_progress_bar):
     from lm_eval.api.metrics import aggregate_subtask_metrics, pooled_sample_stderr
     from lm_eval.evaluator import evaluate as run_harness
 
@@ -342,13 +381,13 @@ def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size
     with _quiet(name, show_progress_bar):
         wrapped = HarnessModel(language_model.model, tokenizer=language_model.tokenizer, batch_size=batch_size,
                                max_length=longest)  # fmt: skip
-        found = run_harness(wrapped, {"tasks": parts, "groups": {}})
+        outcome = run_harness(wrapped, {"tasks": parts, "groups": {}})
     scores, samples = [], []
     for part in parts:
-        rows = [row for row in found["samples"][part] if row["filter"] == chosen_filter]
+        rows = [row for row in outcome["samples"][part] if row["filter"] == chosen_filter]
         scores += [100 * float(row[metric]) for row in rows]
         samples += [_sample(parts[part], row, metric) for row in rows[: SAMPLES - len(samples)]]
-    results = [found["results"][part] for part in parts]
+    results = [outcome["results"][part] for part in parts]
     sizes = [result["sample_len"] for result in results]
     figures = {
         key: 100 * float(aggregate_subtask_metrics([result[key] for result in results], sizes))
@@ -358,33 +397,27 @@ def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size
     errors = [result[f"{metric}_stderr,{chosen_filter}"] for result in results]
     # A subject with a single item has no error to pool; then all items count as one sample.
     pooled = min(sizes) > 1
-    return {
-        "value": figures[task.metric],
-        "standard_error": 100 * float(pooled_sample_stderr(errors, sizes)) if pooled else _standard_error(scores),
-        "items": prepared.items,
-        "metric": task.label,
-        "shots": task.shots,
-        "scores": scores,
-        "all_metrics": figures,
-        "data": prepared.data,
-        "samples": samples,
-    }
+    return BenchmarkResult(
+        value=figures[task.metric],
+        standard_error=100 * float(pooled_sample_stderr(errors, sizes)) if pooled else _standard_error(scores),
+        items=prepared.items,
+        metric=task.label,
+        shots=task.shots,
+        scores=scores,
+        all_metrics=figures,
+        data=prepared.data,
+        samples=samples,
+    )
 
 
-def _sample(part, row: dict, metric: str) -> dict:
-    """Show an item: what the model read, what it answered, what was right."""
+def _sample(part, row: dict, metric: str) -> Sample:
     answer, target = row["resps"][0][0], row["target"]
     if part.OUTPUT_TYPE == "multiple_choice":
         choices = part.doc_to_choice(row["doc"])
         likelihoods = np.array([likelihood for likelihood, _ in row["filtered_resps"]])
         lengths = np.array([len(choice) for choice in choices]) if metric == "acc_norm" else 1.0
         answer, target = choices[int(np.argmax(likelihoods / lengths))], choices[target]
-    return {
-        "prompt": row["arguments"][0][0],
-        "answer": answer,
-        "target": str(target),
-        "score": 100 * float(row[metric]),
-    }
+    return Sample(row["arguments"][0][0], answer, str(target), 100 * float(row[metric]))
 
 
 @contextlib.contextmanager

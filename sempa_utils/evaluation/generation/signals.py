@@ -8,6 +8,7 @@ adapter or without; its result depends on the batch size only by rounding.
 import math
 import re
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,20 +49,29 @@ def load_text(directory: str | Path | None = None) -> corpora.Corpus:
     return corpora.Corpus("mini corpus' sentences", rows, mini.source, fingerprint(*rows))
 
 
+class Perplexity(NamedTuple):
+    """How surprised a model is by a text: the mean of −log π(token | those before it), its exponential, the tokens."""
+
+    nats_per_token: float
+    value: float
+    tokens: int
+
+
 def perplexity(
     language_model: LanguageModel,
     texts: str | list[str],
+    *,
     block_length: int = 512,
     limit: int | None = None,
     batch_size: int = 8,
     show_progress_bar: bool = False,
-) -> dict[str, float]:
-    """Return the mean of −log π(token | those before it) in nats, its exponential, and the number of tokens.
+) -> Perplexity:
+    """Return the mean surprise at the texts' tokens in nats, its exponential, and the number of tokens.
 
     Each text is tokenised as the tokenizer does it by itself and cut into blocks of `block_length` tokens that do not
     overlap. A block's first token is read and not scored, the others are, each after those of its block alone; all
-    scored tokens weigh the same. `limit` keeps the first blocks that score that many tokens, or a few more. Keys
-    nats_per_token, perplexity, tokens. Raises `InputError` for a block the model cannot read, or nothing to score.
+    scored tokens weigh the same. `limit` keeps the first blocks that score that many tokens, or a few more.
+    Raises `InputError` for a block the model cannot read, or nothing to score.
     """
     longest = getattr(language_model.model.config, "max_position_embeddings", block_length)
     if not 2 <= block_length <= longest:
@@ -81,7 +91,7 @@ def perplexity(
         targets = ids[:, 1:][attention[:, 1:].bool()]
         for part, target in zip(states.split(CHUNK), targets.split(CHUNK)):
             total -= _log_probs(language_model, part).gather(-1, target[:, None]).double().sum().item()
-    return {"nats_per_token": total / tokens, "perplexity": math.exp(total / tokens), "tokens": tokens}
+    return Perplexity(total / tokens, math.exp(total / tokens), tokens)
 
 
 def _blocks_within(blocks: list[list[int]], limit: int | None) -> int:
@@ -96,21 +106,31 @@ def _blocks_within(blocks: list[list[int]], limit: int | None) -> int:
 # --- preferences ---------------------------------------------------------------------------------
 
 
+class PreferenceAccuracy(NamedTuple):
+    """The share of rows whose entailed sentence is the likelier one, its standard error, the mean margin in nats."""
+
+    accuracy: float
+    standard_error: float
+    margin: float
+    rows: int
+
+
 @torch.no_grad()
 def preference_accuracy(
     language_model: LanguageModel,
     rows,
+    *,
     template: str = "keep_same_meaning",
     max_length: int = 512,
     batch_size: int = 8,
     show_progress_bar: bool = False,
-) -> dict[str, float]:
+) -> PreferenceAccuracy:
     """Return in what share of NLI rows the entailed sentence is the likelier paraphrase than the contradicted one.
 
     `rows` have the anchor first, the entailed sentence second and the contradicted one last; give rows held out from
     training. A sentence's likelihood is its summed log-probability as the answer to a paraphrase request, end token
-    included, so a short sentence has an advantage; no reference is taken off. Keys accuracy and its standard_error
-    (shares), margin (mean difference, nats), rows. Raises `InputError` where no row fits into `max_length` tokens.
+    included, so a short sentence has an advantage; no reference is taken off. Raises `InputError` where no row fits
+    into `max_length` tokens.
     """
     objectives.check_head(language_model.model.config)
     tokenised = objectives.tokenised(Pairwise(template=template), language_model.tokenizer, rows, max_length)
@@ -123,7 +143,7 @@ def preference_accuracy(
     margins = torch.cat(margins)
     accuracy = (margins > 0).double().mean().item()
     error = math.sqrt(accuracy * (1 - accuracy) / len(margins))
-    return {"accuracy": accuracy, "standard_error": error, "margin": margins.mean().item(), "rows": len(margins)}
+    return PreferenceAccuracy(accuracy, error, margins.mean().item(), len(margins))
 
 
 # --- paraphrases ---------------------------------------------------------------------------------
@@ -137,34 +157,43 @@ class Answer(NamedTuple):
     ended: bool
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen: at temperature 0 the most likely one at each step, else drawn by the seed."""
+
+    temperature: float = 0.0
+    seed: int = 42
+    max_new_tokens: int = 64
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise InputError(f"A temperature of {self.temperature} draws nothing. Give 0 (most likely token) or more.")
+
+
 @torch.no_grad()
 def paraphrases(
     language_model: LanguageModel,
     sentences: list[str],
+    *,
     template: str = "keep_same_meaning",
-    max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    seed: int = 42,
+    sampling: Sampling | None = None,
     batch_size: int = 16,
     show_progress_bar: bool = False,
 ) -> list[Answer]:
     """Let the model paraphrase `sentences` in the words in which it was trained to; return an answer to each.
 
-    At temperature 0 the most likely token is taken at each step; else tokens are drawn by `seed`, and what is drawn
-    depends on the batch size. Raises `InputError` for an unknown template or a negative temperature.
+    What is drawn above temperature 0 depends on the batch size. Raises `InputError` for an unknown template.
     """
-    if temperature < 0:
-        raise InputError(f"A temperature of {temperature} draws nothing. Give 0 (most likely token) or more.")
-    tokenizer, model = language_model.tokenizer, language_model.model
+    tokenizer, model, sampling = language_model.tokenizer, language_model.model, sampling or Sampling()
     prompts = [_prompt_tokens(tokenizer, paraphrase_request(sentence, template)) for sentence in sentences]
     ends = _end_tokens(language_model)
     # Neutral values, stated, so that a model's own generation settings do not mix in.
-    how = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "do_sample": temperature > 0}
-    how |= {"temperature": temperature, "top_p": 1.0, "top_k": 0} if temperature else {}
-    how |= {"max_new_tokens": max_new_tokens, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
+    how = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "do_sample": sampling.temperature > 0}
+    how |= {"temperature": sampling.temperature, "top_p": 1.0, "top_k": 0} if sampling.temperature else {}
+    how |= {"max_new_tokens": sampling.max_new_tokens, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
     answers = []
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(sampling.seed)
         for start in tqdm(range(0, len(prompts), batch_size), desc="paraphrasing", disable=not show_progress_bar):
             ids, attention = _padded(language_model, prompts[start : start + batch_size], left=True)
             written = model.generate(input_ids=ids, attention_mask=attention, **how)[:, ids.shape[1] :]
@@ -182,13 +211,13 @@ def faults(answer: Answer, sentence: str) -> list[str]:
     the request, whatever case and punctuation. looping: one to eight words that stand three times in a row.
     """
     words, requested = _words(answer.text), _words(paraphrase_request(sentence)[-1]["content"])
-    found = {
+    faulty = {
         "unfinished": not answer.ended,
         "empty": not words,
         "copied": bool(words) and words in (_words(sentence), requested),
         "looping": _loops(words),
     }
-    return [fault for fault in FAULTS if found[fault]]
+    return [fault for fault in FAULTS if faulty[fault]]
 
 
 def well_formed(answers: list[Answer], sentences: list[str]) -> float:
@@ -217,8 +246,8 @@ def distinct_n(texts: list[str], n: int = 2) -> float:
 
     Case and punctuation do not count. The more text, the lower: compare equally many answers. Source: Li et al. 2016.
     """
-    found = [gram for text in texts for gram in _grams(_words(text), n)]
-    return len(set(found)) / len(found) if found else 0.0
+    grams = [gram for text in texts for gram in _grams(_words(text), n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def self_bleu(texts: list[str], order: int = 4) -> float:
@@ -261,19 +290,19 @@ def _grams(words: list[str], n: int) -> list[tuple[str, ...]]:
 # --- the next token ------------------------------------------------------------------------------
 
 
-def next_token_log_probs(language_model: LanguageModel, prompts: list, batch_size: int = 16) -> torch.Tensor:
+def next_token_log_probs(language_model: LanguageModel, prompts: list, *, batch_size: int = 16) -> torch.Tensor:
     """Return log π(token | prompt) for every token of the vocabulary: (prompts, vocabulary), float32, on the CPU.
 
     A prompt is a text, taken as it is, or a chat (a list of turns), taken up to where the assistant begins.
     """
     rows = [_prompt_tokens(language_model.tokenizer, prompt) for prompt in prompts]
-    found = []
+    log_probs = []
     for start in range(0, len(rows), batch_size):
         ids, attention = _padded(language_model, rows[start : start + batch_size])
         states = _states(language_model, ids, attention)
         last = states[torch.arange(len(ids), device=ids.device), attention.sum(dim=1) - 1]
-        found.append(_log_probs(language_model, last).cpu())
-    return torch.cat(found)
+        log_probs.append(_log_probs(language_model, last).cpu())
+    return torch.cat(log_probs)
 
 
 def entropy(log_probs: torch.Tensor) -> torch.Tensor:
@@ -287,12 +316,12 @@ def divergence(log_probs: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (log_probs.exp() * (log_probs - other)).sum(dim=-1)
 
 
-def next_token_entropy(language_model: LanguageModel, prompts: list, batch_size: int = 16) -> torch.Tensor:
+def next_token_entropy(language_model: LanguageModel, prompts: list, *, batch_size: int = 16) -> torch.Tensor:
     """Return the entropy of the next token after each prompt, in nats: (prompts,), float64.
 
     0 is certainty, log of the vocabulary's size no idea at all. Prompts as in `next_token_log_probs`.
     """
-    return entropy(next_token_log_probs(language_model, prompts, batch_size))
+    return entropy(next_token_log_probs(language_model, prompts, batch_size=batch_size))
 
 
 # --- all of it -----------------------------------------------------------------------------------
@@ -307,10 +336,10 @@ def open_sentences(sentences: list[str]) -> list[str]:
 def signals(
     language_model: LanguageModel,
     texts: str | list[str],
+    *,
     rows,
     answers: list[Answer] | None = None,
     limit: int | None = None,
-    batch_size: int = 8,
     show_progress_bar: bool = False,
 ) -> dict[str, float]:
     """Return all cheap signals of one model as numbers: `SIGNALS` says what each is.
@@ -319,22 +348,23 @@ def signals(
     is scored, their anchors are paraphrased (`answers`, if that was done before) and broken off half-way.
     """
     anchors = [row[0] for row in rows]
-    shared = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+    shared = {"batch_size": 8, "show_progress_bar": show_progress_bar}
     surprise = perplexity(language_model, texts, limit=limit, **shared)
     preference = preference_accuracy(language_model, rows, **shared)
     answers = paraphrases(language_model, anchors, **shared) if answers is None else answers
-    said = [answer.text for answer in answers]
-    of_each = [faults(*pair) for pair in zip(answers, anchors, strict=True)]
+    written = [answer.text for answer in answers]
+    faults_of_each = [faults(*pair) for pair in zip(answers, anchors, strict=True)]
+    next_tokens = next_token_entropy(language_model, open_sentences(anchors), batch_size=8)
     return {
-        "perplexity": surprise["perplexity"],
-        "preference": 100 * preference["accuracy"],
-        "preference_standard_error": 100 * preference["standard_error"],
+        "perplexity": surprise.value,
+        "preference": 100 * preference.accuracy,
+        "preference_standard_error": 100 * preference.standard_error,
         "well_formed": 100 * well_formed(answers, anchors),
-        **{fault: 100 * sum(fault in found for found in of_each) / len(answers) for fault in FAULTS},
+        **{fault: 100 * sum(fault in faulty for faulty in faults_of_each) / len(answers) for fault in FAULTS},
         "length": sum(answer.tokens for answer in answers) / len(answers),
-        "distinct_2": 100 * distinct_n(said, 2),
-        "self_bleu": self_bleu(said),
-        "entropy": next_token_entropy(language_model, open_sentences(anchors), batch_size).mean().item(),
+        "distinct_2": 100 * distinct_n(written, 2),
+        "self_bleu": self_bleu(written),
+        "entropy": next_tokens.mean().item(),
     }
 
 
