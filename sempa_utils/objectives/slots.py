@@ -5,7 +5,7 @@ An anchor's candidates are the preferred and the rejected sentences of its batch
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class Slots(Objective):
     extraction_template: str = setting("prompteol", "template whose slot is read")
 
     def check(self, micro_batch: int) -> None:
-        pick(self.extraction_template, EXTRACTION_TEMPLATES, "extraction template")
+        pick(self.extraction_template, EXTRACTION_TEMPLATES, what="extraction template")
 
     def tokenise(self, tokenizer, row, max_length: int):
         words = EXTRACTION_TEMPLATES[self.extraction_template]
@@ -106,7 +106,7 @@ class OneWord(Slots):
         """The anchors, and of both directions the preferred sentences."""
         return COLUMNS[:2] if self.symmetric else COLUMNS[:1]
 
-    def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, head: nn.Linear) -> Scores:
         anchor, preferred, rejected = reference.unbind(dim=1)  # each (rows, width)
         states, *others = policy.split(len(anchor))
         words = expected_words(head, torch.cat([preferred, rejected]))
@@ -135,7 +135,7 @@ class Contrastive(Slots):
         """All three columns."""
         return COLUMNS
 
-    def loss(self, policy: Tensor, reference: Tensor, head: nn.Module) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, head: nn.Linear) -> Scores:
         rows = len(policy) // 3
         return in_batch_loss(cosine_scores(policy[:rows], policy[rows:], self.temperature))
 
@@ -143,7 +143,7 @@ class Contrastive(Slots):
         """Return None: cosines differ before any training."""
 
 
-def _trees(rows: list[SlotTokens], columns: tuple[str, ...], chunk: int) -> list[prefix_tree.PrefixTree]:
+def _trees(rows: list[Any], columns: tuple[str, ...], chunk: int) -> list[prefix_tree.PrefixTree]:
     sentences = [row[column] for column in columns for row in rows]
     return [prefix_tree.build_slots(sentences[start : start + chunk]) for start in range(0, len(sentences), chunk)]
 
@@ -160,7 +160,7 @@ def cosine_scores(anchors: Tensor, candidates: Tensor, temperature: float) -> Te
     return normalise(anchors, dim=-1) @ normalise(candidates, dim=-1).T / temperature
 
 
-def expected_words(head: nn.Module, states: Tensor, chunk: int = 64) -> Tensor:
+def expected_words(head: nn.Linear, states: Tensor, chunk: int = 64) -> Tensor:
     """Return the output embedding that a state's one-word answer has on average: Σ_w q(w) W_w.
 
     `head` is the language-model head with rows W_w, `states` (N, width) what it reads. Shape (N, width),
@@ -174,7 +174,7 @@ def expected_words(head: nn.Module, states: Tensor, chunk: int = 64) -> Tensor:
     return torch.cat(words)
 
 
-def one_word_scores(head: nn.Module, policy: Tensor, reference: Tensor, words: Tensor, beta: float) -> Tensor:
+def one_word_scores(head: nn.Linear, policy: Tensor, reference: Tensor, words: Tensor, beta: float) -> Tensor:
     """Return β Σ_w q_j(w) (log π(w|x) − log π_ref(w|x)) without a vocabulary-wide product per candidate.
 
     `policy` and `reference` (rows, width) are an anchor's states with and without the adapter, `words`

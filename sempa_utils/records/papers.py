@@ -19,7 +19,7 @@ PUBLISHED = {
 
 def published(name: str) -> list[dict]:
     """Return a table of the paper as rows of strings and numbers; to be shown as *published* only."""
-    pick(name, PUBLISHED, "published table")
+    pick(name, PUBLISHED, what="published table")
     lines = (PUBLISHED_FOLDER / f"{name}.csv").read_text(encoding="utf8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
     return [{column: _number(cell) for column, cell in row.items()} for row in rows]
@@ -31,7 +31,7 @@ def published_sts(group: str, method: str) -> dict[str, float]:
         if (row["group"], row["method"]) == (group, method):
             return {task: value for task, value in row.items() if isinstance(value, float)}
     groups = [f"{row['group']}: {row['method']}" for row in published("table3_sts")]
-    return pick(f"{group}: {method}", groups, "row of Table 3")
+    return pick(f"{group}: {method}", groups, what="row of Table 3")
 
 
 def _number(cell: str):

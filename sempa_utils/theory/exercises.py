@@ -1,6 +1,6 @@
 """Exercises that mark themselves: a checker takes the reader's function and says what passed.
 
-    >>> from sempa_utils import exercises
+    >>> from sempa_utils.theory import exercises
     >>> exercises.check("dpo_loss", my_dpo_loss)
     dpo_loss ●○○ 10 min: 5 of 5 checks passed. Well done.
 
@@ -23,7 +23,7 @@ __all__ = ["EXERCISES", "Exercise", "Report", "check", "overview"]
 
 @dataclass(frozen=True)
 class Report:
-    """What a checker found: the checks passed, and for each failed one a message that helps."""
+    """The outcome of an exercise: the checks passed, and for each failed check a message that helps."""
 
     exercise: "Exercise"
     passed: tuple[str, ...]
@@ -172,7 +172,7 @@ def _close(answer, expected, tolerance=1e-6, hints=()):
         wrong = _tensor(wrong)
         if wrong.shape == answer.shape and (answer - wrong).abs().max().item() <= tolerance:
             raise _Wrong(meaning)
-    where = (answer - expected).abs().flatten().argmax().item()
+    where = (answer - expected).abs().flatten().argmax()
     raise _Wrong(
         f"expected {expected.flatten()[where].item():.6g}, got {answer.flatten()[where].item():.6g} "
         f"(largest difference {worst:.2g}, tolerance {tolerance:.0e})"

@@ -21,7 +21,7 @@ import torch
 
 from sempa_utils import __version__, models, profiles
 from sempa_utils.checks import InputError, build_folder, fingerprint, require_space, write_whole
-from sempa_utils.data.corpora import Corpus, load_ranked_nli, load_triplets
+from sempa_utils.data.corpora import Corpus, load_nli
 from sempa_utils.profiles import Profile
 from sempa_utils.records import EXACT, CurveMean, CurvePoint, TrainingCurve, TrainingRecord, read_json, write_json
 from sempa_utils.training import memory
@@ -78,7 +78,7 @@ def train(
     try:
         with write_whole(folder / RUN) as draft:
             draft.write_text(json.dumps({"fingerprint": identity}) + "\n", encoding="utf8")
-        require_space(folder, _bytes_needed(trainer), "the checkpoints of this run")
+        require_space(folder, _bytes_needed(trainer), purpose="the checkpoints of this run")
         if recipe.cache_reference:
             trainer.reference = reference_table(trainer, language_model, corpus)
         with PeakMemory(language_model.device) as peak:
@@ -131,8 +131,9 @@ def profile_run(
 ) -> ProfileRun:
     """Return a profile's run, with `changes` of its recipe."""
     recipe = Recipe.of_profile(profile, objective, **changes)
-    load = load_ranked_nli if recipe.objective.ranked else load_triplets
-    return ProfileRun(recipe, *load(directory).split(profile.triplets, profile.picture_triplets, recipe.seed))
+    corpus = load_nli(directory, ranked=recipe.objective.ranked)
+    rows, held_out = corpus.split(profile.triplets, profile.picture_triplets, seed=recipe.seed)
+    return ProfileRun(recipe, rows, held_out)
 
 
 def train_profile(
@@ -251,7 +252,7 @@ def _bytes_needed(trainer) -> int:
 
 def _mean(points: list[CurvePoint]) -> CurveMean:
     names = ("loss", "margin", "accuracy")
-    return CurveMean(*(sum(getattr(point, name) for point in points) / len(points) for name in names))
+    return CurveMean(**{name: sum(getattr(point, name) for point in points) / len(points) for name in names})
 
 
 def _give_back(trained: models.LanguageModel) -> None:

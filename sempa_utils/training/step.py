@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class Batch(NamedTuple):
 
     def to(self, device, **_) -> "Batch":
         """Return the batch on a device."""
-        moved = ([tree.to(device) for tree in trees] for trees in (self.trees, self.reference_trees))
-        return Batch(self.rows.to(device), *moved, self.plain and self.plain.to(device))
+        read, frozen = ([tree.to(device) for tree in trees] for trees in (self.trees, self.reference_trees))
+        return Batch(self.rows.to(device), read, frozen, self.plain and self.plain.to(device))
 
 
 class Outcome(NamedTuple):
@@ -66,8 +66,8 @@ def compute(
     exact = torch.autocast(batch.rows.device.type, enabled=False) if objective.in_batch else contextlib.nullcontext()
     with exact:
         policy = _read(model, batch.trees, recipe, reading)
-        if objective.reference and reference is None:
-            reference = reference_of(model, batch, recipe, reading)
+        if reference is None:
+            reference = reference_of(model, batch, recipe, reading) if objective.reference else policy.new_empty(0)
         if policy.isfinite().all():
             scores = objective.loss(policy, reference, bare.get_output_embeddings())
         else:
@@ -87,7 +87,7 @@ def reference_of(model: nn.Module, batch: Batch, recipe: Recipe, reading: Readin
     return recipe.objective.by_row(values, len(batch.rows))
 
 
-def unwrapped(model: nn.Module):
+def unwrapped(model: nn.Module) -> Any:
     """Return the model without what data parallelism puts around it."""
     return getattr(model, "module", model)
 

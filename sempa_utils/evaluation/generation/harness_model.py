@@ -21,8 +21,8 @@ class HarnessModel(huggingface.HFLM):
         """
         found, bar = [None] * len(requests), huggingface.tqdm(total=len(requests), disable=disable_tqdm)
         for places in self._trees([context + answer for _, context, answer in requests]):
-            tree = prefix_tree.build([requests[place][1] for place in places],
-                                     [[requests[place][2]] for place in places])  # fmt: skip
+            contexts, answers = zip(*(requests[place][1:] for place in places))
+            tree = prefix_tree.build(list(contexts), [[answer] for answer in answers])
             tree = tree.to(self.device)
             with torch.inference_mode():
                 scores = prefix_tree.log_probs(self.model, tree).tolist()
