@@ -6,6 +6,7 @@ of the grid that has no record, or not all of it, says so in its cells.
 
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ def _layers(recorded: Recorded) -> tuple[dict[str, records.LayerFigures], record
     return runs, base
 
 
-PICTURES = {  # what is read of the records as (runs, base), and what draws it
+PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the records as (runs, base), and what draws it
     "frontier": (curves, functools.partial(frontier, text="WikiText-2", gained="STS-B dev")),
     "layers": (_layers, movement_by_layer),
 }

@@ -58,10 +58,10 @@ def methods_compared(
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set(title="This run", xlabel=f"{what}, ρ × 100", ylim=(len(rows) - 0.5, -0.7))
         axes[1].set(title=f"Less {comparison.against}, paired", xlabel="difference (ρ × 100)")
-        for model, mark, colour in zip(published or {}, ("o", "s"), ("orange", "purple")):
-            places = [rows.index(row) for row in published[model]]
+        for (model, figures), mark, colour in zip((published or {}).items(), ("o", "s"), ("orange", "purple")):
             hollow = {"color": COLOURS[colour], "markerfacecolor": "white"}
-            axes[2].plot(list(published[model].values()), places, mark, label=model, **hollow)
+            places = [rows.index(row) for row in figures]
+            axes[2].plot(list(figures.values()), places, mark, label=model, **hollow)
         if published:
             axes[2].set(title="Published, 7–8B", xlabel="mean of 7 tasks, ρ × 100")
             axes[2].legend(loc="lower left", fontsize=9, handletextpad=0.2)

@@ -27,11 +27,9 @@ def published(name: str) -> list[dict]:
 
 def published_sts(group: str, method: str) -> dict[str, float]:
     """Return one row of the paper's Table 3 as {task: ρ × 100}, the mean under "Avg"."""
-    for row in published("table3_sts"):
-        if (row["group"], row["method"]) == (group, method):
-            return {task: value for task, value in row.items() if isinstance(value, float)}
-    groups = [f"{row['group']}: {row['method']}" for row in published("table3_sts")]
-    return pick(f"{group}: {method}", groups, what="row of Table 3")
+    rows = {f"{row['group']}: {row['method']}": row for row in published("table3_sts")}
+    row = pick(f"{group}: {method}", rows, what="row of Table 3")
+    return {task: value for task, value in row.items() if isinstance(value, float)}
 
 
 def _number(cell: str):

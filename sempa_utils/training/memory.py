@@ -186,7 +186,7 @@ def advice(
     )
     if needed <= room:
         return f"{text}: by the plan this fits; other programs may hold memory of the card."
-    alternatives = {"micro_batch={}": {}}
+    alternatives: dict[str, dict[str, Any]] = {"micro_batch={}": {}}
     if not recipe.gradient_checkpointing:
         alternatives["gradient checkpointing and micro_batch={}"] = {"gradient_checkpointing": True}
     if precision != "nf4":

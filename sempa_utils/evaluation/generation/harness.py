@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -108,7 +109,7 @@ class BenchmarkResult:
 class Prepared:
     """The harness' tasks (MMLU: one a subject) holding only the items to be run, and what they were drawn from."""
 
-    parts: dict[str, object]
+    parts: dict[str, Any]
     data: dict
     items: int
 
@@ -220,12 +221,12 @@ def _prepare_all(benchmarks: Benchmarks) -> dict[str, Prepared]:
 def _prepare(name: str, directory, limit: int | None, seed: int) -> Prepared:
     """Load the harness' definitions on local rows or the hub's, and leave the drawn items in them."""
     import datasets
-    from lm_eval.tasks import TaskManager
+    import lm_eval.tasks
 
     task, documents = TASKS[name], local_tasks.find(name, directory)
-    folder = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / task.definition
+    folder = Path(lm_eval.tasks.__file__).parent / task.definition
     with _quiet():
-        manager = TaskManager(include_defaults=False, include_path=str(folder))
+        manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
         wanted = [{"task": task.name, **task.repair}]
         if documents:
             for part in documents.splits:
@@ -270,7 +271,7 @@ def _given(splits: dict[str, list[dict]]):
     def dataset(**_):
         import datasets
 
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
+        return datasets.DatasetDict(**{split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
 
     return dataset
 

@@ -145,7 +145,7 @@ def read_truthfulqa(path: Path) -> dict[str, dict[str, list[dict]]]:
                 f"{path}, item {number}: not an object with a question and mc1_targets of which one is 1 and the "
                 "others 0. Fix the item."
             )
-        choices = sorted(targets, key=targets.get, reverse=True)  # stable: the others stay in their order
+        choices = sorted(targets, key=targets.__getitem__, reverse=True)  # stable: the others stay in their order
         labels = [targets[choice] for choice in choices]
         rows.append({"question": item["question"], "mc1_targets": {"choices": choices, "labels": labels}})
     if not rows:

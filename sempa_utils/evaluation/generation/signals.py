@@ -80,7 +80,8 @@ def perplexity(
     rows = language_model.tokenizer(texts, verbose=False)["input_ids"] if texts else []
     blocks = [row[start : start + block_length] for row in rows for start in range(0, len(row), block_length)]
     blocks = [block for block in blocks if len(block) > 1]
-    blocks = sorted(blocks[: _blocks_within(blocks, limit)], key=len)  # in a batch of equal lengths little is padding
+    blocks = blocks[: _blocks_within(blocks, limit)]
+    blocks.sort(key=len)  # in a batch of equal lengths little is padding
     if not blocks:
         raise InputError("Perplexity needs a text of two tokens or more. Give another text.")
     total, tokens = 0.0, sum(len(block) - 1 for block in blocks)
@@ -210,7 +211,8 @@ def faults(answer: Answer, sentence: str) -> list[str]:
     unfinished: no end token within the limit. empty: not one letter or digit. copied: the sentence itself, or all of
     the request, whatever case and punctuation. looping: one to eight words that stand three times in a row.
     """
-    words, requested = _words(answer.text), _words(paraphrase_request(sentence)[-1]["content"])
+    chat = paraphrase_request(sentence)
+    words, requested = _words(answer.text), _words(chat if isinstance(chat, str) else chat[-1]["content"])
     faulty = {
         "unfinished": not answer.ended,
         "empty": not words,
