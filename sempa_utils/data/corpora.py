@@ -40,15 +40,7 @@ STS_TASKS = {
     "STS-B": (),
     "SICK-R": (),
 }
-PAIR_COUNTS = {
-    "STS12": 3108,
-    "STS13": 1500,
-    "STS14": 3750,
-    "STS15": 3000,
-    "STS16": 1186,
-    "STS-B": 1379,
-    "SICK-R": 4927,
-}
+PAIR_COUNTS = {"STS12": 3108, "STS13": 1500, "STS14": 3750, "STS15": 3000, "STS16": 1186, "STS-B": 1379, "SICK-R": 4927}
 MINI_STS = "mini-STS"
 
 

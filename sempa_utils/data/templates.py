@@ -71,7 +71,4 @@ def paraphrase_request(sentence: str, template: str = "keep_same_meaning") -> li
     words = pick(template, REQUEST_TEMPLATES, what="paraphrase template")
     if template in EXTRACTION_TEMPLATES:
         return fill(words, prepare_sentence(sentence))
-    return [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": fill(words, sentence)},
-    ]
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": fill(words, sentence)}]

@@ -196,11 +196,7 @@ def _settings(width: int, adapter_beside: bool) -> dict[str, dict | list]:
             "requirements": {"sentence-transformers": ">=6.2"},
         },
         "sentence_bert_config.json": transformer,
-        "1_Pooling/config.json": {
-            "embedding_dimension": width,
-            "pooling_mode": "lasttoken",
-            "include_prompt": True,
-        },
+        "1_Pooling/config.json": {"embedding_dimension": width, "pooling_mode": "lasttoken", "include_prompt": True},
     }
 
 

@@ -573,10 +573,7 @@ def _(function):
         softmax = scores.softmax(0)
         hints = [
             (expected(scores).T, "rows and columns are exchanged: row i is a candidate, column k a place"),
-            (
-                expected(scores).flip(1),
-                "the places are counted from the worst: column 0 is the best",
-            ),
+            (expected(scores).flip(1), "the places are counted from the worst: column 0 is the best"),
             (softmax[:, None].expand(4, 4), "a later place is won only by those not yet placed"),
         ]
         _close(function(scores), expected(scores), hints=hints)

@@ -204,12 +204,7 @@ def dpo_loss(
 
 
 def listwise_dpo_loss(
-    policy: Tensor,
-    reference: Tensor,
-    *,
-    beta: float = 0.1,
-    top_k: int | None = None,
-    reduction: str = "mean",
+    policy: Tensor, reference: Tensor, *, beta: float = 0.1, top_k: int | None = None, reduction: str = "mean"
 ) -> Tensor:
     """DPO over a list: minus log-probability of the ranking in which the answers are given.
 
@@ -231,11 +226,7 @@ def listwise_dpo_loss(
 
 
 def one_word_scores(
-    reference_word_probs: Tensor,
-    policy_log_probs: Tensor,
-    *,
-    reference_log_probs: Tensor,
-    beta: float = 0.1,
+    reference_word_probs: Tensor, policy_log_probs: Tensor, *, reference_log_probs: Tensor, beta: float = 0.1
 ) -> Tensor:
     """Implicit reward of an anchor's one-word answer, averaged over each candidate's own words.
 
@@ -293,11 +284,7 @@ def sample_ranking(scores: Tensor, seed: int, *, num_samples: int | None = None)
 
 
 def fit_log_worths(
-    rankings: Tensor,
-    num_items: int | None = None,
-    *,
-    tolerance: float = 1e-10,
-    max_iterations: int = 20_000,
+    rankings: Tensor, num_items: int | None = None, *, tolerance: float = 1e-10, max_iterations: int = 20_000
 ) -> Tensor:
     """Maximum-likelihood scores of the items, from rankings of them.
 
