@@ -125,10 +125,21 @@ def test_the_curve_goes_from_the_base_over_the_checkpoints_to_the_final_adapter(
 
 def test_checkpoints_before_the_end_each_give_a_point(tmp_path):
     run = TrainingRecord(
-        adapter=tmp_path / "adapter", recipe={"micro_batch": 4, "accumulation": 2, "epochs": 2}, data={"rows": 21},
-        rows_too_long=1, steps=6, curve=[], fingerprint="", model={}, last_quarter=CurveMean(0.0, 0.0, 0.0),
-        trainable_parameters=0, seconds=0.0, peak_memory_bytes=0, resumed_from_step=0, adapter_fingerprint="",
-    )  # fmt: skip
+        adapter=tmp_path / "adapter",
+        recipe={"micro_batch": 4, "accumulation": 2, "epochs": 2},
+        data={"rows": 21},
+        rows_too_long=1,
+        steps=6,
+        curve=[],
+        fingerprint="",
+        model={},
+        last_quarter=CurveMean(0.0, 0.0, 0.0),
+        trainable_parameters=0,
+        seconds=0.0,
+        peak_memory_bytes=0,
+        resumed_from_step=0,
+        adapter_fingerprint="",
+    )
     for step in (1, 3, 4, 10):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)

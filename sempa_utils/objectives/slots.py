@@ -36,7 +36,7 @@ class Slots(Objective):
     extraction_template: str = setting("prompteol", "template whose slot is read")
 
     def check(self, micro_batch: int) -> None:
-        pick(self.extraction_template, EXTRACTION_TEMPLATES, "extraction template")
+        pick(self.extraction_template, EXTRACTION_TEMPLATES, what="extraction template")
 
     def tokenise(self, tokenizer, row, max_length: int):
         words = EXTRACTION_TEMPLATES[self.extraction_template]
@@ -164,7 +164,7 @@ def cosine_scores(anchors: Tensor, candidates: Tensor, temperature: float) -> Te
     return normalise(anchors, dim=-1) @ normalise(candidates, dim=-1).T / temperature
 
 
-def expected_words(head: nn.Module, states: Tensor, chunk: int = 64) -> Tensor:
+def expected_words(head: nn.Linear, states: Tensor, chunk: int = 64) -> Tensor:
     """Return the output embedding that a state's one-word answer has on average: Σ_w q(w) W_w.
 
     `head` is the language-model head with rows W_w, `states` (N, width) what it reads. Shape (N, width),
@@ -178,7 +178,7 @@ def expected_words(head: nn.Module, states: Tensor, chunk: int = 64) -> Tensor:
     return torch.cat(words)
 
 
-def one_word_scores(head: nn.Module, policy: Tensor, reference: Tensor, words: Tensor, beta: float) -> Tensor:
+def one_word_scores(head: nn.Linear, policy: Tensor, reference: Tensor, words: Tensor, beta: float) -> Tensor:
     """Return β Σ_w q_j(w) (log π(w|x) − log π_ref(w|x)) without a vocabulary-wide product per candidate.
 
     `policy` and `reference` (rows, width) are an anchor's states with and without the adapter, `words`

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +68,8 @@ class Step:
         off = torch.autocast(batch.rows.device.type, enabled=False)
         with off if objective.in_batch else contextlib.nullcontext():
             policy = self._read(model, batch.policy)
-            if objective.reference and reference is None:
-                reference = self.reference(model, batch)
+            if reference is None:
+                reference = self.reference(model, batch) if objective.reference else policy.new_empty(0)
             if policy.isfinite().all():
                 scores = objective.loss(policy, reference, head)
             else:
@@ -110,6 +110,6 @@ class Step:
         return divergence(head, states(), reference)
 
 
-def _unwrapped(model: nn.Module):
+def _unwrapped(model: nn.Module) -> Any:
     """Return the model without what data parallelism puts around it."""
     return getattr(model, "module", model)
