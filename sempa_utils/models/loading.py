@@ -133,8 +133,8 @@ def wrap(model: Any, tokenizer: Any, *, name: str, precision: str = "float32") -
     prepare(tokenizer, len(model.get_input_embeddings().weight))
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    names = identity.weights_fingerprint(model), identity.base_digest(model)
-    return LanguageModel(name, precision, model, tokenizer, *names)
+    fingerprint, digest = identity.weights_fingerprint(model), identity.base_digest(model)
+    return LanguageModel(name, precision, model, tokenizer, fingerprint, digest)
 
 
 def fetch(name: str = PACKAGED) -> str:

@@ -21,7 +21,7 @@ class PaddedBatch(NamedTuple):
 
     def to(self, device, **_) -> "PaddedBatch":
         """Return the batch on a device."""
-        return PaddedBatch(*(part.to(device) for part in self[:-1]), self.count)
+        return self._replace(**{name: part.to(device) for name, part in self._asdict().items() if name != "count"})
 
     def inputs(self, config, dtype: torch.dtype) -> dict:
         """Return what a model is given."""
@@ -76,5 +76,5 @@ def _padded(sequences, read_at, targets, owners) -> PaddedBatch:
     for row, sequence in enumerate(sequences):
         input_ids[row, : len(sequence)] = torch.tensor(sequence)
         attention_mask[row, : len(sequence)] = 1
-    integers = (torch.tensor(values, dtype=torch.long) for values in (targets, owners))
-    return PaddedBatch(input_ids, attention_mask, torch.tensor(read_at).T, *integers, owners[-1] + 1)
+    answered, owned = (torch.tensor(values, dtype=torch.long) for values in (targets, owners))
+    return PaddedBatch(input_ids, attention_mask, torch.tensor(read_at).T, answered, owned, owners[-1] + 1)

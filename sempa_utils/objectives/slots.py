@@ -119,7 +119,8 @@ class OneWord(Slots):
             return one_word_scores(head, policy, reference, expected_words(head, candidates), self.beta)
         with torch.no_grad():
             words, base = head(candidates).softmax(dim=-1), head(reference).log_softmax(dim=-1)
-        return plackett_luce.one_word_scores(words, head(policy).log_softmax(dim=-1), base, self.beta)
+        policy_words = head(policy).log_softmax(dim=-1)
+        return plackett_luce.one_word_scores(words, policy_words, reference_log_probs=base, beta=self.beta)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ class Batch(NamedTuple):
 
     def to(self, device, **_) -> "Batch":
         """Return the batch on a device."""
-        moved = ([part.to(device) for part in parts] for parts in (self.policy, self.reference, self.plain))
-        return Batch(self.rows.to(device), *moved)
+        batches = {name: [part.to(device) for part in getattr(self, name)] for name in ("policy", "reference", "plain")}
+        return self._replace(rows=self.rows.to(device), **batches)
 
 
 class Outcome(NamedTuple):
