@@ -56,7 +56,7 @@ FAMILIES = {
 }  # fmt: skip
 NO_TREE = {"bloom", "mpt", "falcon_h1", "recurrent_gemma", "lfm2", "qwen3_5", "qwen3_next", "mamba", "rwkv"}
 OWN_LOGITS = {"gemma2", "cohere", "granite", "nanochat", "falcon_h1", "recurrent_gemma"}
-NO_CACHE = NO_TREE - {"bloom", "mpt"}
+NO_CACHE = NO_TREE - {"bloom"}
 
 
 def random_model(name: str, seed: int = 0):

@@ -18,11 +18,12 @@ from sempa_utils.data.templates import PARAPHRASE_TEMPLATES
 from sempa_utils.embedding import Embedder
 from sempa_utils.evaluation import sts
 from sempa_utils.experiments import analyses
+from sempa_utils.experiments.series import Setting, each_model
 from sempa_utils.records import CurveMean, RowScores, TrainingRecord
 
 # Three steps: checkpoints at the second, and at the third, whose rows are fewer.
 PROFILE = replace(profiles.get("smoke"), precision="float32", triplets=10, save_every=8, sts_pairs=40)
-QUIET = {"profile": PROFILE, "show_progress_bar": False}
+SETTING = Setting(profile=PROFILE)
 
 
 tokenizer = functools.cache(tiny_tokenizer)
@@ -63,7 +64,7 @@ def move(adapter: Path, factor: float) -> None:
 
 
 def test_a_cell_of_the_grid_is_the_score_of_that_adapter(build):
-    found = analyses.template_grid(**QUIET)
+    found = analyses.template_grid(SETTING)
     figures = found.figures
     assert list(figures) == ["base", *PARAPHRASE_TEMPLATES]
     runs = [run for run in training_records(build) if run.recipe["seed"] == 42]
@@ -84,9 +85,9 @@ def test_a_cell_of_the_grid_is_the_score_of_that_adapter(build):
 
 
 def test_findings_are_a_record_and_a_second_call_trains_nothing(build, tmp_path, monkeypatch):
-    first = analyses.template_grid(**QUIET)
+    first = analyses.template_grid(SETTING)
     monkeypatch.setattr(training.run, "make_trainer", lambda *_: pytest.fail("trained again"))
-    assert analyses.template_grid(**QUIET) == first
+    assert analyses.template_grid(SETTING) == first
     record = records.load_run(records.save_run(first, tmp_path), dict[str, dict[str, RowScores]])
     assert records.plain(record) == records.plain(first) and record.seed == 42
     # The default template's run is the one that `train_profile` leaves, and the other way round.
@@ -97,11 +98,11 @@ def test_findings_are_a_record_and_a_second_call_trains_nothing(build, tmp_path,
 @pytest.mark.parametrize("objective", ["one_word", "contrastive"])
 def test_an_objective_without_a_paraphrase_has_no_grid(objective):
     with pytest.raises(InputError, match="no paraphrase.*pairwise, listwise, best_of_n"):
-        analyses.template_grid(objective=objective, **QUIET)
+        analyses.template_grid(SETTING, objective=objective)
 
 
 def test_the_curve_goes_from_the_base_over_the_checkpoints_to_the_final_adapter(build, tmp_path):
-    found = analyses.data_size_curve(**QUIET)
+    found = analyses.data_size_curve(SETTING)
     run, _, _ = training.train_profile(profile=PROFILE)  # found, not trained
     assert run.adapter_fingerprint in found.settings["adapters"]
     folder = shutil.copytree(run.adapter.parent, tmp_path / "run")
@@ -111,7 +112,7 @@ def test_the_curve_goes_from_the_base_over_the_checkpoints_to_the_final_adapter(
     assert [point.triplets for point in found.figures.points] == [0, 8, 10]
     for adapter, factor in ((whole[0].parent, 3.0), (folder / "adapter", 6.0)):
         move(adapter, factor)
-    figures = analyses.data_size_curve(folder=folder, **QUIET).figures
+    figures = analyses.data_size_curve(SETTING, folder=folder).figures
     for point, adapter in zip(figures.points, (None, whole[0].parent, folder / "adapter"), strict=True):
         assert point.test.mean == point.test.tasks["mini-STS"]
         assert point.test.mean.value == pytest.approx(by_hand(adapter), abs=1e-9)
@@ -119,7 +120,7 @@ def test_the_curve_goes_from_the_base_over_the_checkpoints_to_the_final_adapter(
     assert len({point.test.mean for point in figures.points}) == 3 and figures.dev_task == "mini-STS"
     # A checkpoint that was cut off is none.
     whole[0].unlink()
-    shorter = analyses.data_size_curve(folder=folder, **QUIET).figures.points
+    shorter = analyses.data_size_curve(SETTING, folder=folder).figures.points
     assert [point.triplets for point in shorter] == [0, 10]
 
 
@@ -153,10 +154,10 @@ def test_checkpoints_before_the_end_each_give_a_point(tmp_path):
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="nowhere: no finished run.*--output"):
-        analyses.data_size_curve(folder=tmp_path / "nowhere", **QUIET)
+        analyses.data_size_curve(SETTING, folder=tmp_path / "nowhere")
     (tmp_path / training.RUN).write_text(json.dumps({"fingerprint": "0"}), encoding="utf8")
     with pytest.raises(InputError, match="no finished run"):
-        analyses.data_size_curve(folder=tmp_path, **QUIET)
+        analyses.data_size_curve(SETTING, folder=tmp_path)
 
 
 def test_a_run_of_another_base_is_refused(tmp_path, monkeypatch):
@@ -164,11 +165,11 @@ def test_a_run_of_another_base_is_refused(tmp_path, monkeypatch):
     other = models.wrap(tiny_model(seed=1), tokenizer(), name="other")
     monkeypatch.setattr(models, "load", lambda *_: other)
     with pytest.raises(InputError, match="another base model"):
-        analyses.data_size_curve(folder=run.adapter.parent, **QUIET)
+        analyses.data_size_curve(SETTING, folder=run.adapter.parent)
 
 
 def test_the_seeds_differ_and_their_spread_is_the_samples(build):
-    found = analyses.seed_spread(seeds=(42, 43, 44), **QUIET)
+    found = analyses.seed_spread(SETTING, seeds=(42, 43, 44))
     spread = found.figures
     means = [scores.mean.value for scores in spread.runs.values()]
     assert list(spread.runs) == [42, 43, 44]
@@ -192,7 +193,7 @@ def test_the_published_spread_is_the_samples_too():
 @pytest.mark.parametrize("seeds", [(), (42,), (42, 43, 42)])
 def test_seeds_without_a_spread_are_refused(seeds):
     with pytest.raises(InputError, match="at least two seeds, all different"):
-        analyses.seed_spread(seeds=seeds, **QUIET)
+        analyses.seed_spread(SETTING, seeds=seeds)
 
 
 def test_the_base_is_loaded_twice_alone_and_given_back_bare(monkeypatch):
@@ -207,13 +208,13 @@ def test_the_base_is_loaded_twice_alone_and_given_back_bare(monkeypatch):
         return base
 
     monkeypatch.setattr(models, "load", load)
-    analyses.seed_spread(seeds=(1, 2), **QUIET)
+    analyses.seed_spread(SETTING, seeds=(1, 2))
     assert most == [0, 0], "the training base is gone before the scoring base comes"
 
     base = fresh()
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     run, _, _ = training.train_profile(profile=PROFILE)
-    for label, one in analyses._with_each(base, {0: None, 1: run.adapter, 2: run.adapter}, False):
+    for label, one in each_model(base, {0: None, 1: run.adapter, 2: run.adapter}):
         assert (one.adapter is None) == (label == 0)
     after = base.model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
@@ -222,6 +223,6 @@ def test_the_base_is_loaded_twice_alone_and_given_back_bare(monkeypatch):
 def test_broken_data_is_found_before_anything_is_trained(monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(FileNotFoundError, match="STS-B"):
-        analyses.template_grid(tasks=["STS-B"], **QUIET)
+        analyses.template_grid(SETTING, tasks=["STS-B"])
     with pytest.raises(InputError, match="mini-STS"):
-        analyses.seed_spread(tasks=["mini-ST"], **QUIET)
+        analyses.seed_spread(SETTING, tasks=["mini-ST"])

@@ -199,6 +199,7 @@ def test_all_layers_in_one_pass_are_the_layers_one_by_one(deep, method):
 
 def test_the_common_beginning_is_computed_once(deep, monkeypatch):
     embedder, seen = Embedder(deep), []
+    assert deep.ways.prefix_cache  # measured before the calls are counted
     forward = deep.decoder.forward
     monkeypatch.setattr(deep.decoder, "forward", lambda **inputs: seen.append(inputs) or forward(**inputs))
     embedder.encode(SENTENCES, batch_size=2)

@@ -10,6 +10,9 @@ from families import FAMILIES, NO_CACHE, NO_TREE, OWN_LOGITS, random_model
 from sempa_utils import models
 from sempa_utils.checks import InputError
 from sempa_utils.data import corpora
+from sempa_utils.data.templates import fill, prepare_sentence
+from sempa_utils.embedding import Embedder
+from sempa_utils.evaluation.generation import signals
 from sempa_utils.models import Ways
 from sempa_utils.objectives import OBJECTIVES, tokenised
 from sempa_utils.training import Recipe, lora_config
@@ -113,6 +116,49 @@ def test_loss_and_gradient_are_those_of_a_forward_a_sequence(name, objective):
     assert abs(ours.item() - math.log(2)) > 1e-4, "the adapter must move it away from chance"
     one, other = gradient(ours), gradient(plain)
     assert other.norm() > 1e-6 and (one - other).norm() < 2e-3 * other.norm() + 1e-6
+
+
+LONG = "A cat sleeps on the warm mat near the window while it rains, and nobody else is there."
+SENTENCES = ["The shop opens at nine.", LONG, "Two men play chess."]
+
+
+@pytest.mark.parametrize("method", ["prompteol", "mean"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_vector_is_that_of_a_plain_forward_whatever_its_batch(name, method):
+    base = wrapped(name)
+    embedder = Embedder(base, method)
+    for sentence, vector in zip(SENTENCES, embedder.encode(SENTENCES, convert_to_tensor=True)):
+        text = fill(embedder.method.template, prepare_sentence(sentence))
+        with torch.no_grad():
+            states = base.decoder(input_ids=torch.tensor([TOKENIZER(text)["input_ids"]])).last_hidden_state[0]
+        plain = states[-1] if method == "prompteol" else states.mean(dim=0)
+        torch.testing.assert_close(vector, plain, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_signals_and_likelihoods_are_the_models_own(name):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from sempa_utils.evaluation.generation.harness_model import HarnessModel
+
+    base = wrapped(name)
+    text = " ".join(SENTENCES)
+    ids = torch.tensor([TOKENIZER(text)["input_ids"]])
+    with torch.no_grad():
+        log_probs = base.model(input_ids=ids).logits[0].float().log_softmax(dim=-1)
+    own = log_probs[:-1].gather(-1, ids[0, 1:, None]).mean()
+    assert signals.perplexity(base, [text]).nats_per_token == pytest.approx(-own.item(), abs=1e-3)
+    entropy = signals.next_token_entropy(base, [text, SENTENCES[0]])[0]
+    assert entropy == pytest.approx(torch.special.entr(log_probs[-1].exp()).sum().item(), abs=1e-3)
+    rows = [
+        ("A man is cooking in the kitchen. He", end) for end in (" stirs the pot.", " flies to the moon.", " sings.")
+    ]
+    asked = [Instance("loglikelihood", {}, row, index) for index, row in enumerate(rows)]
+    how = {"tokenizer": TOKENIZER, "batch_size": 2, "max_length": 256}
+    stock = [score for score, _ in HFLM(base.model, **how | {"batch_size": 1}).loglikelihood(asked, disable_tqdm=True)]
+    ours = HarnessModel(base.model, ways=base.ways, **how).loglikelihood(asked, disable_tqdm=True)
+    assert [score for score, _ in ours] == pytest.approx(stock, abs=1e-3)
 
 
 def test_a_model_that_looks_ahead_is_refused():

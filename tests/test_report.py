@@ -7,7 +7,7 @@ import pytest
 from sempa_utils import records
 from sempa_utils.checks import InputError
 from sempa_utils.experiments import report
-from sempa_utils.experiments.reproduce import ALL, RUNS, record_name
+from sempa_utils.experiments.grid import ALL, RUNS, record_name
 from sempa_utils.records import (
     Difference,
     FrontierPoint,

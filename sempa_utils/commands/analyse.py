@@ -3,9 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any
 
-from sempa_utils import profiles
 from sempa_utils.checks import InputError
 from sempa_utils.commands import shared
 
@@ -42,14 +40,13 @@ def run(options) -> None:
     analysis, draw = runs[options.what]
     if options.folder and options.what != "data-size":
         raise InputError(f"--folder names the one run of data-size; {options.what} trains several. Leave it out.")
-    settings: dict[str, Any] = {"directory": options.data, "objective": options.objective, "seed": options.seed}
-    if options.folder:
-        settings["folder"] = options.folder
-    profile = profiles.get(options.profile)
+    setting = shared.setting(options)
     if options.precision:
-        profile = dataclasses.replace(profile, precision=options.precision, evaluation_precision=options.precision)
+        profile = dataclasses.replace(setting.profile, evaluation_precision=options.precision)
+        setting = dataclasses.replace(setting, profile=profile)
     tasks = options.tasks.split(",") if options.tasks else None
-    record = analysis(options.model, profile, tasks=tasks, **settings)
+    where = {"folder": options.folder} if options.folder else {}
+    record = analysis(setting, options.objective, tasks=tasks, **where)
     print(json.dumps(records.plain(record.figures), indent=1, ensure_ascii=False))
     print(record.headline)
     if options.figure:

@@ -1,8 +1,5 @@
 """`reproduce`: the kit's own record, run by run."""
 
-from typing import Any
-
-from sempa_utils import profiles
 from sempa_utils.checks import InputError
 from sempa_utils.commands import shared
 
@@ -32,18 +29,18 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Do what is left of the grid and print what is done."""
-    from sempa_utils.experiments import reproduce
+    from sempa_utils.experiments import grid
 
     given = {"triplets": options.triplets or None, "sts_pairs": options.sts_pairs or None}
     if options.generation_items is not None:
         given["generation_items"] = options.generation_items or None
+    sizes = grid.Sizes(**given)
     runs, steps = (value.split(",") if value else None for value in (options.runs, options.steps))
-    if options.ship and (not runs or len(runs) != 1 or runs == [reproduce.BASE]):
+    if options.ship and (not runs or len(runs) != 1 or runs == [grid.BASE]):
         raise InputError("--ship puts one adapter into the package. Name its run, and no other: --runs contrastive_kl.")
-    profile = profiles.get(options.profile)
-    how: dict[str, Any] = {"precision": options.precision, "directory": options.data, "seed": options.seed}
-    how |= {"profile": profile, "sizes": reproduce.Sizes(**given)}
-    where: dict[str, Any] = {"folder": options.records, "state_only": options.state}
-    print(reproduce.table(reproduce.reproduce(options.model, runs=runs, steps=steps, **how, **where)))
+    setting = shared.setting(options)
+    if not options.state:
+        grid.run(setting, runs=runs, steps=steps, sizes=sizes, folder=options.records)
+    print(grid.table(grid.state(setting, runs=runs, steps=steps, sizes=sizes)))
     if runs and options.ship:
-        print(reproduce.ship(runs[0], options.ship, model=options.model, **how))
+        print(grid.ship(setting, runs[0], name=options.ship, sizes=sizes))

@@ -101,6 +101,14 @@ def recipe(options):
     return Recipe.of_profile(profiles.get(options.profile), options.objective, **changes)
 
 
+def setting(options):
+    """Return on what a series of runs is made."""
+    from sempa_utils.experiments.series import Setting
+
+    profile = profiles.get(options.profile)
+    return Setting(options.model, profile, options.data, options.seed, options.precision)
+
+
 def labels(folders: list[str]) -> dict[str, str]:
     """Return a name for each adapter: "adapter" for a single one, else the objective or folder it came from."""
     from sempa_utils import models

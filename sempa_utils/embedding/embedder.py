@@ -183,6 +183,9 @@ class Embedder:
             return reader.vectors(main, layers)
 
     def _batch_size(self, longest: int, at_most: int | None) -> int:
+        # One by one where no padding is exact, or none in which a method can steer what stands last.
+        if self.language_model.ways.padding not in (("left",) if self.method.steer else ("left", "right")):
+            return 1
         by_tokens = max(1, BATCH_TOKENS.get(self.language_model.device.type, 1024) // max(1, longest))
         return min(by_tokens, at_most or sys.maxsize)
 

@@ -38,24 +38,29 @@ class Reader:
         self.decoder, self.device = language_model.decoder, language_model.device
         self.config = language_model.model.config
         self.pad = language_model.tokenizer.pad_token_id
+        self.ways = language_model.ways
         self.prefixes = {}
 
     def batch(self, rows: list[Row], shared: int) -> Batch:
         """Return the batch of `rows`, whose first `shared` tokens at most are taken for common ones.
 
-        A prefix never reaches a token that is averaged or filled.
+        A prefix never reaches a token that is averaged or filled. There is none where a cache is not exact: for some
+        models, and where layers look back through a window, in which padding behind the prefix would count.
         """
+        longest, window = max(len(row.tokens) for row in rows), getattr(self.config, "sliding_window", None)
+        shared = shared if self.ways.prefix_cache and not (window and longest > window) else 0
         free = min(min((*row.chosen, len(row.tokens) if row.placeholder is None else row.placeholder)) for row in rows)
         length = len(os.path.commonprefix([row.tokens[: min(shared, free)] for row in rows]))
-        width = max(len(row.tokens) for row in rows) - length
+        width = longest - length
         input_ids = torch.full((len(rows), width), self.pad)
         mask, chosen = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
         placeholder = torch.full((len(rows),), -1)
         for index, row in enumerate(rows):
-            start = width - len(row.tokens)  # where the row's first token would stand, its prefix before it
+            # Where the row's first token would stand, its prefix before it.
+            start = width - len(row.tokens) if self.ways.padding == "left" else 0
             tokens = torch.tensor(row.tokens[length:])
-            input_ids[index, start + length :] = tokens
-            mask[index, start + length :] = 1
+            own = slice(start + length, start + len(row.tokens))
+            input_ids[index, own], mask[index, own] = tokens, 1
             chosen[index, [start + place for place in row.chosen]] = 1
             if row.placeholder is not None:
                 placeholder[index] = start + row.placeholder
@@ -72,18 +77,17 @@ class Reader:
 
     def run(self, batch: Batch) -> torch.Tensor:
         """Return the decoder's states after the final norm for the batch's own tokens: (rows, T, width)."""
-        # Positions count from a sentence's own first token, whatever padding stands before it.
-        positions = (batch.mask.cumsum(dim=1) - 1).clamp(min=0) + len(batch.prefix)
         mask, inputs = batch.mask, {"use_cache": False}
+        if self.ways.padding == "left":
+            # Positions count from a sentence's own first token, whatever padding stands before it.
+            inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0) + len(batch.prefix)
         if batch.prefix:
             rows, cache = len(batch.mask), DynamicCache(config=self.config)
             for layer, (keys, values) in enumerate(self._keep(batch.prefix)):
                 cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
             mask = torch.cat([mask.new_ones(rows, len(batch.prefix)), mask], dim=1)
-            inputs = {"past_key_values": cache, "use_cache": True}
-        return self.decoder(
-            input_ids=batch.input_ids, attention_mask=mask, position_ids=positions, **inputs
-        ).last_hidden_state
+            inputs |= {"past_key_values": cache, "use_cache": True}
+        return self.decoder(input_ids=batch.input_ids, attention_mask=mask, **inputs).last_hidden_state
 
     def vectors(self, batch: Batch, layers: list[int]) -> torch.Tensor:
         """Return the mean of the chosen tokens' states at each of `layers` (indices of `hidden_states`, from 0).

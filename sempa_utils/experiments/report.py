@@ -16,7 +16,7 @@ from sempa_utils import models, records
 from sempa_utils.checks import fingerprint, pick
 from sempa_utils.data.corpora import STS_TASKS
 from sempa_utils.evaluation.generation import TASKS
-from sempa_utils.experiments.reproduce import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
+from sempa_utils.experiments.grid import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.plots.generation import frontier

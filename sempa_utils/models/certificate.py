@@ -79,7 +79,7 @@ class Ways:
 
     def lines(self) -> list[str]:
         """Return a line for each thing that is not taken, and what is done instead."""
-        said = {
+        lines = {
             "logits are the model's own, which changes them after its head": not self.plain_head,
             "batches are padded instead of prefix trees, which are not exact for this model": not self.tree,
             f"paths of more than {self.window} tokens are padded batches: the model looks back no further": (
@@ -89,7 +89,7 @@ class Ways:
             "sentences are padded on the right": self.padding == "right",
             "sentences are computed one by one: padding changes this model's states": self.padding == "none",
         }
-        return [line for line, is_so in said.items() if is_so]
+        return [line for line, is_so in lines.items() if is_so]
 
 
 def head_logits(head: nn.Module | Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
@@ -154,7 +154,7 @@ def measure(model, tokenizer) -> Ways:
     ids = tokenizer(WORDS, add_special_tokens=False)["input_ids"][:24]
     begin = tokenizer("")["input_ids"][:1]
     prompt, other = [*begin, *ids[:7]], [*begin, *ids[:5], ids[9]]
-    answers = [[ids[8:13], ids[8:10] + ids[14:17]], [ids[17:20], ids[20:24]]]
+    answers = [[ids[8:13], ids[8:10] + ids[14:15]], [ids[17:20], ids[20:24]]]
     sequences = [p + a for p, pair in zip((prompt, other), answers) for a in pair]
     tolerance = TOLERANCES[_compute_dtype(model)]
     truth = _plain(model, [prompt + ids[8:14], prompt + ids[17:23]])

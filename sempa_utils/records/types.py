@@ -5,7 +5,7 @@ recipe, the shape of a space, the signals) stay tables.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -160,6 +160,12 @@ class TrainingFigures(Result):
     triplets_per_second: float | None = None
     trainable_parameters: int | None = None
     rows_too_long: int | None = None
+
+    @classmethod
+    def of(cls, run: TrainingRecord | None) -> "TrainingFigures":
+        """Return what there is to tell of a run; of the base, None, nothing."""
+        told = {one.name: getattr(run, one.name) for one in fields(cls) if one.name != "rows"} if run else {}
+        return cls(run.data["rows"] if run else 0, **told)
 
 
 @dataclass(frozen=True)

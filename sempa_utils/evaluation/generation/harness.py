@@ -365,6 +365,8 @@ def _kept(language_model, name: str, prepared: Prepared, limit: int | None, seed
 def _batch_size(language_model, longest: int) -> int | str:
     # On a GPU the harness tries what fits. On a CPU nothing fails before memory is full, so the longest prompt
     # decides; a generated token costs nearly the same for one row or many. Scored answers need no batch size.
+    if language_model.ways.padding != "left":  # a generated batch is padded there
+        return 1
     return "auto" if language_model.device.type != "cpu" else max(1, min(16, GENERATION_TOKENS // longest))
 
 
@@ -380,7 +382,7 @@ def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size
         part.set_fewshot_seed(seed)
     with _quiet(name, show_progress_bar):
         how = {"tokenizer": language_model.tokenizer, "batch_size": batch_size, "max_length": longest}
-        wrapped = HarnessModel(language_model.model, **how)
+        wrapped = HarnessModel(language_model.model, ways=language_model.ways, **how)
         outcome = run_harness(wrapped, {"tasks": parts, "groups": {}})
     scores, samples = [], []
     for part in parts:

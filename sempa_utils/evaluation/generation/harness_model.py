@@ -3,16 +3,20 @@
 import torch
 from lm_eval.models import huggingface
 
-from sempa_utils.models import prefix_tree
+from sempa_utils.models import Ways
 
 TREE_TOKENS = 1536  # a larger tree of short sequences would spend on attention what it saves elsewhere
 
 
 class HarnessModel(huggingface.HFLM):
-    """`HFLM` whose log-likelihoods come of `prefix_tree`; generation, tokens and stop rules are its own.
+    """`HFLM` whose log-likelihoods come of prefix trees, or of another of the model's `ways`; all else is its own.
 
     Multiple-choice requests repeat their few-shots, and their question for each choice.
     """
+
+    def __init__(self, *arguments, ways: Ways | None = None, **keywords):
+        super().__init__(*arguments, **keywords)
+        self.ways = ways or Ways()
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
         """Return (summed log-probability, False) per request ((context, answer), context tokens, answer tokens).
@@ -22,9 +26,10 @@ class HarnessModel(huggingface.HFLM):
         results, bar = [(0.0, False)] * len(requests), huggingface.tqdm(total=len(requests), disable=disable_tqdm)
         for places in self._trees([context + answer for _, context, answer in requests]):
             contexts, answers = zip(*(requests[place][1:] for place in places))
-            tree = prefix_tree.build(list(contexts), [[answer] for answer in answers]).to(self.device)
+            parts = self.ways.answers(list(contexts), [[answer] for answer in answers])
             with torch.inference_mode():
-                scores = prefix_tree.log_probs(self.model, tree).tolist()
+                scores = [score for part in parts
+                          for score in self.ways.log_probs(self.model, part.to(self.device)).tolist()]  # fmt: skip
             for place, score in zip(places, scores, strict=True):
                 results[place] = (score, False)
             bar.update(len(places))
@@ -33,7 +38,7 @@ class HarnessModel(huggingface.HFLM):
 
     def _trees(self, sequences: list[list[int]]):
         """Yield the places of sequences that make a tree: those of which each has half or more from those before."""
-        most = self.batch_size if isinstance(self.batch_size, int) else len(sequences)
+        most = self.batch_size if isinstance(self.batch_size, int) else len(sequences) if self.ways.tree else 1
         places, size, before = [], 0, []
         # In the order of a dictionary, where those that share most stand side by side.
         for place in sorted(range(len(sequences)), key=sequences.__getitem__):

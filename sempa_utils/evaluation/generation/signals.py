@@ -19,7 +19,7 @@ from sempa_utils import objectives
 from sempa_utils.checks import InputError, decode_text, fingerprint
 from sempa_utils.data import corpora
 from sempa_utils.data.templates import paraphrase_request
-from sempa_utils.models import LanguageModel, prefix_tree
+from sempa_utils.models import LanguageModel
 from sempa_utils.objectives.answers import Pairwise
 
 REVISION = 1  # of the signals; raised with every change that moves one
@@ -86,6 +86,7 @@ def perplexity(
     if not blocks:
         raise InputError("Perplexity needs a text of two tokens or more. Give another text.")
     total, tokens = 0.0, sum(len(block) - 1 for block in blocks)
+    batch_size = _together(language_model, batch_size)
     for start in tqdm(range(0, len(blocks), batch_size), desc="perplexity", disable=not show_progress_bar):
         batch = blocks[start : start + batch_size]
         ids, attention = _padded(language_model, batch)
@@ -134,13 +135,13 @@ def preference_accuracy(
     included, so a short sentence has an advantage; no reference is taken off. Raises `InputError` where no row fits
     into `max_length` tokens.
     """
-    objectives.check_head(language_model.model.config)
     tokenised = objectives.tokenised(Pairwise(template=template), language_model.tokenizer, rows, max_length)
     margins = []
     for start in tqdm(range(0, len(tokenised), batch_size), desc="preferences", disable=not show_progress_bar):
         batch = tokenised[start : start + batch_size]
-        tree = prefix_tree.build(batch["prompt"], batch["answers"])
-        scores = prefix_tree.log_probs(language_model.model, tree.to(language_model.device)).view(-1, 2)
+        parts = language_model.ways.answers(batch["prompt"], batch["answers"])
+        parts = [part.to(language_model.device) for part in parts]
+        scores = torch.cat([language_model.ways.log_probs(language_model.model, part) for part in parts]).view(-1, 2)
         margins.append((scores[:, 0] - scores[:, 1]).double().cpu())
     margins = torch.cat(margins)
     accuracy = (margins > 0).double().mean().item()
@@ -196,6 +197,7 @@ def paraphrases(
     answers = []
     with torch.random.fork_rng():
         torch.manual_seed(sampling.seed)
+        batch_size = _together(language_model, batch_size, left=True)
         for start in tqdm(range(0, len(prompts), batch_size), desc="paraphrasing", disable=not show_progress_bar):
             ids, attention = _padded(language_model, prompts[start : start + batch_size], left=True)
             written = model.generate(input_ids=ids, attention_mask=attention, **how)[:, ids.shape[1] :]
@@ -301,6 +303,7 @@ def next_token_log_probs(language_model: LanguageModel, prompts: list, *, batch_
     """
     rows = [_prompt_tokens(language_model.tokenizer, prompt) for prompt in prompts]
     log_probs = []
+    batch_size = _together(language_model, batch_size)
     for start in range(0, len(rows), batch_size):
         ids, attention = _padded(language_model, rows[start : start + batch_size])
         states = _states(language_model, ids, attention)
@@ -404,6 +407,11 @@ def _end_tokens(language_model: LanguageModel) -> list[int]:
     return sorted({token for token in (language_model.tokenizer.eos_token_id, *named) if token is not None})
 
 
+def _together(language_model: LanguageModel, batch_size: int, left: bool = False) -> int:
+    """Return how many rows may be padded to one length: one where padding there would change the states."""
+    return batch_size if language_model.ways.padding in (("left",) if left else ("left", "right")) else 1
+
+
 def _padded(language_model: LanguageModel, rows: list[list[int]], left: bool = False):
     """Return (token ids, attention mask), both (rows, longest), padded on the right, or on the `left`."""
     width = max(map(len, rows))
@@ -424,5 +432,4 @@ def _states(language_model: LanguageModel, ids: torch.Tensor, attention: torch.T
 
 @torch.no_grad()
 def _log_probs(language_model: LanguageModel, states: torch.Tensor) -> torch.Tensor:
-    logits = language_model.model.get_output_embeddings()(states).float()
-    return torch.log_softmax(logits, dim=-1)
+    return language_model.ways.logits(language_model.model, states).log_softmax(dim=-1)

@@ -13,10 +13,11 @@ from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
 from sempa_utils.evaluation import sts
 from sempa_utils.evaluation.generation import signals
-from sempa_utils.experiments import reproduce
+from sempa_utils.experiments import grid
+from sempa_utils.experiments.series import Setting
 from sempa_utils.records import GridFigures, RunRecord
 
-SIZES = reproduce.Sizes(24, 30, 40, 3, 200, 4, 2)
+SIZES = grid.Sizes(24, 30, 40, 3, 200, 4, 2)
 RUNS = ["base", "pairwise", "contrastive_kl"]
 
 
@@ -24,12 +25,12 @@ RUNS = ["base", "pairwise", "contrastive_kl"]
 def place(no_data, tmp_path, monkeypatch):
     """A tiny model with a long context as a directory, and a build folder of its own."""
     monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
-    monkeypatch.setattr(reproduce, "SAVE_EVERY", 8)
+    monkeypatch.setattr(grid, "SAVE_EVERY", 8)
     for run in ("pairwise", "contrastive_kl"):
-        one = reproduce.RUNS[run]
-        small = reproduce.Run(one.objective, one.changes | {"micro_batch": 4, "accumulation": 1})
-        monkeypatch.setitem(reproduce.RUNS, run, small)
-        monkeypatch.setitem(reproduce.ALL, run, small)
+        one = grid.RUNS[run]
+        small = grid.Run(one.objective, one.changes | {"micro_batch": 4, "accumulation": 1})
+        monkeypatch.setitem(grid.RUNS, run, small)
+        monkeypatch.setitem(grid.ALL, run, small)
     model = tiny_model()
     model.config.max_position_embeddings = 16_384
     model.save_pretrained(tmp_path / "Tiny")
@@ -37,12 +38,15 @@ def place(no_data, tmp_path, monkeypatch):
     return tmp_path
 
 
-def do(place, runs=RUNS, steps=None, **keywords):
-    said = []
+def do(place, runs=RUNS, steps=None, *, state_only=False, seed=42, sizes=SIZES, folder=None):
+    """Do what is left, or only say what that is; return the state and the lines that were announced."""
+    lines = []
     profile = replace(profiles.get("smoke"), max_length=256)
-    arguments = {"profile": profile, "precision": "float32", "sizes": SIZES, "folder": place / "records"}
-    state = reproduce.reproduce(str(place / "Tiny"), runs, steps, watch=said.append, **arguments | keywords)
-    return state, said
+    setting = Setting(str(place / "Tiny"), profile, seed=seed, precision="float32")
+    asked = {"runs": runs, "steps": steps, "sizes": sizes}
+    if not state_only:
+        grid.run(setting, **asked, folder=folder or place / "records", announce=lines.append)
+    return grid.state(setting, **asked), lines
 
 
 def record(place, run: str) -> RunRecord[GridFigures]:
@@ -51,25 +55,25 @@ def record(place, run: str) -> RunRecord[GridFigures]:
 
 def test_the_grid_is_done_once_and_leaves_a_record_each(place):
     before, said = do(place, state_only=True)
-    assert before["pairwise"] == {"train": False} | dict.fromkeys(reproduce.STEPS, False) and said == []
+    assert before["pairwise"] == {"train": False} | dict.fromkeys(grid.STEPS, False) and said == []
     assert not (place / "records").exists()
     state, said = do(place)
     assert all(all(done.values()) for done in state.values())
     assert said.count("pairwise: training on 24 rows") == 1 and "base: generation" in said
     again, said = do(place)
     assert again == state and said == []
-    assert "left" not in reproduce.table(state) and "left" in reproduce.table(before)
+    assert "left" not in grid.table(state) and "left" in grid.table(before)
 
     for run in RUNS:
         figures = record(place, run).figures
-        assert all(getattr(figures, step) for step in reproduce.STEPS)
+        assert all(getattr(figures, step) for step in grid.STEPS)
         assert set(figures.generation.scores.tasks) == {"gsm8k", "mmlu", "hellaswag", "drop", "truthfulqa"}
         assert all(bool(score.difference) == (run != "base") for score in figures.sts.scores.columns.values())
     base, trained = record(place, "base"), record(place, "contrastive_kl")
     assert trained.figures.generation.scores.mean.difference
     assert base.figures.generation.scores.mean.difference is None
     assert (base.figures.train.rows, trained.figures.train.rows, trained.figures.train.steps) == (0, 24, 6)
-    assert trained.settings["recipe"]["kl_weight"] == reproduce.HELD
+    assert trained.settings["recipe"]["kl_weight"] == grid.KL_WEIGHT
     assert trained.model["adapter"] and base.model["adapter"] is None
     # No sentence and no path enters a record.
     text = (place / "records" / "reproduce_tiny_pairwise.json").read_text(encoding="utf8")
@@ -148,9 +152,9 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
 
     points = record(place, "contrastive_kl").figures.frontier
     assert [point.rows for point in points] == [8, 16, 24]
-    chosen = reproduce.recipe("contrastive_kl", replace(profiles.get("smoke"), max_length=256))
-    data = reproduce._Data.load(None, SIZES, 42)
-    rows = reproduce._training_rows("contrastive_kl", data)
+    chosen = grid.recipe("contrastive_kl", replace(profiles.get("smoke"), max_length=256))
+    data = grid._load(Setting(), SIZES, {}, check_context=False)
+    rows = grid.training_rows("contrastive_kl", Setting(), held_out=data.held_out, limit=SIZES.triplets)
     folder = training.run_folder(base, rows, chosen)
     with models.adapted(base, folder / "adapter") as last:
         cosines = sts.pair_similarities(Embedder(last).encode, dev.rows)
@@ -162,12 +166,12 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
 def test_no_step_changes_without_a_new_revision(place):
     """What a step makes of the measures; the measures themselves are held in test_identity."""
     do(place, ["base"], ["sts", "geometry", "layers", "frontier"])
-    figures = record(place, "base")["figures"]
+    figures = record(place, "base").figures
     found = {
-        "sts": figures["sts"]["without_training_sentences"]["mean"],
-        "geometry": [figures["geometry"][name] for name in ("sentences", "uniformity", "effective_rank")],
-        "layers": figures["layers"]["sts"][1:],
-        "frontier": [figures["frontier"]["points"][0][name] for name in ("rows", "sts", "perplexity")],
+        "sts": figures.sts.without_training_sentences.mean.value,
+        "geometry": [figures.geometry[name] for name in ("sentences", "uniformity", "effective_rank")],
+        "layers": figures.layers.sts[1:],
+        "frontier": [getattr(figures.frontier[0], name) for name in ("rows", "sts", "perplexity")],
     }
     expected = {
         "sts": -7.45902,
@@ -175,10 +179,10 @@ def test_no_step_changes_without_a_new_revision(place):
         "layers": [14.5299, 12.1429],
         "frontier": [0, 12.1429, 1262.98],
     }
-    advice = f"a step's figures have moved: raise reproduce.REVISION and write {found} here"
+    advice = f"a step's figures have moved: raise its revision in steps.STEPS and write {found} here"
     for step, values in expected.items():
         assert found[step] == pytest.approx(values, rel=2e-3, abs=0.02), advice
-    assert reproduce.REVISION == 1 and found.keys() == expected.keys(), advice
+    assert {step.revision for step in grid.STEPS.values()} == {1} and found.keys() == expected.keys(), advice
 
 
 def test_layers_are_followed_from_the_base_to_the_run(place):
@@ -242,7 +246,7 @@ def test_unknown_names_are_said(place):
 def test_the_command_prints_what_is_left(place, capsys, monkeypatch):
     code = command_line.main(["reproduce", "--model", str(place / "Tiny"), "--state", "--runs", "base,one_word"])
     out = capsys.readouterr().out
-    assert code == 0 and out.splitlines()[2].split() == ["one_word"] + ["left"] * (1 + len(reproduce.STEPS))
+    assert code == 0 and out.splitlines()[2].split() == ["one_word"] + ["left"] * (1 + len(grid.STEPS))
 
 
 def test_the_command_writes_the_records_where_it_is_told(place):
@@ -285,48 +289,52 @@ def test_a_whole_run_trained_again_gave_the_same_adapter():
 
 
 def test_every_run_of_the_grid_is_a_recipe():
-    for run, one in reproduce.ALL.items():
+    for run, one in grid.ALL.items():
         if one.objective:
             for profile in profiles.PROFILES.values():
-                recipe = reproduce.recipe(run, profile)
-                assert recipe.objective.name == one.objective and recipe.save_every == reproduce.SAVE_EVERY
-    for grid in (reproduce.RUNS, reproduce.TRIALS):
-        recipes = [reproduce.recipe(run, profiles.get("cpu")) for run, one in grid.items() if one.objective]
+                recipe = grid.recipe(run, profile)
+                assert recipe.objective.name == one.objective and recipe.save_every == grid.SAVE_EVERY
+    for runs in (grid.RUNS, grid.TRIALS):
+        recipes = [grid.recipe(run, profiles.get("cpu")) for run, one in runs.items() if one.objective]
         assert len(set(recipes)) == len(recipes)
     # Swapped, each has the other's rate and batch: what is left between them is the objective.
-    own, other = (reproduce.recipe(run, profiles.get("cpu")) for run in ("pairwise_2048", "one_word_2048_swapped"))
+    own, other = (grid.recipe(run, profiles.get("cpu")) for run in ("pairwise_2048", "one_word_2048_swapped"))
     assert own.learning_rate == other.learning_rate
     assert own.micro_batch * own.accumulation == other.micro_batch * other.accumulation
-    own, other = (reproduce.recipe(run, profiles.get("cpu")) for run in ("one_word_2048", "pairwise_2048_swapped"))
+    own, other = (grid.recipe(run, profiles.get("cpu")) for run in ("one_word_2048", "pairwise_2048_swapped"))
     assert own.learning_rate == other.learning_rate
     assert own.micro_batch * own.accumulation == other.micro_batch * other.accumulation
 
 
 def test_a_trial_is_read_on_dev_alone_and_on_its_own_rows(place, monkeypatch):
-    small = reproduce.Run("pairwise", {"micro_batch": 4, "accumulation": 1, "template": "prompteol"}, 12)
-    monkeypatch.setitem(reproduce.TRIALS, "pairwise_2048_bare", small)
-    monkeypatch.setitem(reproduce.ALL, "pairwise_2048_bare", small)
+    small = grid.Run("pairwise", {"micro_batch": 4, "accumulation": 1, "template": "prompteol"}, 12)
+    monkeypatch.setitem(grid.TRIALS, "pairwise_2048_bare", small)
+    monkeypatch.setitem(grid.ALL, "pairwise_2048_bare", small)
     state, said = do(place, ["base", "pairwise_2048_bare"], ["geometry", "frontier"])
     assert state["pairwise_2048_bare"] == {"train": True, "frontier": True}
     assert "pairwise_2048_bare: training on 12 rows" in said
     found = record(place, "pairwise_2048_bare")
     assert set(records.plain(found.figures)) == {"train", "frontier"} and "after 12 rows STS dev" in found.headline
-    assert reproduce.table(state).splitlines()[2].split() == ["pairwise_2048_bare", "done", "done"]
+    assert grid.table(state).splitlines()[2].split() == ["pairwise_2048_bare", "done", "done"]
 
 
 def test_a_run_is_held_against_the_rows_that_it_was_trained_on(no_data):
     sizes = replace(SIZES, triplets=10)
-    data = reproduce._Data.load(None, sizes, 42)
-    ranked, triplets = (reproduce._training_rows(run, data) for run in ("listwise", "pairwise"))
+    data = grid._load(Setting(), sizes, {}, check_context=False)
+
+    def rows_of(run, data):
+        return grid.training_rows(run, Setting(), held_out=data.held_out, limit=10)
+
+    ranked, triplets = (rows_of(run, data) for run in ("listwise", "pairwise"))
     assert len(ranked.rows[0]) == 4 and len(triplets.rows[0]) == 3
-    assert reproduce._training_rows("base", data).fingerprint == triplets.fingerprint
+    assert rows_of("base", data).fingerprint == triplets.fingerprint
 
 
 def test_what_is_held_out_is_not_trained_on(no_data):
-    sizes = reproduce.Sizes()
-    data = reproduce._Data.load(None, sizes, 42)
+    sizes = grid.Sizes()
+    data = grid._load(Setting(), sizes, {}, check_context=False)
     for run in ("listwise", "pairwise"):
-        rows = reproduce._training_rows(run, data)
+        rows = grid.training_rows(run, Setting(), held_out=data.held_out)
         held_out = {row.premise for row in data.held_out.rows}
         assert len(held_out) == sizes.held_out and len(rows) == len(corpora.packaged_ranked_nli()) - len(held_out)
         assert not held_out & {row[0] for row in rows.rows}
@@ -345,14 +353,14 @@ def test_other_data_of_a_step_is_another_figure(place, monkeypatch):
 
 def test_benchmarks_are_looked_at_once_and_only_where_they_are_asked_for(place, monkeypatch):
     looked = []
-    check = reproduce.check_tasks
-    monkeypatch.setattr(reproduce, "check_tasks", lambda *given: looked.append(given) or check(*given))
+    check = grid.check_tasks
+    monkeypatch.setattr(grid, "check_tasks", lambda *given: looked.append(given) or check(*given))
     do(place, ["base"], ["geometry"])
     assert looked == []
     do(place, ["base", "pairwise"], ["geometry", "generation"])
-    assert len(looked) == 1
+    assert [model for _, model in looked] == [str(place / "Tiny"), None], "by the run, and by the state after it"
     # Other items in the files: what is kept of the step is no longer its figure.
-    monkeypatch.setattr(reproduce, "check_tasks", lambda *given: {"gsm8k": {"fingerprint": "another"}})
+    monkeypatch.setattr(grid, "check_tasks", lambda *given: {"gsm8k": {"fingerprint": "another"}})
     state, _ = do(place, ["base"], ["geometry", "generation"], state_only=True)
     assert state["base"] == {"train": True, "geometry": True, "generation": False}
 

@@ -1,0 +1,69 @@
+"""What every series of runs is made of: a setting, runs that are trained or found, and models to measure."""
+
+import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from tqdm.auto import tqdm
+
+from sempa_utils import models, profiles, training
+from sempa_utils.data.corpora import Corpus
+from sempa_utils.profiles import Profile
+from sempa_utils.records import TrainingRecord
+from sempa_utils.training import Recipe
+
+BASE = "base"  # the row of the model without an adapter
+Label = TypeVar("Label", str, int)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """On what a series is run: the base, sizes and precisions, the data directory, what draws the samples."""
+
+    model: str = models.PACKAGED
+    profile: Profile = field(default_factory=profiles.get)
+    directory: str | Path | None = None
+    seed: int = 42
+    precision: str | None = None  # None: the profile's for training
+
+    def load(self, precision: str | None = None) -> models.LanguageModel:
+        """Return the base, by default in the setting's precision."""
+        return models.load(self.model, precision or self.precision or self.profile.precision)
+
+
+class Planned(NamedTuple):
+    """A run before it is trained."""
+
+    recipe: Recipe
+    corpus: Corpus
+
+
+def trained(base: models.LanguageModel, planned: Planned) -> TrainingRecord:
+    """Return the record of a run, trained now if it is not finished."""
+    folder = training.run_folder(base, planned.corpus, planned.recipe)
+    return training.train(base, planned.corpus, recipe=planned.recipe, folder=folder)
+
+
+def finished(base: models.LanguageModel, planned: Planned) -> TrainingRecord | None:
+    """Return the record of a finished run, or None."""
+    return training.read_record(training.run_folder(base, planned.corpus, planned.recipe))
+
+
+def trained_runs(setting: Setting, runs: Mapping[Label, Planned]) -> dict[Label, TrainingRecord]:
+    """Return each run's record, trained now if it is not there; no model is left in memory."""
+    base = setting.load()
+    done = {label: trained(base, run) for label, run in tqdm(runs.items(), desc="training", unit="run")}
+    del base
+    gc.collect()  # a trainer refers to itself, and would keep the base in memory beside the next
+    return done
+
+
+def each_model(
+    base: models.LanguageModel, adapters: Mapping[Label, Path | None]
+) -> Iterator[tuple[Label, models.LanguageModel]]:
+    """Yield (label, the base with that adapter on it) for {label: folder, or None for the bare base}."""
+    for label, folder in tqdm(adapters.items(), desc="scoring", unit="adapter"):
+        with models.adapted(base, folder) as model:
+            yield label, model
