@@ -162,12 +162,13 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
 def test_no_step_changes_without_a_new_revision(place):
     """What a step makes of the measures; the measures themselves are held in test_identity."""
     do(place, ["base"], ["sts", "geometry", "layers", "frontier"])
-    figures = record(place, "base")["figures"]
+    figures = record(place, "base").figures
+    point = figures.frontier[0]
     found = {
-        "sts": figures["sts"]["without_training_sentences"]["mean"],
-        "geometry": [figures["geometry"][name] for name in ("sentences", "uniformity", "effective_rank")],
-        "layers": figures["layers"]["sts"][1:],
-        "frontier": [figures["frontier"]["points"][0][name] for name in ("rows", "sts", "perplexity")],
+        "sts": figures.sts.without_training_sentences.mean.value,
+        "geometry": [figures.geometry[name] for name in ("sentences", "uniformity", "effective_rank")],
+        "layers": figures.layers.sts[1:],
+        "frontier": [point.rows, point.sts, point.perplexity],
     }
     expected = {
         "sts": -7.45902,

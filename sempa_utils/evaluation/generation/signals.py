@@ -134,7 +134,6 @@ def preference_accuracy(
     included, so a short sentence has an advantage; no reference is taken off. Raises `InputError` where no row fits
     into `max_length` tokens.
     """
-    objectives.check_head(language_model.model.config)
     tokenised = objectives.tokenised(Pairwise(template=template), language_model.tokenizer, rows, max_length)
     margins = []
     for start in tqdm(range(0, len(tokenised), batch_size), desc="preferences", disable=not show_progress_bar):
