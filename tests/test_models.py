@@ -475,7 +475,7 @@ def test_without_an_end_token_all_works_but_answers(endless, tiny, tmp_path, no_
     assert abs(Embedder(loaded).encode(sentences) - Embedder(tiny).encode(sentences)).max() < 1e-5
     rows = corpora.load_triplets(limit=8)
     recipe = training.Recipe.make("contrastive", micro_batch=4)
-    assert training.train(loaded, rows, recipe=recipe, folder=tmp_path / "run")["steps"] == 2
+    assert training.train(loaded, rows, recipe=recipe, folder=tmp_path / "run").steps == 2
     for template in ("keep_same_meaning", "prompteol"):
         with pytest.raises(InputError, match="no end token.*one_word, contrastive"):
             recipe = training.Recipe.make("pairwise", micro_batch=4, template=template)
