@@ -33,7 +33,7 @@ report: $(INSTALLED)
 	@$(BIN)/python -m sempa_utils report
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyrefly check
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab notebooks

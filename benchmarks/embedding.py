@@ -80,7 +80,7 @@ def main() -> None:
     ratios |= {
         name: ours / figures[name]["sentences_per_second"] for name in sides_on_distinct if name.split(",")[0] in ratios
     }
-    lowest = min(found["lowest_cosine_with_this_kit"] for found in figures.values())
+    lowest = min(side["lowest_cosine_with_this_kit"] for side in figures.values())
     headline = (
         ", ".join(f"{ratio:.2f}× {name}" for name, ratio in ratios.items())
         + f" in sentences per second; lowest cosine {lowest:.6f} ({options.precision})"
@@ -97,21 +97,21 @@ def main() -> None:
 @torch.no_grad()
 def authors_way(language_model, texts: list[str], batch_size: int = 16) -> np.ndarray:
     """Encode as the authors' evaluation script is described: (n, width)."""
-    tokenizer, found = language_model.tokenizer, []
+    tokenizer, vectors = language_model.tokenizer, []
     prompts = [fill(EXTRACTION_TEMPLATES["prompteol"], prepare_sentence(text)) for text in texts]
     for start in range(0, len(prompts), batch_size):
         batch = tokenizer(prompts[start : start + batch_size], padding=True, return_tensors="pt")
         outputs = language_model.model(
             **batch.to(language_model.device), output_hidden_states=True, return_dict=True, use_cache=False
         )
-        found.append(outputs.hidden_states[-1][:, -1].float().cpu())
-    return torch.cat(found).numpy()
+        vectors.append(outputs.hidden_states[-1][:, -1].float().cpu())
+    return torch.cat(vectors).numpy()
 
 
-def lowest_cosine(one: np.ndarray, other: np.ndarray) -> float:
+def lowest_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
     """Return the lowest cosine of equally placed rows."""
-    one, other = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in (one, other))
-    return float((one * other).sum(axis=1).min())
+    ours, theirs = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in (ours, theirs))
+    return float((ours * theirs).sum(axis=1).min())
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def suggested(names: list[str] | None = None) -> list[Suggestion]:
     """
     rows = []
     for name in names or memory.SHAPES:
-        published, config = pick(name, memory.SHAPES, "shape"), memory.shape(name)
+        published, config = pick(name, memory.SHAPES, what="shape"), memory.shape(name)
         planned = {
             way: memory.total(
                 memory.plan(config, precision, recipe=Recipe.of_profile(profiles.get(profile)), tokens=memory.LONGEST)

@@ -39,8 +39,8 @@ def main() -> int:
         "--build", type=Path, default=HERE.parent / "build", help="where everything goes"
     )
     parser.add_argument("--only", help="run the notebooks whose names contain this")
-    parser.add_argument("--publish", action="store_true", help="afterwards copy the executed notebooks beside their "
-                        "sources and the summary into results/, for a commit")  # fmt: skip
+    publishing = "afterwards copy notebooks beside their sources and the summary into results/"
+    parser.add_argument("--publish", action="store_true", help=publishing)
     options = parser.parse_args()
 
     try:
@@ -178,17 +178,17 @@ class KernelMemory:
     def __init__(self, client: NotebookClient):
         self.client, self.peak, self._done = client, 0, threading.Event()
 
-    def _watch(self):
+    def _measure(self):
         while not self._done.wait(0.25):
             try:
                 kernel = psutil.Process(self.client.km.provisioner.pid)
                 family = [kernel, *kernel.children(recursive=True)]
-                self.peak = max(self.peak, sum(one.memory_info().rss for one in family))
+                self.peak = max(self.peak, sum(process.memory_info().rss for process in family))
             except (AttributeError, TypeError, psutil.Error):
                 continue  # not yet started, or already gone
 
     def __enter__(self):
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._measure, daemon=True)
         self._thread.start()
         return self
 
@@ -228,8 +228,8 @@ def page(notebook, title: str) -> str:
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = with_mathml(output.data["text/markdown"])
-    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="", exclude_input_prompt=True,
-                            exclude_output_prompt=True)  # fmt: skip
+    plain = {"mathjax_url": "", "require_js_url": "", "jquery_url": ""}  # nothing from the network
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, **plain)
     body, _ = exporter.from_notebook_node(copy, {"metadata": {"name": title}})
     # The template loads MathJax from an address; with MathML nothing is left for it to do.
     body = re.sub(

@@ -1,4 +1,17 @@
-"""SemPA kit: semantic preference alignment of language models, to read, run and extend."""
+"""SemPA kit: semantic preference alignment of language models, to read, run and extend.
+
+A newcomer's path: where a new thing goes, and the one line that makes it known.
+
+| a new … | its file | its line |
+|---|---|---|
+| objective | `objectives/NAME.py` | `OBJECTIVES` in `objectives/__init__.py` |
+| extraction method | `embedding/NAME.py` | `METHODS` in `embedding/embedder.py` |
+| STS task | `data/corpora.py` | `STS_TASKS` in `data/corpora.py` |
+| generation task | `evaluation/generation/harness.py` | `TASKS` in `evaluation/generation/harness.py` |
+| figure | `plots/NAME.py` | `PICTURES` in `experiments/report.py` |
+| command | `commands/NAME.py` | `COMMANDS` in `__main__.py` |
+| table | `experiments/report.py` | `TABLES` in `experiments/report.py` |
+"""
 
 import logging
 

@@ -3,31 +3,40 @@
 import contextlib
 import difflib
 import hashlib
+import io
 import os
 import shutil
 import tempfile
+from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar, overload
+
+Value = TypeVar("Value")
 
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message names the place and the remedy."""
 
 
-def pick(name: str, options, what: str):
+@overload
+def pick(name: str, options: Mapping[str, Value], *, what: str) -> Value: ...
+@overload
+def pick(name: str, options: Collection[str], *, what: str) -> str: ...
+def pick(name: Any, options: Any, *, what: str) -> Any:
     """Return `options[name]`, or raise an `InputError` that offers the nearest names.
 
     `options` is a mapping, or any collection of names (then the name itself is returned);
     `what` is the word used in the message, such as "template".
     """
     if name in options:
-        return options[name] if hasattr(options, "keys") else name
+        return options[name] if isinstance(options, Mapping) else name
     near = difflib.get_close_matches(str(name), list(options), n=2, cutoff=0.4)
     hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise InputError(f"Unknown {what} {name!r}. {hint}Choose one of: {', '.join(options)}.")
 
 
 @contextlib.contextmanager
-def write_whole(target: Path | str):
+def write_whole(target: Path | str) -> Generator[Path, None, None]:
     """Yield a temporary path beside `target` and rename it to `target` when the block succeeds.
 
     The block may create a file or a folder there. An error leaves an older `target` as it was.
@@ -52,7 +61,7 @@ def write_whole(target: Path | str):
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def require_space(folder: Path | str, needed_bytes: int, purpose: str) -> None:
+def require_space(folder: Path | str, needed_bytes: int, *, purpose: str) -> None:
     """Raise an `InputError` unless `folder`'s disk has `needed_bytes` free for `purpose`."""
     folder = Path(folder)
     while not folder.exists():
@@ -63,6 +72,24 @@ def require_space(folder: Path | str, needed_bytes: int, purpose: str) -> None:
             f"{folder}: {purpose} needs {needed_bytes / 1e6:,.0f} MB and the disk has "
             f"{free / 1e6:,.0f} MB free. Free some space or choose another folder."
         )
+
+
+def decode_text(data: bytes, name: Path | str) -> str:
+    """Return UTF-8 bytes as text, without a byte order mark and with line ends as `\\n`.
+
+    Raises `InputError` for bytes in another encoding; it names `name` and the row.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        text, place = "", error.start
+    else:
+        place = data.find(b"\0")
+    if place >= 0:
+        wide = ", it seems to be UTF-16" if b"\0" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        row = data.count(b"\n", 0, place) + 1
+        raise InputError(f"{name}: not UTF-8 text (row {row}: byte {data[place]:#04x}{wide}). Save it as UTF-8.")
+    return io.StringIO(text, newline=None).read()
 
 
 def fingerprint(*parts) -> str:

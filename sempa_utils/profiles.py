@@ -37,4 +37,4 @@ PROFILES = {
 
 def get(name: str | None = None) -> Profile:
     """Return a profile by name; by default the one that `SEMPA_PROFILE` names, or "cpu"."""
-    return pick(name or os.environ.get("SEMPA_PROFILE") or "cpu", PROFILES, "profile")
+    return pick(name or os.environ.get("SEMPA_PROFILE") or "cpu", PROFILES, what="profile")

@@ -20,8 +20,8 @@ OPTIONS = {"prompteol": 1, "pretended_cot": 2, "mean": 3}
 
 
 def test_pick_returns_the_value_of_a_mapping_and_the_name_of_a_collection():
-    assert pick("mean", OPTIONS, "method") == 3
-    assert pick("mean", tuple(OPTIONS), "method") == "mean"
+    assert pick("mean", OPTIONS, what="method") == 3
+    assert pick("mean", tuple(OPTIONS), what="method") == "mean"
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_pick_returns_the_value_of_a_mapping_and_the_name_of_a_collection():
 )
 def test_pick_offers_the_nearest_name_and_lists_all(typed, near):
     with pytest.raises(InputError) as refusal:
-        pick(typed, OPTIONS, "method")
+        pick(typed, OPTIONS, what="method")
     message = str(refusal.value)
     assert message.startswith(f"Unknown method {typed!r}. Did you mean {near!r}")
     assert message.endswith("Choose one of: prompteol, pretended_cot, mean.")
@@ -37,14 +37,14 @@ def test_pick_offers_the_nearest_name_and_lists_all(typed, near):
 
 def test_pick_offers_nothing_where_nothing_is_near():
     with pytest.raises(InputError) as refusal:
-        pick("zzz", OPTIONS, "method")
+        pick("zzz", OPTIONS, what="method")
     assert str(refusal.value) == "Unknown method 'zzz'. Choose one of: prompteol, pretended_cot, mean."
 
 
 @pytest.mark.parametrize("wrong", ["", None, 7])
 def test_pick_refuses_what_is_no_name_in_the_same_way(wrong):
     with pytest.raises(InputError, match="Unknown method"):
-        pick(wrong, OPTIONS, "method")
+        pick(wrong, OPTIONS, what="method")
 
 
 # --- write_whole -------------------------------------------------------------------------------
@@ -152,9 +152,9 @@ def test_space_is_asked_of_the_disk_that_the_folder_will_be_on(tmp_path, monkeyp
         return Usage(100e6, 60e6, 40e6)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    require_space(tmp_path / "not" / "yet" / "there", 40_000_000, "a checkpoint")  # exactly enough
+    require_space(tmp_path / "not" / "yet" / "there", 40_000_000, purpose="a checkpoint")  # exactly enough
     with pytest.raises(InputError) as refusal:
-        require_space(tmp_path / "not", 40_000_001, "a checkpoint")
+        require_space(tmp_path / "not", 40_000_001, purpose="a checkpoint")
     assert asked == [tmp_path, tmp_path]
     message = str(refusal.value)
     assert all(part in message for part in (str(tmp_path), "a checkpoint needs 40 MB", "40 MB free", "another folder"))

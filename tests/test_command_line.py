@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and one clear error for each wrong thing."""
 
+import io
 import json
 import subprocess
 import sys
@@ -301,3 +302,45 @@ def test_a_blank_line_is_named_by_its_row(capsys, directory, tmp_path):
     lines.write_text("One.\n\nThree.\n", encoding="utf8")
     code, _, err = call(capsys, "encode", "--model", directory, "--input", lines, "--output", tmp_path / "v.npy")
     assert code == 1 and "row 2" in err and not (tmp_path / "v.npy").exists()
+
+
+@pytest.mark.parametrize("source", ["file", "standard input"])
+def test_encode_reads_past_a_byte_order_mark(capsys, directory, tmp_path, monkeypatch, source):
+    vectors = {}
+    for name, start in (("plain", b""), ("marked", b"\xef\xbb\xbf")):
+        data, lines = start + "The kettle is on.\r\nÇa va?\n".encode(), tmp_path / f"{name}.txt"
+        lines.write_bytes(data)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="latin-1"))
+        place = lines if source == "file" else "-"
+        output = tmp_path / f"{name}.npy"
+        code, _, err = call(capsys, "encode", "--model", directory, "--input", place, "--output", output)
+        assert code == 0 and "2 sentences" in err
+        vectors[name] = np.load(output)
+    np.testing.assert_array_equal(vectors["plain"], vectors["marked"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_encode_refuses_another_encoding(capsys, directory, tmp_path, encoding):
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes("A cat sleeps.\nA café opens.\n".encode(encoding))
+    code, _, err = call(capsys, "encode", "--model", directory, "--input", lines, "--output", tmp_path / "v.npy")
+    row = 1 if encoding == "utf-16" else 2
+    assert code == 1 and f"{lines}: not UTF-8 text (row {row}: " in err and err.count("\n") == 1
+    assert not (tmp_path / "v.npy").exists()
+
+
+def test_one_task_is_enough_for_evaluate_and_doctor(capsys, no_data, directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEMPA_BUILD_DIR", str(tmp_path / "build"))
+    folder = tmp_path / "only" / "senteval" / "downstream" / "STS" / "STSBenchmark"
+    folder.mkdir(parents=True)
+    for split in ("test", "dev"):
+        rows = [f"m\tx\ty\t{n}\t{n % 5}.0\tA {split} man {n} eats.\tSomeone {n % 7} eats.\n" for n in range(40)]
+        (folder / f"sts-{split}.csv").write_text("".join(rows), encoding="utf8")
+    data = ("--data", tmp_path / "only")
+    code, out, _ = call(capsys, "evaluate", "--model", directory, "--methods", "mean", "--layer", "dev", *data)
+    assert code == 0 and "STS-B" in out and "chosen on dev" in out and "mini-STS" not in out
+    _, out, _ = call(capsys, "doctor", *data)
+    assert f"OK    {'STS':<14} STS-B\n" in out
+    (tmp_path / "mine").mkdir()
+    _, out, _ = call(capsys, "doctor", "--data", tmp_path / "mine")
+    assert f"FAIL  {'NLI':<14} {tmp_path / 'mine'}: nothing of the layout is in it" in out

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 import socket
 import tarfile
 import threading
@@ -222,7 +223,9 @@ def test_every_row_is_either_kept_or_counted(tmp_path_factory, rows):
     except InputError as error:
         assert "no usable row" in str(error)
         return
-    assert len(corpus) + sum(corpus.dropped.values()) == len(rows)
+    # A row that could as well be several is counted as those.
+    count = sum(corpora._joined_rows(dict(zip(corpora.NLI_COLUMNS, row))) or 1 for row in rows)
+    assert len(corpus) + sum(corpus.dropped.values()) == count
     assert len(set(corpus.rows)) == len(corpus)
     assert all(all(row) and row.positive != row.negative for row in corpus.rows)
 
@@ -292,14 +295,20 @@ def test_both_files_are_read_as_one(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "broken",
-    ['{"premise": "a", "hypothesis"', "", "[1, 2]", '"text"', '{"premise": "a", "label": "neutral"}',
-     '{"premise": null, "hypothesis": "b", "label": "neutral"}'],
-)  # fmt: skip
+    [
+        '{"premise": "a", "hypothesis"',
+        "",
+        "[1, 2]",
+        '"text"',
+        '{"premise": "a", "label": "neutral"}',
+        '{"premise": null, "hypothesis": "b", "label": "neutral"}',
+    ],
+)
 def test_a_malformed_line_is_named(tmp_path, monkeypatch, broken):
     good = line("a", "b", "neutral")
     message = refused(ranked, tmp_path, monkeypatch, good, broken, good)
     assert message.startswith(f"{tmp_path / 'nli' / 'snli_dev.jsonl'}, line 2: ")
-    assert "Mend or remove the line" in message
+    assert "Fix or remove the line" in message
 
 
 def test_ranked_files_without_a_usable_premise_are_refused(tmp_path, monkeypatch):
@@ -319,7 +328,7 @@ def sts(tmp_path, monkeypatch):
 
 
 def load(sts, task, split="test"):
-    return corpora.load_sts(task, sts.parent.parent, split)
+    return corpora.load_sts(task, sts.parent.parent, split=split)
 
 
 def test_the_small_files_are_read(sts):
@@ -413,6 +422,140 @@ def test_unknown_tasks_and_splits_name_the_nearest(sts):
     assert "Unknown split of STS-B 'train'" in refused(load, sts, "STS-B", "train")
 
 
+# --- Files of people: marks, encodings, quotes, a part of the layout -------------------------------
+
+
+MARK = b"\xef\xbb\xbf"
+
+
+def test_a_byte_order_mark_is_no_text(places):
+    marked = places / "marked"
+    shutil.copytree(places / "variable", marked)
+    for path in marked.rglob("*.*"):
+        if path.is_file():
+            path.write_bytes(MARK + path.read_bytes())
+    for load in (*LOADERS.values(), lambda directory: corpora.load_sts("STS12", directory)):
+        assert load(marked).rows == load(places / "variable").rows
+    assert corpora.load_sts("SICK-R", marked).rows[0] == Pair("a", "b", 4.5)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "last", "says"),
+    [
+        ("latin-1", "A café opens.,b,c\n", "row 3: byte 0xe9"),
+        ("utf-16", "", "row 1: byte 0xff, it seems to be UTF-16"),
+        ("utf-16-le", "", "row 1: byte 0x00, it seems to be UTF-16"),
+        ("utf-16-be", "A café opens.,b,c\n", "row 3: byte 0xe9, it seems to be UTF-16"),
+    ],
+)
+def test_another_encoding_is_named_with_its_row(tmp_path, encoding, last, says):
+    path = write(tmp_path / "nli.csv", (HEADER + ROW + last).encode(encoding))
+    for read_file in (corpora.read_triplets, corpora.text_lines):
+        assert refused(read_file, path) == f"{path}: not UTF-8 text ({says}). Save it as UTF-8."
+
+
+FULL = [f"A dog {n} runs.,A dog {n} moves.,A dog {n} sits." for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        pytest.param(
+            ['A girl calls.,"Come here, she says.', *FULL, 'A boy waits.,and no more",A boy runs.'], id="five"
+        ),
+        pytest.param(
+            ['A girl calls.,"Come here.,She is silent.', 'A man eats.,Some" eat.,Nobody eats.'], id="next row"
+        ),
+        pytest.param(['A,"B.,C', "D,E,F", "G, or H,I,J", 'K,L",M'], id="a comma too many"),
+        pytest.param(['"A girl,calls.,B', 'C",D,E'], id="first column"),
+    ],
+)
+def test_rows_that_a_quote_joined_are_counted(tmp_path, joined):
+    corpus = read(tmp_path, HEADER + "\n".join([ROW.strip(), *joined, "last,row,kept"]) + "\n")
+    assert [row.anchor for row in corpus.rows] == ["A dog barks.", "last"]
+    assert corpus.dropped["joined to one row by a quote"] == len(joined)
+    assert f"{len(joined)} joined to one row by a quote" in corpus.describe()
+
+
+@pytest.mark.parametrize(
+    "cell", ["one\ntwo", "one,\ntwo", "red, green\nand blue", "a\nb, c, d\ne", "\n,,\n", 'he said\n"no"', "a\r\nb"]
+)
+@pytest.mark.parametrize("column", range(3))
+def test_a_cell_of_several_lines_is_read_whole(tmp_path, cell, column):
+    row = ["x", "y", "z"]
+    row[column] = cell
+    text = io.StringIO()
+    csv.writer(text).writerows([corpora.NLI_COLUMNS, row, ["last", "row", "kept"]])
+    corpus = read(tmp_path, text.getvalue())
+    assert [len(corpus), sum(corpus.dropped.values())] == [2, 0]
+    assert corpus.rows[0][column] == " ".join(cell.split())
+
+
+@pytest.mark.parametrize("start", ['A,B,"C', '"A,B,C', 'A,"B""'])
+def test_a_quote_that_never_closes_is_named_with_its_row(tmp_path, start):
+    rows = "\n".join([ROW.strip(), start, *FULL])
+    assert "row 3: a quote opens and never closes" in refused(read, tmp_path, f"{HEADER}{rows}\n")
+    assert "row 3: a quote opens and never closes" in refused(read, tmp_path, HEADER + rows)
+
+
+def test_the_task_that_is_asked_for_is_enough(places):
+    only = places / "only" / "senteval" / "downstream" / "STS"
+    shutil.copytree(places / "variable" / "senteval" / "downstream" / "STS" / "STSBenchmark", only / "STSBenchmark")
+    assert len(corpora.load_sts("STS-B", places / "only")) == 2
+    assert corpora.sts_tasks(places / "only") == ["STS-B"]
+    assert corpora.dev_task(places / "only") == "STS-B"
+    with pytest.raises(FileNotFoundError, match="STS12: no STS data"):
+        corpora.load_sts("STS12", places / "only")
+    (only / "STSBenchmark").rename(only / "STS12-en-test")
+    for subset in corpora.STS_TASKS["STS12"]:
+        for kind in ("input", "gs"):
+            file = f"STS.{kind}.{subset}.txt"
+            shutil.copyfile(
+                places / "variable/senteval/downstream/STS/STS12-en-test" / file, only / "STS12-en-test" / file
+            )
+    assert corpora.sts_tasks(places / "only") == ["STS12"]
+    assert corpora.dev_task(places / "only") == "mini-STS"
+
+
+def test_a_task_is_looked_for_in_the_cache_where_the_named_directory_lacks_it(places, monkeypatch):
+    monkeypatch.setattr(corpora, "_data_cache", lambda: places / "cache")
+    shutil.rmtree(places / "variable" / "senteval" / "downstream" / "SICK")
+    assert corpora.load_sts("SICK-R", places / "variable").source == "cache"
+    assert corpora.load_sts("STS-B", places / "variable").source == "directory variable"
+
+
+def test_an_archive_without_the_task_is_fetched_once(places, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(corpora, "fetch_hub_file", lambda name: fetched.append(name) or True)
+    with pytest.raises(FileNotFoundError, match="SICK-R: no STS data"):
+        corpora.load_sts("SICK-R")
+    assert fetched == ["senteval.tar"]
+
+
+@pytest.mark.parametrize("load", [corpora.load_triplets, corpora.load_ranked_nli, corpora.sts_tasks, corpora.dev_task])
+def test_a_directory_without_anything_of_the_layout_is_not_passed_over(places, monkeypatch, load):
+    write(places / "mine" / "train.csv", HEADER + ROW)
+    monkeypatch.setattr(corpora, "fetch_hub_file", lambda name: pytest.fail("fetched in the place of what was named"))
+    monkeypatch.setattr(corpora, "hub_reachable", lambda: False)
+    if load in (corpora.sts_tasks, corpora.dev_task):
+        monkeypatch.setattr(corpora, "fetch_hub_file", lambda name: False)
+    message = refused(load, places / "mine")
+    assert message.startswith(f"{places / 'mine'}: nothing of the layout is in it")
+    assert "nli/nli_for_simcse.csv" in message and "leave the directory out" in message
+    monkeypatch.setenv("SEMPA_DATA_DIR", str(places / "mine"))
+    assert refused(load) == message
+    # With any part of the layout the search goes on, as it does for what the directory lacks.
+    (places / "mine" / "text").mkdir()
+    monkeypatch.setattr(corpora, "fetch_hub_file", lambda name: False)
+    assert "mini" in str(load())
+
+
+def test_the_loader_is_chosen_in_one_place(no_data):
+    assert corpora.load_nli(None, 7, ranked=False, seed=1) == corpora.load_triplets(limit=7, seed=1)
+    assert corpora.load_nli(None, 7, ranked=True, seed=1) == corpora.load_ranked_nli(limit=7, seed=1)
+    assert corpora.dev_task() == "mini-STS"
+
+
 # --- Corpus ------------------------------------------------------------------------------------
 
 
@@ -480,11 +623,11 @@ def test_a_split_keeps_anchors_apart_and_sizes_in_bounds(anchors, limit, held_ou
     rows = [Triplet(f"a{anchor}", f"p{index}", f"n{index}") for index, anchor in enumerate(anchors)]
     whole = Corpus("numbers", rows, "a test", "0")
     try:
-        training, aside = whole.split(limit, held_out, seed)
+        training, aside = whole.split(limit, held_out, seed=seed)
     except InputError:
         assert len(set(anchors)) <= len(rows) // 3, "refused only where the rows set aside may hold every anchor"
         return
-    assert (training, aside) == whole.split(limit, held_out, seed)
+    assert (training, aside) == whole.split(limit, held_out, seed=seed)
     assert 1 <= len(aside) <= max(1, min(held_out, len(rows) // 3))
     assert len(training) <= (limit or len(rows))
     assert not {row.anchor for row in training.rows} & {row.anchor for row in aside.rows}
@@ -497,7 +640,7 @@ def test_a_split_keeps_anchors_apart_and_sizes_in_bounds(anchors, limit, held_ou
 
 
 def test_a_single_row_cannot_be_split():
-    assert "too few" in refused(numbered(1).split, 5, 5, 0)
+    assert "too few" in refused(lambda: numbered(1).split(5, 5, seed=0))
 
 
 def test_the_loaders_limit_is_a_sample(no_data):
@@ -855,7 +998,7 @@ def test_the_real_tasks_have_their_exact_pairs(data_directory, task):
 
 @pytest.mark.data
 def test_the_real_sts_b_dev_set(data_directory):
-    assert len(corpora.load_sts("STS-B", data_directory, "dev")) == 1500
+    assert len(corpora.load_sts("STS-B", data_directory, split="dev")) == 1500
 
 
 @pytest.mark.data

@@ -63,7 +63,7 @@ def load(folder):
 @pytest.mark.parametrize("method", EXPORTABLE)
 def test_the_vectors_are_the_embedders(tiny, tmp_path, method):
     expected = Embedder(tiny, method).encode(SENTENCES)
-    model = load(export(tiny, tmp_path / "model", method))
+    model = load(export(tiny, tmp_path / "model", method=method))
     for batch_size in (1, 4, 32):
         np.testing.assert_allclose(model.encode(SENTENCES, batch_size=batch_size), expected, rtol=0, atol=1e-5)
     assert model.similarity_fn_name == "cosine"
@@ -171,7 +171,7 @@ def test_bfloat16_stays_bfloat16(tiny, tmp_path):
 @pytest.mark.parametrize("method", ["mean", "PromptEOL"])
 def test_other_methods_are_refused(tiny, tmp_path, method):
     with pytest.raises(InputError, match="prompteol and pretended_cot"):
-        export(tiny, tmp_path / "model", method)
+        export(tiny, tmp_path / "model", method=method)
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -192,7 +192,7 @@ def test_an_export_that_fails_leaves_the_older_one(tiny, tmp_path, monkeypatch):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     monkeypatch.setattr("sempa_utils.embedding.export._settings", lambda *_: {"modules.json": object()})
     with pytest.raises(TypeError):
-        export(tiny, folder, "pretended_cot")
+        export(tiny, folder, method="pretended_cot")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -236,7 +236,7 @@ def test_the_fingerprint_tells_any_weight_and_any_template(tiny, tmp_path):
     first = load_baseline(_static_model(tmp_path / "first")).fingerprint
     assert load_baseline(_static_model(tmp_path / "second")).fingerprint == first
     assert load_baseline(_static_model(tmp_path / "third", add=1e-3)).fingerprint != first
-    one, two = (load_baseline(export(tiny, tmp_path / method, method)).fingerprint for method in EXPORTABLE)
+    one, two = (load_baseline(export(tiny, tmp_path / method, method=method)).fingerprint for method in EXPORTABLE)
     assert one != two
 
 

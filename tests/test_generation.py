@@ -34,14 +34,31 @@ HUB_TASKS = {
 def write_items(folder: Path) -> Path:
     """Write a few items of our own in the layout of the public releases."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [{"question": f"Ann has {n} pens and buys 2. How many now?",
-              "answer": f"{n}+2=<<{n}+2={n + 2}>>\n#### {n + 2}"} for n in range(3, 7)]  # fmt: skip
+    lines = [
+        {"question": f"Ann has {n} pens and buys 2. How many now?", "answer": f"{n}+2=<<{n}+2={n + 2}>>\n#### {n + 2}"}
+        for n in range(3, 7)
+    ]
     (folder / "gsm8k_test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf8")
     hellaswag = [
-        "Baking bread: A man kneads dough. He puts it away. the Man", "2", "flies.", "sings.", "waits.", "melts.",
-        "Home and Garden: How to water a plant. Fill a can. Pour slowly.", "0", "Stop now.", "Eat it.", "Run.", "No.",
-        "Chess: two girls", "3", "swim.", "cook.", "drive.", "play.",
-    ]  # fmt: skip
+        "Baking bread: A man kneads dough. He puts it away. the Man",
+        "2",
+        "flies.",
+        "sings.",
+        "waits.",
+        "melts.",
+        "Home and Garden: How to water a plant. Fill a can. Pour slowly.",
+        "0",
+        "Stop now.",
+        "Eat it.",
+        "Run.",
+        "No.",
+        "Chess: two girls",
+        "3",
+        "swim.",
+        "cook.",
+        "drive.",
+        "play.",
+    ]
     (folder / "hellaswag_val.txt").write_text("\n".join(hellaswag) + "\n", encoding="utf8")
     for split, count in (("dev", 6), ("test", 3)):
         (folder / "mmlu" / split).mkdir(parents=True, exist_ok=True)
@@ -49,14 +66,19 @@ def write_items(folder: Path) -> Path:
             rows = [f'"Which, in {subject} {split}, is {n}?",w{n},x{n},y{n},z{n},{n % 4}' for n in range(count)]
             text = "\n".join(["question,choice0,choice1,choice2,choice3,answer", *rows]) + "\n"
             (folder / "mmlu" / split / f"{subject}_{split}.csv").write_text(text, encoding="utf8")
-    truthful = [{"question": f"Is {n} odd?", "mc1_targets": {"No one knows.": 0, "Look at it.": 1, "Never.": 0}}
-                for n in range(3)]  # fmt: skip
+    truthful = [
+        {"question": f"Is {n} odd?", "mc1_targets": {"No one knows.": 0, "Look at it.": 1, "Never.": 0}}
+        for n in range(3)
+    ]
     (folder / "truthfulqa_mc_task.json").write_text(json.dumps(truthful), encoding="utf8")
     with gzip.open(folder / "drop_dev.jsonl.gz", "wt", encoding="utf8") as file:
         for n in range(8):
             passage = f"Passage: Team {n // 2} won by {n // 2}.5 points."
-            row = {"context": f"{passage}\nQuestion: What was asked {n}?\nAnswer:",
-                   "completion": f" {n}.5", "ref_text": f"{n}.5|{n}.5|team {n} and us"}  # fmt: skip
+            row = {
+                "context": f"{passage}\nQuestion: What was asked {n}?\nAnswer:",
+                "completion": f" {n}.5",
+                "ref_text": f"{n}.5|{n}.5|team {n} and us",
+            }
             file.write(json.dumps(row) + "\n")
     return folder
 
@@ -66,47 +88,76 @@ def hub_rows() -> dict[str, dict[str, list[dict]]]:
     date = {"day": "", "month": "", "year": ""}
     drop = [
         {
-            "section_id": "s", "query_id": str(n), "passage": f"Team {n // 2} won by {n // 2}.5 points.",
+            "section_id": "s",
+            "query_id": str(n),
+            "passage": f"Team {n // 2} won by {n // 2}.5 points.",
             "question": f"What was asked {n}?",
             "answer": {"number": f"{n}.5", "date": date, "spans": [], "worker_id": "", "hit_id": ""},
-            "validated_answers": {"number": [f"{n}.5", ""], "date": [date, date], "spans": [[], [f"team {n} and us"]],
-                                  "worker_id": ["", ""], "hit_id": ["", ""]},
+            "validated_answers": {
+                "number": [f"{n}.5", ""],
+                "date": [date, date],
+                "spans": [[], [f"team {n} and us"]],
+                "worker_id": ["", ""],
+                "hit_id": ["", ""],
+            },
         }
         for n in range(8)
-    ]  # fmt: skip
+    ]
     hellaswag = [
-        ("Baking bread", "A man kneads dough. He puts it away.", "the Man",
-         ["flies.", "sings.", "waits.", "melts."], "2"),
+        (
+            "Baking bread",
+            "A man kneads dough. He puts it away.",
+            "the Man",
+            ["flies.", "sings.", "waits.", "melts."],
+            "2",
+        ),
         # The harness turns the hub's title mark into a full stop.
-        ("Home and Garden", "How to water a plant [title] Fill a can. Pour slowly.", "",
-         ["Stop now.", "Eat it.", "Run.", "No."], "0"),
+        (
+            "Home and Garden",
+            "How to water a plant [title] Fill a can. Pour slowly.",
+            "",
+            ["Stop now.", "Eat it.", "Run.", "No."],
+            "0",
+        ),
         ("Chess", "", "two girls", ["swim.", "cook.", "drive.", "play."], "3"),
-    ]  # fmt: skip
+    ]
     keys = ("activity_label", "ctx_a", "ctx_b", "endings", "label")
     found = {
         "openai/gsm8k": {
             split: [
-                {"question": f"Ann has {n} pens and buys 2. How many now?",
-                 "answer": f"{n}+2=<<{n}+2={n + 2}>>\n#### {n + 2}"} for n in range(3, 7)
-            ] for split in ("train", "test")
+                {
+                    "question": f"Ann has {n} pens and buys 2. How many now?",
+                    "answer": f"{n}+2=<<{n}+2={n + 2}>>\n#### {n + 2}",
+                }
+                for n in range(3, 7)
+            ]
+            for split in ("train", "test")
         },
         "Rowan/hellaswag": {split: [dict(zip(keys, row)) for row in hellaswag] for split in ("train", "validation")},
         "truthfulqa/truthful_qa": {
             "validation": [
-                {"question": f"Is {n} odd?",
-                 "mc1_targets": {"choices": ["Look at it.", "No one knows.", "Never."], "labels": [1, 0, 0]}}
+                {
+                    "question": f"Is {n} odd?",
+                    "mc1_targets": {"choices": ["Look at it.", "No one knows.", "Never."], "labels": [1, 0, 0]},
+                }
                 for n in range(3)
             ]
         },
         "EleutherAI/drop": {"train": drop[:4], "validation": drop[4:]},
-    }  # fmt: skip
+    }
     for subject in SUBJECTS:
         found[f"cais/mmlu {subject}"] = {
             split: [
-                {"question": f"Which, in {subject} {split}, is {n}?", "subject": subject,
-                 "choices": [f"{letter}{n}" for letter in "wxyz"], "answer": n % 4} for n in range(count)
-            ] for split, count in (("dev", 6), ("test", 3))
-        }  # fmt: skip
+                {
+                    "question": f"Which, in {subject} {split}, is {n}?",
+                    "subject": subject,
+                    "choices": [f"{letter}{n}" for letter in "wxyz"],
+                    "answer": n % 4,
+                }
+                for n in range(count)
+            ]
+            for split, count in (("dev", 6), ("test", 3))
+        }
     return found
 
 
@@ -193,6 +244,21 @@ def test_repaired_drop_shows_answers_and_keeps_the_rest(items, roomy, recorder, 
             assert mark and answer == f"{question[-1]}.5"
 
 
+def test_a_byte_order_mark_is_no_part_of_an_item(items, no_data, tmp_path):
+    tasks = ("gsm8k", "hellaswag", "mmlu", "truthfulqa", "drop")
+    plain = {task: local_tasks.find(task, items).splits for task in tasks}
+    for path in [path for path in items.rglob("*.*") if path.is_file()]:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as file:
+            data = file.read()
+        with opener(path, "wb") as file:
+            file.write(b"\xef\xbb\xbf" + data)
+    assert {task: local_tasks.find(task, items).splits for task in tasks} == plain
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="nothing of the layout"):
+        local_tasks.find("gsm8k", tmp_path / "mine")
+
+
 @pytest.mark.parametrize("task", harness.TASKS)
 def test_the_hub_is_asked_only_without_local_files(task, roomy, recorder, monkeypatch, no_data):
     monkeypatch.setattr("sempa_utils.data.corpora.hub_reachable", lambda: True)
@@ -223,8 +289,12 @@ def test_scores_of_known_answers(items, roomy, recorder):
     assert [sample.answer for sample in found.samples] == ["Look at it.", "Never.", "Look at it."]
     assert {sample.target for sample in found.samples} == {"Look at it."}
     assert found.data | {"fingerprint": ""} == {
-        "name": "truthfulqa", "rows": 3, "source": "directory generation", "fingerprint": "", "dropped": {}
-    }  # fmt: skip
+        "name": "truthfulqa",
+        "rows": 3,
+        "source": "directory generation",
+        "fingerprint": "",
+        "dropped": {},
+    }
 
     spoken = {"3": " 3 + 2 = 5. The answer is 5.", "4": " So it is 6.", "5": " The answer is 9.", "6": " ?"}
     recorder.generate = lambda prompt: spoken[prompt.split("Ann has ")[-1][0]]

@@ -172,8 +172,14 @@ def test_what_is_no_list_of_vectors_is_refused(measure, vectors):
         measure(vectors)
 
 
-MEASURES = [geometry.uniformity, geometry.average_cosine, geometry.isotropy, geometry.spectrum,
-            geometry.effective_rank, geometry.principal_components]  # fmt: skip
+MEASURES = [
+    geometry.uniformity,
+    geometry.average_cosine,
+    geometry.isotropy,
+    geometry.spectrum,
+    geometry.effective_rank,
+    geometry.principal_components,
+]
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -217,8 +223,10 @@ def test_huge_and_tiny_vectors_have_the_same_shape_as_others(shape, factor):
 
 
 def test_each_space_on_axes_of_its_own_or_all_on_the_base():
-    spaces = {name: {"anchor": cloud(9, 4, seed), "positive": cloud(9, 4, seed + 10)}
-              for seed, name in enumerate(("base", "trained"))}  # fmt: skip
+    spaces = {
+        name: {"anchor": cloud(9, 4, seed), "positive": cloud(9, 4, seed + 10)}
+        for seed, name in enumerate(("base", "trained"))
+    }
     own, common = geometry.projections(spaces), geometry.projections(spaces, base="base")
     for name, roles in spaces.items():
         fit = geometry.principal_components(np.concatenate(list(roles.values())))
@@ -264,8 +272,9 @@ def test_alignment_refuses_what_does_not_go_row_by_row():
 @given(SHAPES)
 def test_average_cosine_is_that_of_all_pairs(shape):
     vectors = unit(cloud(*shape).tolist())
-    cosines = [sum(a * b for a, b in zip(vectors[i], vectors[j], strict=True))
-               for i in range(len(vectors)) for j in range(i)]  # fmt: skip
+    cosines = [
+        sum(a * b for a, b in zip(vectors[i], vectors[j], strict=True)) for i in range(len(vectors)) for j in range(i)
+    ]
     assert geometry.average_cosine(vectors) == pytest.approx(sum(cosines) / len(cosines), abs=1e-9)
 
 

@@ -89,11 +89,19 @@ def test_the_arithmetic_of_time_holds():
     profile = profiles.get("24gb")
     steps = -(-profile.triplets // (profile.micro_batch * profile.accumulation))
     assert f"{profile.triplets:,} triplets are {steps} steps" in PAGE
-    rates, hours = ([float(cell) for cell in re.findall(r"\| ([\d.]+)", line)] for line in PAGE.splitlines()
-                    if line.startswith(("| triplets a second, which", "| hours for 40,000")))  # fmt: skip
+    rates, hours = (
+        [float(cell) for cell in re.findall(r"\| ([\d.]+)", line)]
+        for line in PAGE.splitlines()
+        if line.startswith(("| triplets a second, which", "| hours for 40,000"))
+    )
     assert len(rates) == 5 and hours == [round(profile.triplets / rate / 3600, 1) for rate in rates]
-    pairs = [int(number) for number in re.search(r"seven tasks of ([\d, and]+) pairs", PAGE)[1].replace(
-        "and", ",").replace(" ", "").split(",")]  # fmt: skip
+    pairs = [
+        int(number)
+        for number in re.search(r"seven tasks of ([\d, and]+) pairs", PAGE)[1]
+        .replace("and", ",")
+        .replace(" ", "")
+        .split(",")
+    ]
     assert len(pairs) == 7 and f"have {sum(pairs):,} pairs" in PAGE
 
 
@@ -104,8 +112,10 @@ def test_the_page_says_what_was_not_run():
 def test_what_a_reader_is_told_to_look_at_stands_in_a_record():
     trained = json.loads((ROOT / "results" / "train_pairwise_512.json").read_text(encoding="utf8"))
     scored = json.loads((ROOT / "results" / "sts_seven_tasks.json").read_text(encoding="utf8"))
-    fields = re.findall(r"`((?:model|machine|versions|figures|settings|data|command)[\w.]*)`",
-                        PAGE.split("| look at |")[1].split("\n\n")[0])  # fmt: skip
+    fields = re.findall(
+        r"`((?:model|machine|versions|figures|settings|data|command)[\w.]*)`",
+        PAGE.split("| look at |")[1].split("\n\n")[0],
+    )
     assert len(fields) >= 10
     for field in fields:
         value = scored if field.startswith(("settings", "data")) else trained

@@ -78,8 +78,10 @@ def test_every_objectives_plan_is_the_peak_of_its_own_step(objective, kl_weight)
 
 
 def test_plans_of_objectives_differ():
-    plans = {objective: total(plan(config(), "float32", recipe=SMALL.changed(objective=objective)))
-             for objective in OBJECTIVES}  # fmt: skip
+    plans = {
+        objective: total(plan(config(), "float32", recipe=SMALL.changed(objective=objective)))
+        for objective in OBJECTIVES
+    }
     assert len(set(plans.values())) == len(plans)
     held = total(plan(config(), "float32", recipe=SMALL.changed(kl_weight=1.0)))
     assert held > plans["pairwise"]

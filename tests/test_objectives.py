@@ -94,7 +94,10 @@ def test_one_word_scores_are_the_theorys(rows, candidates, seed, biased):
         words = slots.expected_words(head, others, chunk=3)
         ours = slots.one_word_scores(head, policy, reference, words, 1.5)
         theory = plackett_luce.one_word_scores(
-            head(others).softmax(-1), head(policy).log_softmax(-1), head(reference).log_softmax(-1), 1.5
+            head(others).softmax(-1),
+            head(policy).log_softmax(-1),
+            reference_log_probs=head(reference).log_softmax(-1),
+            beta=1.5,
         )
     torch.testing.assert_close(ours, theory, rtol=1e-4, atol=1e-4)
 
@@ -113,7 +116,7 @@ def test_contrastive_is_info_nce_of_plain_states(ranked, tmp_path):
     columns = ([row[column] for row in ranked.rows[:6]] for column in (0, 1, -1))
     with torch.no_grad():
         anchors, positives, negatives = (torch.stack(last_states(made.model, tiny_tokenizer(), c)) for c in columns)
-    literal = plackett_luce.info_nce_loss(anchors, positives, negatives, 0.1, in_batch=True)
+    literal = plackett_luce.info_nce_loss(anchors, positives, negatives=negatives, temperature=0.1, in_batch=True)
     assert loss_of(made).item() == pytest.approx(literal.item(), rel=1e-4)
 
 
@@ -263,7 +266,9 @@ def test_two_candidates_are_dpo(ranked, tmp_path, objective):
         made = moved_trainer(triplets, RECIPE.changed(objective=objective), tmp_path)
         policy = torch.tensor([[-3.0, -5.0], [-2.0, -1.0]])
         loss = Listwise(beta=0.1).loss(policy, torch.zeros(2, 2), None).loss
-        assert loss.item() == pytest.approx(plackett_luce.dpo_loss(*policy.T, *torch.zeros(2, 2), 0.1).item())
+        zero = torch.zeros(2)
+        expected = plackett_luce.dpo_loss(*policy.T, reference_chosen=zero, reference_rejected=zero, beta=0.1)
+        assert loss.item() == pytest.approx(expected.item())
         assert loss_of(made).item() > pairwise + math.log(2) * 0.9
 
 
@@ -274,9 +279,15 @@ def test_with_other_anchors_in_a_small_batch():
     assert BestOfN(candidates=9).shared(answers)[1] == ["b", "y", "c", "a"]
 
 
-@pytest.mark.parametrize("objective, first", [
-    ("pairwise", math.log(2)), ("listwise", math.log(6)), ("best_of_n", math.log(4)), ("one_word", math.log(12)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "objective, first",
+    [
+        ("pairwise", math.log(2)),
+        ("listwise", math.log(6)),
+        ("best_of_n", math.log(4)),
+        ("one_word", math.log(12)),
+    ],
+)
 def test_every_reference_objective_starts_at_chance_and_learns(ranked, tmp_path, objective, first):
     steep = {"beta": 2.0, "learning_rate": 1e-2} if objective == "one_word" else {"learning_rate": 3e-3}
     steep |= {"candidates": 4} if objective == "best_of_n" else {}
@@ -353,18 +364,21 @@ def test_rows_without_room_are_left_out_and_counted(ranked, tmp_path):
             run(ranked, tmp_path / "none", recipe.changed(max_length=2))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"objective": "pairwize"}, "'pairwise'"),
-    ({"objective": "best_of_n", "candidates": 9}, "9 candidates.*from 2 to 5"),
-    ({"objective": "pairwise", "symmetric": True}, "symmetric is a setting of one_word, not of pairwise"),
-    ({"gamma": 1.0}, "gamma is no setting"),
-    ({"objective": "listwise", "shared_prefix": False}, "pairwise alone"),
-    ({"objective": "contrastive", "cache_reference": True}, "depends on a row alone"),
-    ({"optimizer": "adam"}, "adamw_torch"),
-    ({"chunk": 0}, "chunk must be greater"),
-    ({"kl_weight": -1.0}, "kl_weight -1.0 must be 0 or greater"),
-    ({"kl_weight": 1.0, "shared_prefix": False}, "needs prefix trees"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"objective": "pairwize"}, "'pairwise'"),
+        ({"objective": "best_of_n", "candidates": 9}, "9 candidates.*from 2 to 5"),
+        ({"objective": "pairwise", "symmetric": True}, "symmetric is a setting of one_word, not of pairwise"),
+        ({"gamma": 1.0}, "gamma is no setting"),
+        ({"objective": "listwise", "shared_prefix": False}, "pairwise alone"),
+        ({"objective": "contrastive", "cache_reference": True}, "depends on a row alone"),
+        ({"optimizer": "adam"}, "adamw_torch"),
+        ({"chunk": 0}, "chunk must be greater"),
+        ({"kl_weight": -1.0}, "kl_weight -1.0 must be 0 or greater"),
+        ({"kl_weight": 1.0, "shared_prefix": False}, "needs prefix trees"),
+    ],
+)
 def test_recipes_that_cannot_be_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         RECIPE.changed(**change)

@@ -30,6 +30,18 @@ def all_rankings(items, places=None):
     return torch.tensor(list(itertools.permutations(range(items), places)))
 
 
+FOUR = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
+
+
+def dpo(four, beta=0.1, **settings):
+    """Return `dpo_loss` of its four vectors in their order."""
+    return pl.dpo_loss(**dict(zip(FOUR, four, strict=True)), beta=beta, **settings)
+
+
+def one_word(probs, policy, reference):
+    return pl.one_word_scores(probs, policy, reference_log_probs=reference)
+
+
 def numpy_ranking_log_prob(scores, ranking):
     """The product of the paper, one factor after the other, in scipy's float64."""
     left = list(range(len(scores)))
@@ -154,7 +166,7 @@ def numpy_info_nce(anchor, positive, negatives, temperature):
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 def test_info_nce_with_explicit_negatives_equals_numpy(temperature):
     anchor, positive, negatives = double(4, 6, seed=1), double(4, 6, seed=2), double(4, 3, 6, seed=3)
-    loss = pl.info_nce_loss(anchor, positive, negatives, temperature, reduction="none")
+    loss = pl.info_nce_loss(anchor, positive, negatives=negatives, temperature=temperature, reduction="none")
     expected = numpy_info_nce(anchor.numpy(), positive.numpy(), negatives.numpy(), temperature)
     np.testing.assert_allclose(loss.numpy(), expected, atol=1e-12)
 
@@ -163,7 +175,9 @@ def test_info_nce_in_batch_equals_cross_entropy_on_the_similarity_matrix():
     anchor, positive = double(5, 8, seed=4), double(5, 8, seed=5)
     cosine = torch.nn.functional.cosine_similarity(anchor[:, None], positive[None], dim=-1)
     expected = torch.nn.functional.cross_entropy(cosine / 0.05, torch.arange(5))
-    torch.testing.assert_close(pl.info_nce_loss(anchor, positive, None, 0.05, in_batch=True), expected)
+    torch.testing.assert_close(
+        pl.info_nce_loss(anchor, positive, negatives=None, temperature=0.05, in_batch=True), expected
+    )
 
 
 def test_info_nce_in_batch_with_hard_negatives_equals_cross_entropy_and_its_gradient():
@@ -172,7 +186,7 @@ def test_info_nce_in_batch_with_hard_negatives_equals_cross_entropy_and_its_grad
     candidates = torch.cat([positive, negative])
     cosine = torch.nn.functional.cosine_similarity(anchor[:, None], candidates[None], dim=-1)
     expected = torch.nn.functional.cross_entropy(cosine / 0.1, torch.arange(5))
-    loss = pl.info_nce_loss(anchor, positive, negative, 0.1, in_batch=True)
+    loss = pl.info_nce_loss(anchor, positive, negatives=negative, temperature=0.1, in_batch=True)
     torch.testing.assert_close(loss, expected)
     for ours, theirs in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -181,8 +195,10 @@ def test_info_nce_in_batch_with_hard_negatives_equals_cross_entropy_and_its_grad
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_cosine_does_not_depend_on_the_length_of_a_vector(size):
     anchor, positive, negatives = (double(*shape, seed=9).float() for shape in [(2, 4), (2, 4), (2, 1, 4)])
-    plain = pl.info_nce_loss(anchor, positive.flip(0), negatives, 0.5)
-    torch.testing.assert_close(pl.info_nce_loss(anchor * size, positive.flip(0), negatives * size, 0.5), plain)
+    plain = pl.info_nce_loss(anchor, positive.flip(0), negatives=negatives, temperature=0.5)
+    torch.testing.assert_close(
+        pl.info_nce_loss(anchor * size, positive.flip(0), negatives=negatives * size, temperature=0.5), plain
+    )
 
 
 # --- DPO ---------------------------------------------------------------------------------------
@@ -225,13 +241,14 @@ def trl_dpo(policy_chosen, policy_rejected, reference_chosen, reference_rejected
 def test_dpo_equals_trl_in_loss_gradient_rewards_and_margin(beta):
     values = [double(16, seed=seed, scale=20.0).requires_grad_(seed < 2) for seed in range(4)]
     theirs, metrics = trl_dpo(*values, beta)
-    ours = pl.dpo_loss(*values, beta)
+    ours = dpo(values, beta=beta)
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
     for own, other in zip(torch.autograd.grad(ours, values[:2]), torch.autograd.grad(theirs, values[:2]), strict=True):
         torch.testing.assert_close(own, other, atol=1e-6, rtol=0)
-    rewards = pl.implicit_reward(values[0], values[2], beta)
+    rewards = pl.implicit_reward(values[0], values[2], beta=beta)
     assert rewards.mean().item() == pytest.approx(metrics["rewards/chosen"][0], abs=1e-6)
-    assert pl.reward_margin(*values, beta).mean().item() == pytest.approx(metrics["rewards/margins"][0], abs=1e-6)
+    margin = pl.reward_margin(**dict(zip(FOUR, values)), beta=beta)
+    assert margin.mean().item() == pytest.approx(metrics["rewards/margins"][0], abs=1e-6)
 
 
 def test_dpo_equals_a_whole_trl_trainer_on_a_tiny_model(tmp_path):
@@ -251,7 +268,7 @@ def test_dpo_equals_a_whole_trl_trainer_on_a_tiny_model(tmp_path):
     chosen, rejected = answer_log_probs(model)
     with torch.no_grad():
         reference_chosen, reference_rejected = answer_log_probs(reference)
-    ours = pl.dpo_loss(chosen, rejected, reference_chosen, reference_rejected, trainer.beta)
+    ours = dpo([chosen, rejected, reference_chosen, reference_rejected], beta=trainer.beta)
     theirs = trainer.compute_loss(model, batch)
     assert abs(ours.item() - math.log(2)) > 1e-3, "the policy must differ from its reference for this test to tell"
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
@@ -272,16 +289,27 @@ def tiny_trl_trainer(folder):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
     rows = [
         {"prompt": "keep the meaning", "chosen": " a dog runs outside", "rejected": " a dog sleeps"},
         {"prompt": "keep", "chosen": " a dog sleeps indoors", "rejected": " the dog runs"},
     ]
     arguments = trl.DPOConfig(
-        output_dir=str(folder), beta=0.5, report_to=[], use_cpu=True, bf16=False, per_device_train_batch_size=2,
-    )  # fmt: skip
+        output_dir=str(folder),
+        beta=0.5,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        per_device_train_batch_size=2,
+    )
     trainer = trl.DPOTrainer(
         model=LlamaForCausalLM(config),
         ref_model=LlamaForCausalLM(config),
@@ -296,14 +324,14 @@ def tiny_trl_trainer(folder):
 def test_dpo_is_the_two_way_softmax_of_implicit_rewards():
     values = [double(8, seed=seed, scale=5.0) for seed in range(4)]
     rewards = torch.stack(
-        [pl.implicit_reward(values[0], values[2], 0.3), pl.implicit_reward(values[1], values[3], 0.3)], dim=-1
+        [pl.implicit_reward(values[0], values[2], beta=0.3), pl.implicit_reward(values[1], values[3], beta=0.3)], dim=-1
     )
-    torch.testing.assert_close(pl.dpo_loss(*values, 0.3, reduction="none"), -pl.best_of_log_prob(rewards))
+    torch.testing.assert_close(dpo(values, beta=0.3, reduction="none"), -pl.best_of_log_prob(rewards))
 
 
 def test_dpo_starts_at_ln_two():
     chosen, rejected = double(3, seed=1, scale=100), double(3, seed=2, scale=100)
-    assert pl.dpo_loss(chosen, rejected, chosen, rejected, 0.1).item() == pytest.approx(math.log(2), abs=1e-12)
+    assert dpo([chosen, rejected, chosen, rejected]).item() == pytest.approx(math.log(2), abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -311,7 +339,7 @@ def test_dpo_starts_at_ln_two():
 def test_dpo_is_stable_for_large_margins(dtype, margin):
     zero = torch.zeros((), dtype=dtype)
     chosen = torch.tensor(margin, dtype=dtype, requires_grad=True)
-    loss = pl.dpo_loss(chosen, zero, zero, zero, 1.0)
+    loss = dpo([chosen, zero, zero, zero], beta=1.0)
     (gradient,) = torch.autograd.grad(loss, chosen)
     assert loss.dtype == dtype
     assert loss.item() == pytest.approx(max(-margin, 0.0))
@@ -320,8 +348,8 @@ def test_dpo_is_stable_for_large_margins(dtype, margin):
 
 def test_listwise_with_two_answers_is_dpo_and_so_is_its_gradient():
     values = [double(6, seed=seed, scale=10.0).requires_grad_(seed < 2) for seed in range(4)]
-    pairwise = pl.dpo_loss(*values, 0.2)
-    listwise = pl.listwise_dpo_loss(torch.stack(values[:2], -1), torch.stack(values[2:], -1), 0.2)
+    pairwise = dpo(values, beta=0.2)
+    listwise = pl.listwise_dpo_loss(torch.stack(values[:2], -1), torch.stack(values[2:], -1), beta=0.2)
     assert listwise.item() == pytest.approx(pairwise.item(), abs=1e-12)
     pairs = zip(torch.autograd.grad(pairwise, values[:2]), torch.autograd.grad(listwise, values[:2]), strict=True)
     for one, other in pairs:
@@ -333,16 +361,16 @@ def test_listwise_equals_the_product_in_scipy(top_k):
     policy, reference = double(3, 4, seed=1, scale=8.0), double(3, 4, seed=2, scale=8.0)
     scores = 0.4 * (policy - reference).numpy()
     expected = [-numpy_ranking_log_prob(row, range(top_k or 4)) for row in scores]
-    loss = pl.listwise_dpo_loss(policy, reference, 0.4, top_k=top_k, reduction="none")
+    loss = pl.listwise_dpo_loss(policy, reference, beta=0.4, top_k=top_k, reduction="none")
     np.testing.assert_allclose(loss.numpy(), expected, atol=1e-12)
 
 
 def test_reductions():
     values = [double(5, seed=seed) for seed in range(4)]
-    each = pl.dpo_loss(*values, 0.1, reduction="none")
+    each = dpo(values, beta=0.1, reduction="none")
     assert each.shape == (5,)
-    torch.testing.assert_close(pl.dpo_loss(*values, 0.1, reduction="sum"), each.sum())
-    torch.testing.assert_close(pl.dpo_loss(*values, 0.1), each.mean())
+    torch.testing.assert_close(dpo(values, beta=0.1, reduction="sum"), each.sum())
+    torch.testing.assert_close(dpo(values, beta=0.1), each.mean())
 
 
 # --- one_word_scores ---------------------------------------------------------------------------
@@ -353,7 +381,7 @@ def test_one_word_scores_equal_a_literal_double_loop():
     probs = double(candidates, words, seed=1).softmax(-1)
     policy = double(anchors, words, seed=2).log_softmax(-1)
     reference = double(anchors, words, seed=3).log_softmax(-1)
-    scores = pl.one_word_scores(probs, policy, reference, beta)
+    scores = pl.one_word_scores(probs, policy, reference_log_probs=reference, beta=beta)
     assert scores.shape == (anchors, candidates)
     for anchor, candidate in itertools.product(range(anchors), range(candidates)):
         expected = 0.0
@@ -366,9 +394,9 @@ def test_one_word_scores_equal_a_literal_double_loop():
 def test_one_word_scores_with_candidates_of_each_anchor():
     probs = double(3, 4, 11, seed=1).softmax(-1)
     policy, reference = double(3, 11, seed=2).log_softmax(-1), double(3, 11, seed=3).log_softmax(-1)
-    scores = pl.one_word_scores(probs, policy, reference, 2.0)
+    scores = pl.one_word_scores(probs, policy, reference_log_probs=reference, beta=2.0)
     for anchor in range(3):
-        single = pl.one_word_scores(probs[anchor], policy[anchor], reference[anchor], 2.0)
+        single = pl.one_word_scores(probs[anchor], policy[anchor], reference_log_probs=reference[anchor], beta=2.0)
         torch.testing.assert_close(scores[anchor], single)
 
 
@@ -376,7 +404,8 @@ def test_one_word_score_of_a_certain_word_is_its_implicit_reward():
     policy, reference = double(7, seed=2).log_softmax(-1), double(7, seed=3).log_softmax(-1)
     certain = torch.eye(7, dtype=torch.float64)
     torch.testing.assert_close(
-        pl.one_word_scores(certain, policy, reference, 0.5), pl.implicit_reward(policy, reference, 0.5)
+        pl.one_word_scores(certain, policy, reference_log_probs=reference, beta=0.5),
+        pl.implicit_reward(policy, reference, beta=0.5),
     )
 
 
@@ -384,7 +413,7 @@ def test_one_word_score_is_a_difference_of_divergences():
     """β (KL(q ‖ reference) − KL(q ‖ policy)), by scipy's relative entropy."""
     probs = double(4, 9, seed=1).softmax(-1)
     policy, reference = double(9, seed=2).log_softmax(-1), double(9, seed=3).log_softmax(-1)
-    scores = pl.one_word_scores(probs, policy, reference, 3.0)
+    scores = pl.one_word_scores(probs, policy, reference_log_probs=reference, beta=3.0)
     for score, row in zip(scores, probs.numpy(), strict=True):
         to_reference = scipy.stats.entropy(row, reference.exp().numpy())
         to_policy = scipy.stats.entropy(row, policy.exp().numpy())
@@ -405,14 +434,17 @@ def leaf(*shape, seed):
         (lambda s: pl.top_k_log_prob(s, torch.tensor([2, 0])), [leaf(2, 4, seed=1)]),
         (lambda s: pl.best_of_log_prob(s, 1), [leaf(2, 3, seed=2)]),
         (
-            lambda a, p, n: pl.info_nce_loss(a, p, n, 0.7),
+            lambda a, p, n: pl.info_nce_loss(a, p, negatives=n, temperature=0.7),
             [leaf(2, 3, seed=3), leaf(2, 3, seed=4), leaf(2, 2, 3, seed=5)],
         ),
-        (lambda a, p: pl.info_nce_loss(a, p, None, 0.7, in_batch=True), [leaf(3, 3, seed=3), leaf(3, 3, seed=4)]),
-        (lambda a, b, c, d: pl.dpo_loss(a, b, c, d, 0.5), [leaf(3, seed=seed) for seed in range(4)]),
-        (lambda p, r: pl.listwise_dpo_loss(p, r, 0.5), [leaf(2, 4, seed=6), leaf(2, 4, seed=7)]),
         (
-            lambda p, r: pl.one_word_scores(double(3, 5, seed=8).softmax(-1), p, r, 0.5),
+            lambda a, p: pl.info_nce_loss(a, p, negatives=None, temperature=0.7, in_batch=True),
+            [leaf(3, 3, seed=3), leaf(3, 3, seed=4)],
+        ),
+        (lambda *four: dpo(four, beta=0.5), [leaf(3, seed=seed) for seed in range(4)]),
+        (lambda p, r: pl.listwise_dpo_loss(p, r, beta=0.5), [leaf(2, 4, seed=6), leaf(2, 4, seed=7)]),
+        (
+            lambda p, r: pl.one_word_scores(double(3, 5, seed=8).softmax(-1), p, reference_log_probs=r, beta=0.5),
             [leaf(2, 5, seed=9), leaf(2, 5, seed=10)],
         ),
     ],
@@ -602,37 +634,37 @@ NOT_A_NUMBER, INFINITE = torch.tensor([0.0, math.nan, 0.0]), torch.tensor([0.0, 
         (lambda: pl.best_of_log_prob(torch.zeros(2, 0)), "empty candidate set"),
         (lambda: pl.best_of_log_prob(THREE, 3), "must lie in 0 … 2"),
         (lambda: pl.best_of_log_prob(TWO_BY_THREE, torch.tensor([0, 1, 2])), "leading dimensions"),
-        (lambda: pl.info_nce_loss(THREE, THREE, None, 0.1), r"shape \(B, D\)"),
-        (lambda: pl.info_nce_loss(TWO_BY_THREE, torch.zeros(3, 3), None, 0.1), r"shape \(B, D\)"),
-        (lambda: pl.info_nce_loss(ONES, ONES, torch.ones(2, 1, 4), 0.1), r"\(2, M, 3\)"),
-        (lambda: pl.info_nce_loss(ONES, ONES, None, 0.1), "set of negatives is empty"),
+        (lambda: pl.info_nce_loss(THREE, THREE, negatives=None, temperature=0.1), r"shape \(B, D\)"),
+        (lambda: pl.info_nce_loss(TWO_BY_THREE, torch.zeros(3, 3), negatives=None, temperature=0.1), r"shape \(B, D\)"),
+        (lambda: pl.info_nce_loss(ONES, ONES, negatives=torch.ones(2, 1, 4), temperature=0.1), r"\(2, M, 3\)"),
+        (lambda: pl.info_nce_loss(ONES, ONES, negatives=None, temperature=0.1), "set of negatives is empty"),
         (lambda: pl.info_nce_loss(torch.ones(1, 3), torch.ones(1, 3), in_batch=True), "set of negatives is empty"),
-        (lambda: pl.info_nce_loss(ONES, ONES, torch.ones(2, 0, 3)), "set of negatives is empty"),
+        (lambda: pl.info_nce_loss(ONES, ONES, negatives=torch.ones(2, 0, 3)), "set of negatives is empty"),
         (lambda: pl.info_nce_loss(ONES, TWO_BY_THREE, in_batch=True), "zero vector"),
         (lambda: pl.info_nce_loss(ONES, torch.full((2, 3), math.nan), in_batch=True), "positive must be finite"),
-        (lambda: pl.info_nce_loss(ONES, ONES, None, 0.0, in_batch=True), "temperature must be"),
-        (lambda: pl.info_nce_loss(ONES, ONES, None, -1.0, in_batch=True), "temperature must be"),
-        (lambda: pl.dpo_loss(THREE, THREE, THREE, THREE, 0.0), "beta must be"),
-        (lambda: pl.dpo_loss(THREE, THREE, THREE, THREE, -0.1), "beta must be"),
-        (lambda: pl.dpo_loss(THREE, THREE, THREE, THREE, math.nan), "beta must be"),
-        (lambda: pl.dpo_loss(THREE, THREE, THREE, THREE, math.inf), "beta must be"),
-        (lambda: pl.dpo_loss(THREE, THREE[:, None], THREE, THREE, 0.1), "shapes must be equal.*policy_rejected"),
-        (lambda: pl.dpo_loss(THREE, THREE, THREE, NOT_A_NUMBER, 0.1), "reference_rejected must be finite"),
-        (lambda: pl.dpo_loss(*[torch.zeros(0)] * 4, 0.1), "policy_chosen is empty"),
-        (lambda: pl.dpo_loss(THREE, THREE, THREE, THREE, 0.1, reduction="avg"), "reduction"),
-        (lambda: pl.implicit_reward(THREE, torch.zeros(2), 0.1), "shapes must be equal"),
+        (lambda: pl.info_nce_loss(ONES, ONES, negatives=None, temperature=0.0, in_batch=True), "temperature must be"),
+        (lambda: pl.info_nce_loss(ONES, ONES, negatives=None, temperature=-1.0, in_batch=True), "temperature must be"),
+        (lambda: dpo([THREE] * 4, beta=0.0), "beta must be"),
+        (lambda: dpo([THREE] * 4, beta=-0.1), "beta must be"),
+        (lambda: dpo([THREE] * 4, beta=math.nan), "beta must be"),
+        (lambda: dpo([THREE] * 4, beta=math.inf), "beta must be"),
+        (lambda: dpo([THREE, THREE[:, None], THREE, THREE]), "shapes must be equal.*policy_rejected"),
+        (lambda: dpo([THREE, THREE, THREE, NOT_A_NUMBER]), "reference_rejected must be finite"),
+        (lambda: dpo([torch.zeros(0)] * 4), "policy_chosen is empty"),
+        (lambda: dpo([THREE] * 4, reduction="avg"), "reduction"),
+        (lambda: pl.implicit_reward(THREE, torch.zeros(2), beta=0.1), "shapes must be equal"),
         (lambda: pl.listwise_dpo_loss(torch.zeros(2, 1), torch.zeros(2, 1)), "at least two answers"),
         (lambda: pl.listwise_dpo_loss(torch.tensor(0.0), torch.tensor(0.0)), "at least two answers"),
         (lambda: pl.listwise_dpo_loss(TWO_BY_THREE, TWO_BY_THREE, top_k=0), "top_k must lie in 1 … 3"),
         (lambda: pl.listwise_dpo_loss(TWO_BY_THREE, TWO_BY_THREE, top_k=4), "top_k must lie in 1 … 3"),
-        (lambda: pl.listwise_dpo_loss(TWO_BY_THREE, TWO_BY_THREE, 0.0), "beta must be"),
-        (lambda: pl.one_word_scores(torch.ones(2, 3) / 3, torch.zeros(4), torch.zeros(4)), "vocabularies differ"),
-        (lambda: pl.one_word_scores(torch.ones(2, 3), THREE, THREE), "probabilities"),
-        (lambda: pl.one_word_scores(torch.tensor([[-0.5, 1.5, 0.0]]), THREE, THREE), "probabilities"),
-        (lambda: pl.one_word_scores(torch.ones(3) / 3, THREE, THREE), r"\(\.\.\., N, V\)"),
-        (lambda: pl.one_word_scores(torch.ones(0, 3) / 3, THREE, THREE), "empty"),
-        (lambda: pl.one_word_scores(torch.ones(2, 3) / 3, NOT_A_NUMBER, THREE), "policy must be finite"),
-        (lambda: pl.one_word_scores(torch.ones(4, 2, 3) / 3, torch.zeros(5, 3), torch.zeros(5, 3)), "leading"),
+        (lambda: pl.listwise_dpo_loss(TWO_BY_THREE, TWO_BY_THREE, beta=0.0), "beta must be"),
+        (lambda: one_word(torch.ones(2, 3) / 3, torch.zeros(4), torch.zeros(4)), "vocabularies differ"),
+        (lambda: one_word(torch.ones(2, 3), THREE, THREE), "probabilities"),
+        (lambda: one_word(torch.tensor([[-0.5, 1.5, 0.0]]), THREE, THREE), "probabilities"),
+        (lambda: one_word(torch.ones(3) / 3, THREE, THREE), r"\(\.\.\., N, V\)"),
+        (lambda: one_word(torch.ones(0, 3) / 3, THREE, THREE), "empty"),
+        (lambda: one_word(torch.ones(2, 3) / 3, NOT_A_NUMBER, THREE), "policy must be finite"),
+        (lambda: one_word(torch.ones(4, 2, 3) / 3, torch.zeros(5, 3), torch.zeros(5, 3)), "leading"),
         (lambda: pl.sample_ranking(THREE, seed=0, num_samples=0), "num_samples"),
         (lambda: pl.sample_ranking(NOT_A_NUMBER, seed=0), "finite"),
         (lambda: pl.fit_log_worths(ORDER), r"\(R, K\)"),
@@ -640,7 +672,7 @@ NOT_A_NUMBER, INFINITE = torch.tensor([0.0, math.nan, 0.0]), torch.tensor([0.0, 
         (lambda: pl.fit_log_worths(torch.tensor([[0, 0, 1]])), "no permutation"),
         (lambda: pl.fit_log_worths(torch.tensor([[0]])), "at least two items"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_raises_an_error_that_says_so(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -88,8 +88,9 @@ def test_part_bars_refuse_negative_counts_and_none():
             training.part_bars(tree, tree)
 
 
-MASK = torch.tensor([[True, False, False, False], [True, True, False, False], [True, True, True, False],
-                     [True, True, False, True]])  # fmt: skip
+MASK = torch.tensor(
+    [[True, False, False, False], [True, True, False, False], [True, True, True, False], [True, True, False, True]]
+)
 
 
 def test_the_tree_mask(tmp_path):
@@ -296,8 +297,10 @@ def test_objectives_compared(tmp_path):
     assert points(left, "o") == [(61, 0), (61, 1), (61, 2)]
     assert points(left, "D") == [(66, 0), (60, 1), (74, 2)]
     assert [list(line.get_xdata()) for line in left.lines if line.get_label() == "_link"] == [
-        [61, 66], [61, 60], [61, 74]
-    ]  # fmt: skip
+        [61, 66],
+        [61, 60],
+        [61, 74],
+    ]
     assert points(right, "D") == [(5, 0), (-1, 1), (13, 2)]
     intervals = [line for line in right.lines if line.get_label() == "_interval"]
     assert [list(line.get_xdata()) for line in intervals] == [[4, 7], [-2.5, 0.5], [11, 15]]
@@ -331,11 +334,23 @@ def test_objectives_without_a_row_or_with_an_upside_down_interval_are_refused(ro
 
 
 PLANS = {
-    "LoRA": {"weights": 13 * GIB, "adapter": GIB, "gradients": GIB, "optimiser": 2 * GIB, "activations": 4 * GIB,
-             "logits": 2 * GIB},
-    "QLoRA": {"weights": 4 * GIB, "adapter": GIB, "gradients": GIB, "optimiser": 2 * GIB, "activations": 4 * GIB,
-              "logits": 2 * GIB},
-}  # fmt: skip
+    "LoRA": {
+        "weights": 13 * GIB,
+        "adapter": GIB,
+        "gradients": GIB,
+        "optimiser": 2 * GIB,
+        "activations": 4 * GIB,
+        "logits": 2 * GIB,
+    },
+    "QLoRA": {
+        "weights": 4 * GIB,
+        "adapter": GIB,
+        "gradients": GIB,
+        "optimiser": 2 * GIB,
+        "activations": 4 * GIB,
+        "logits": 2 * GIB,
+    },
+}
 
 
 def test_memory_bars(tmp_path):

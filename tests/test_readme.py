@@ -1,5 +1,7 @@
 """The README: its commands and files exist, its numbers stand in records."""
 
+import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import sempa_utils
+from sempa_utils import records
 from sempa_utils.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
@@ -21,24 +25,106 @@ def test_the_first_screen_says_what_this_is_and_how_to_start():
         assert needed in first_screen
 
 
-PAGES = ["README.md", "results/README.md", "results/findings.md", "results/large_models.md",
-         "sempa_utils/adapters/smollm2-135m-nli/README.md"]  # fmt: skip
+PAGES = [
+    "README.md",
+    *(f"results/{name}.md" for name in ("README", "findings", "large_models")),
+    "sempa_utils/adapters/smollm2-135m-nli/README.md",
+    "sempa_utils/data/mini_corpus/README.md",
+    "sempa_utils/records/published/README.md",
+]
+NOTEBOOKS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))}
+SOURCES = sorted(
+    path for folder in ("sempa_utils", "benchmarks", "notebooks") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def headings(path: Path) -> list[str]:
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf8"), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page):
-    def headings(path: Path) -> list[str]:
-        titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf8"), flags=re.MULTILINE)
-        return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
-
     path = ROOT / page
     targets = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf8"))
-    assert targets
+    assert targets or "data" in page or "records" in page
     for target, heading in targets:
         if not target.startswith("http"):
-            found = path.parent / target if target else path
-            assert found.exists(), target
-            assert not heading or heading in headings(found), (target, heading)
+            place = path.parent / target if target else path
+            assert place.exists(), target
+            assert not heading or heading in headings(place), (target, heading)
+
+
+# --- Pointers by number or by name -----------------------------------------------------------------
+
+# The paper's tables and figures: those whose numbers are kept, and two that are only spoken of.
+PAPERS = {("Table", 2), ("Figure", 4)}
+PAPERS |= {(name[:-1].title(), int(name[-1])) for name in (key.split("_")[0] for key in records.PUBLISHED)}
+
+
+def prose(path: Path) -> str:
+    """Return a file's text with the breaks inside a comment or paragraph as blanks."""
+    return re.sub(r"\s*\n *(?:# ?)?(?=\S)", " ", path.read_text(encoding="utf8"))
+
+
+def numbered(path: Path, pattern: str) -> set[int]:
+    return {int(number) for number in re.findall(pattern, path.read_text(encoding="utf8"), flags=re.MULTILINE)}
+
+
+def missing_pointers(path: Path) -> list[str]:
+    """Return the pointers to notebooks, sections, claims, tables and figures that do not exist."""
+    text, own = prose(path), next((number for number, source in NOTEBOOKS.items() if source == path), None)
+    missing = [match[0] for match in re.finditer(r"[Nn]otebooks? (\d+)", text) if match[1] not in NOTEBOOKS]
+    missing += [
+        match[0] for match in re.finditer(r"(Table|Figure) (\d+)", text) if (match[1], int(match[2])) not in PAPERS
+    ]
+    if own or path.suffix == ".md":
+        for kind, heading in (("[Ss]ection", r"^# ## (\d+) · "), ("[Cc]laim", r"\*\*[Cc]laim (\d+)")):
+            # Of the notebook named beside it, else of this one; "section 4.4" or "SemPA, section 5" is in the paper.
+            pattern = rf"(?:[Nn]otebook (\d+),? |(SemPA|paper)\S*,? )?{kind}s? (\d+)(?![.\d])(?: of notebook (\d+))?"
+            for match in re.finditer(pattern, text):
+                notebook = NOTEBOOKS.get(match[1] or match[4] or own)
+                if not match[2] and (not notebook or int(match[3]) not in numbered(notebook, heading)):
+                    missing.append(match[0])
+    return missing
+
+
+@pytest.mark.parametrize("path", [*(ROOT / page for page in PAGES), *SOURCES], ids=lambda path: path.stem)
+def test_every_pointer_leads_somewhere(path):
+    assert missing_pointers(path) == []
+
+
+WRONG = ["see notebook 07", "as section 12 shows", "in section\n# 0", "notebook 04, section 10"]
+WRONG += ["section 11 of notebook 02", "by claim 99", "the paper's Table 9", "Figure 1"]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_pointer_to_nothing_is_noticed(tmp_path, monkeypatch, wrong):
+    page = tmp_path / "03_page.py"
+    page.write_text(f"# Text before, {wrong}, and after.\n# ## 1 · A heading\n", encoding="utf8")
+    monkeypatch.setitem(NOTEBOOKS, "03", page)
+    assert len(missing_pointers(page)) == 1
+    page.write_text(
+        "# section 1, notebook 04, section 9, notebook 01, claim 3, Table 5, section 4.4\n# ## 1 · A heading\n"
+    )
+    assert missing_pointers(page) == []
+
+
+@pytest.mark.parametrize("path", [*(ROOT / page for page in PAGES), *SOURCES], ids=lambda path: path.stem)
+def test_every_module_and_file_that_is_named_exists(path):
+    text = path.read_text(encoding="utf8")
+    for name in set(re.findall(r"sempa_utils(?:\.[A-Za-z_]\w*)+", text)):
+        place = sempa_utils
+        for part in name.split(".")[1:]:
+            known = importlib.util.find_spec(f"{place.__name__}.{part}") if hasattr(place, "__path__") else None
+            place = importlib.import_module(f"{place.__name__}.{part}") if known else getattr(place, part, None)
+            assert place is not None, name
+    for name in set(
+        re.findall(
+            r"(?<![\w/.])(?:results|notebooks|tests|benchmarks|sempa_utils)/[\w./-]*\w\.(?:py|md|json|csv|png)\b", text
+        )
+    ):
+        assert (ROOT / name).exists() or "NAME" in name, name
 
 
 def test_every_make_target_and_command_exists():

@@ -35,14 +35,29 @@ def figures(mean: float, perplexity: float, trained: bool = True) -> GridFigures
     return GridFigures(
         train=TrainingFigures(8816 if trained else 0),
         sts=sts_figures(mean, trained=trained),
-        signals={"perplexity": perplexity, "preference": 80.0, "well_formed": 90.0, "unfinished": 5.0, "copied": 1.0,
-                 "looping": 0.0, "length": 12.5, "distinct_2": 70.0, "self_bleu": 8.0, "entropy": 3.25},
+        signals={
+            "perplexity": perplexity,
+            "preference": 80.0,
+            "well_formed": 90.0,
+            "unfinished": 5.0,
+            "copied": 1.0,
+            "looping": 0.0,
+            "length": 12.5,
+            "distinct_2": 70.0,
+            "self_bleu": 8.0,
+            "entropy": 3.25,
+        },
         generation=GenerationFigures(RowScores(dict.fromkeys(report.BENCHMARKS, score), score), {}),
-        geometry={"uniformity": -1.5, "isotropy": 0.5, "isotropy_both_signs": 0.3, "average_cosine": 0.6,
-                  "effective_rank": 100.0},
+        geometry={
+            "uniformity": -1.5,
+            "isotropy": 0.5,
+            "isotropy_both_signs": 0.3,
+            "average_cosine": 0.6,
+            "effective_rank": 100.0,
+        },
         layers=LayerFigures([None, mean], *([[0.0, 0.5], [0.0, 0.2]] if trained else [])),
         frontier=[FrontierPoint(1024, mean, perplexity)],
-    )  # fmt: skip
+    )
 
 
 def recorded_as(run: str, of_run: GridFigures, **settings) -> records.RunRecord:
@@ -73,8 +88,12 @@ def test_the_overview_has_a_row_a_run_and_says_what_was_not_run(found):
     assert len(report.grid(found).splitlines()) == 2 + len(RUNS)
     assert cells(table, "base") == ["0", "63.62 (62.6 to 64.6)", "", "20.00", "30.0 ± 1.5"]
     assert cells(table, "`pairwise`") == [
-        "8,816", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)", "21.00, +5.0 %",
-        "30.0 ± 1.5 (−0.8 ± 0.5)"]  # fmt: skip
+        "8,816",
+        "73.12 (72.1 to 74.1)",
+        "+9.50 (+8.1 to +11.0)",
+        "21.00, +5.0 %",
+        "30.0 ± 1.5 (−0.8 ± 0.5)",
+    ]
     assert cells(table, "`listwise`") == ["not run"] * 5
 
 
@@ -122,8 +141,10 @@ def test_checkpoints_stand_under_the_triplets_seen(found):
 def test_a_trial_stands_beside_what_its_recipe_differs_in(found):
     points = [FrontierPoint(1024, 66.0, 20.2), FrontierPoint(2048, 70.0, 22.0)]
     recipe = {"objective": "pairwise", "learning_rate": 5e-4, "micro_batch": 8, "accumulation": 2, "template": "asked"}
-    for run, reached, objective in (("pairwise_2048_swapped", points, "pairwise"),
-                                    ("one_word_2048", points[1:], "one_word")):  # fmt: skip
+    for run, reached, objective in (
+        ("pairwise_2048_swapped", points, "pairwise"),
+        ("one_word_2048", points[1:], "one_word"),
+    ):
         own = recipe | {"objective": objective}
         found[run] = recorded_as(run, GridFigures(frontier=reached), recipe=own)
     table = report.trials(found)
@@ -138,8 +159,7 @@ def test_the_recommended_run_stands_beside_the_base_task_by_task(found):
     assert len(report.recommended(found).splitlines()) == 2  # not run
     found["contrastive_kl"] = found["pairwise"]
     table = report.recommended(found)
-    assert cells(table, "STS12, ρ × 100") == [
-        "63.62 (62.6 to 64.6)", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)"]  # fmt: skip
+    assert cells(table, "STS12, ρ × 100") == ["63.62 (62.6 to 64.6)", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)"]
     assert cells(table, "perplexity") == ["20.00", "21.00", "+5.0 %"]
     assert cells(table, "five benchmarks, 10 items")[-1] == "−0.8 ± 0.5"
     assert len(table.splitlines()) == 2 + 7 + 1 + 1 + 1 + 5 + 1
@@ -153,7 +173,9 @@ def test_the_parts_with_the_most_and_the_least_gain(found):
         tasks |= {"SICK-R": TaskScore(50.0 + sign * 7, 10), "STS13": TaskScore(50.0 + sign * 0.7, 10)}
         found = changed(found, run, sts=StsFigures(RowScores.of(tasks), RowScores.of(tasks)))
     assert cells(report.subsets(found), "`pairwise`") == [
-        "SICK-R +7.0, STS12 a +3.0, STS12 c +1.0", "STS12 b −2.0, STS12 d +0.5, STS13 +0.7"]  # fmt: skip
+        "SICK-R +7.0, STS12 a +3.0, STS12 c +1.0",
+        "STS12 b −2.0, STS12 d +0.5, STS13 +0.7",
+    ]
     assert "base" not in report.subsets(found)
 
 

@@ -138,7 +138,7 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     do(place, ["base", "contrastive_kl"], ["sts", "signals", "frontier"])
     base = models.load(str(place / "Tiny"))
     task = corpora.load_sts("mini-STS").sample(SIZES.sts_pairs, 42)
-    dev = corpora.load_sts("mini-STS", None, "dev").sample(SIZES.frontier_pairs, 42)
+    dev = corpora.load_sts("mini-STS", None, split="dev").sample(SIZES.frontier_pairs, 42)
     figures = record(place, "base").figures
     plain = sts.score_task(Embedder(base).encode, task).score.value
     assert figures.sts.scores.mean.value == pytest.approx(plain, abs=1e-3)
@@ -184,7 +184,7 @@ def test_no_step_changes_without_a_new_revision(place):
 def test_layers_are_followed_from_the_base_to_the_run(place):
     do(place, ["base", "contrastive_kl"], ["layers"])
     base = models.load(str(place / "Tiny"))
-    dev = corpora.load_sts("mini-STS", None, "dev").sample(SIZES.frontier_pairs, 42)
+    dev = corpora.load_sts("mini-STS", None, split="dev").sample(SIZES.frontier_pairs, 42)
     scores = [pair.score for pair in dev.rows]
     untouched = record(place, "base").figures.layers
     assert untouched.moved is None and untouched.moved_alike is None
@@ -202,8 +202,8 @@ def test_pairs_with_a_training_sentence_are_left_out(place, monkeypatch):
     task = corpora.load_sts("mini-STS").sample(SIZES.sts_pairs, 42)
     seen = [pair.first.upper().replace(" ", "  ") + " !" for pair in task.rows[:5]]  # other case and marks
     rows = [corpora.Triplet(sentence, "Something else.", "Nothing of it.") for sentence in seen]
-    rows += corpora.load_triplets(None, 24, 42).rows
-    monkeypatch.setattr(corpora, "load_triplets", lambda *_: corpora._corpus("NLI triplets", rows, "made here"))
+    rows += corpora.load_triplets(None, 24, seed=42).rows
+    monkeypatch.setattr(corpora, "load_triplets", lambda *_, **__: corpora._corpus("NLI triplets", rows, "made here"))
     do(place, ["base"], ["sts"])
     figures = record(place, "base").figures.sts
     base, unseen = models.load(str(place / "Tiny")), task.rows[5:]

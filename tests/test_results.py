@@ -168,16 +168,20 @@ def test_the_default_place_is_the_build_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        (["/opt/kit/sempa_utils/__main__.py", "train", "--output", "/home/anna/out"],
-         "python -m sempa_utils train --output out"),
+        (
+            ["/opt/kit/sempa_utils/__main__.py", "train", "--output", "/home/anna/out"],
+            "python -m sempa_utils train --output out",
+        ),
         (["/opt/bin/pytest", "--data=/home/anna/data", "--seed=3"], "pytest --data=data --seed=3"),
         (["/opt/bin/kernel.py", "-f", "/home/anna/.local/share/kernel-1.json"], "kernel.py -f kernel-1.json"),
         (["it's.py", "two words", "build/adapter"], """'it'"'"'s.py' 'two words' build/adapter"""),
-        (["x.py", "--adapter", "../../home/anna/one", "--adapter=~/two", "a=/home/anna/b,/home/anna/c,build/d"],
-         "x.py --adapter one --adapter=two a=b,c,build/d"),
+        (
+            ["x.py", "--adapter", "../../home/anna/one", "--adapter=~/two", "a=/home/anna/b,/home/anna/c,build/d"],
+            "x.py --adapter one --adapter=two a=b,c,build/d",
+        ),
         ([""], "''"),
     ],
-)  # fmt: skip
+)
 def test_the_command_has_no_path_of_somebodys_machine(tmp_path, monkeypatch, arguments, command):
     monkeypatch.delenv("SEMPA_COMMAND", raising=False)
     monkeypatch.setattr(sys, "argv", arguments)
@@ -231,10 +235,22 @@ POINT = records.CurvePoint(1, 0.7, 0.0, 0.5, 0.1, -0.1, 1e-4, 2.5, 0.01)
 MEAN = records.CurveMean(0.5, 0.1, 0.75)
 RECIPE = {"objective": "listwise", "micro_batch": 8, "accumulation": 4, "cache_reference": None}
 TRAINING = records.TrainingRecord(
-    recipe=RECIPE, candidates=3, curve=[POINT], fingerprint="0" * 16, model={"name": "m"}, data={"rows": 5},
-    last_quarter=MEAN, steps=1, rows_too_long=0, trainable_parameters=9, seconds=1.5, peak_memory_bytes=10**10,
-    resumed_from_step=0, triplets_per_second=2.25, adapter_fingerprint="1" * 16,
-)  # fmt: skip
+    recipe=RECIPE,
+    candidates=3,
+    curve=[POINT],
+    fingerprint="0" * 16,
+    model={"name": "m"},
+    data={"rows": 5},
+    last_quarter=MEAN,
+    steps=1,
+    rows_too_long=0,
+    trainable_parameters=9,
+    seconds=1.5,
+    peak_memory_bytes=10**10,
+    resumed_from_step=0,
+    triplets_per_second=2.25,
+    adapter_fingerprint="1" * 16,
+)
 GRID = records.GridFigures(
     train=records.TrainingFigures(5, MEAN, 1, 2.5, 2.0, 9, 0),
     sts=records.StsFigures(ROW, ROW),
@@ -269,8 +285,9 @@ def test_every_type_is_tried():
 
 def test_floats_are_rounded_in_a_record_and_exact_where_it_is_asked_for(tmp_path):
     value = records.Interval(1 / 3, 2 / 3)
-    rounded, exact = (records.write_json(tmp_path / f"{digits}.json", value, digits=digits)
-                      for digits in (6, records.EXACT))  # fmt: skip
+    rounded, exact = (
+        records.write_json(tmp_path / f"{digits}.json", value, digits=digits) for digits in (6, records.EXACT)
+    )
     assert records.read_json(rounded, records.Interval) == records.Interval(0.333333, 0.666667)
     assert records.read_json(exact, records.Interval) == value
 
@@ -318,8 +335,13 @@ def test_a_broken_file_is_one_error_that_names_it(tmp_path, text):
 
 # --- records of schema 1 -----------------------------------------------------------------------
 
-KINDS = {"reproduce": records.GridFigures, "train": records.TrainingRecord, "sts": records.Comparison,
-         "generation": records.Comparison, "make": dict[str, records.NotebookCost]}  # fmt: skip
+KINDS = {
+    "reproduce": records.GridFigures,
+    "train": records.TrainingRecord,
+    "sts": records.Comparison,
+    "generation": records.Comparison,
+    "make": dict[str, records.NotebookCost],
+}
 COMMITTED = sorted(records.committed_folder().rglob("*.json"))
 
 
@@ -345,8 +367,9 @@ def leaves(value) -> list:
     return [] if value is None else [value]
 
 
-@pytest.mark.parametrize("path", [path for path in COMMITTED if path.stem.split("_")[0] in ("sts", "generation")],
-                         ids=lambda path: path.stem)  # fmt: skip
+@pytest.mark.parametrize(
+    "path", [path for path in COMMITTED if path.stem.split("_")[0] in ("sts", "generation")], ids=lambda path: path.stem
+)
 def test_no_figure_of_an_old_comparison_is_lost_or_made_up(path):
     before = json.loads(path.read_text(encoding="utf8"))["figures"]
     figures = records.load_run(path, records.Comparison).figures
@@ -365,7 +388,10 @@ def test_an_old_record_of_the_grid_keeps_its_figures_in_their_new_places():
     for task, score in raw["sts"]["tasks"].items():
         migrated, less = scores.tasks[task], raw["sts"]["difference"][task]
         assert (migrated.value, migrated.count, migrated.parts or {}) == (
-            score["spearman"], score["pairs"], score["subsets"])  # fmt: skip
+            score["spearman"],
+            score["pairs"],
+            score["subsets"],
+        )
         assert migrated.interval == records.Interval(score["low"], score["high"])
         span = records.Interval(less["low"], less["high"])
         assert migrated.difference == records.Difference(less["difference"], span, p_value=less["p_value"])

@@ -98,9 +98,17 @@ def test_the_text_is_wikitext_where_there_is_one_and_our_own_sentences_elsewhere
     path.write_text(" \n = A heading = \n A line . \n", encoding="utf8")
     found = signals.load_text(tmp_path)
     assert found.rows == ["= A heading = \n A line ."] and found.name == "WikiText-2 test"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert signals.load_text(tmp_path).rows == found.rows
+    path.write_bytes("Un café .\n".encode("latin-1"))
+    with pytest.raises(InputError, match="wikitext2_test.txt: not UTF-8 text .row 1: byte 0xe9.. Save it"):
+        signals.load_text(tmp_path)
     path.write_text(" \n", encoding="utf8")
     with pytest.raises(InputError, match="wikitext2_test.txt: an empty file"):
         signals.load_text(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="nothing of the layout"):
+        signals.load_text(tmp_path / "mine")
 
 
 # --- preferences ---------------------------------------------------------------------------------

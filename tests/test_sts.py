@@ -234,8 +234,10 @@ def test_word_overlap_scores_about_nothing_on_the_mini_corpus(no_data):
 
 
 def test_the_mean_is_that_of_the_tasks():
-    tasks = {name: corpus_of(*(pair_at(c, s) for c, s in zip((0.1, 0.5, 0.9), scores)))
-             for name, scores in (("a", (1, 2, 3)), ("b", (2, 1, 3)))}  # fmt: skip
+    tasks = {
+        name: corpus_of(*(pair_at(c, s) for c, s in zip((0.1, 0.5, 0.9), scores)))
+        for name, scores in (("a", (1, 2, 3)), ("b", (2, 1, 3)))
+    }
     scores = sts.row_scores(sts.evaluate(Angles(), tasks))
     assert [score.value for score in scores.tasks.values()] == pytest.approx([100, 50])
     assert scores.mean == TaskScore(pytest.approx(75), 6)

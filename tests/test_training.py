@@ -362,8 +362,9 @@ for objective in ("pairwise", "one_word"):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     for processes in ("1", "2"):
         command = [*launch, processes, str(script), str(tmp_path / processes)]
-        done = subprocess.run(command, env=surroundings, cwd=Path(__file__).parent.parent, capture_output=True,
-                              text=True, timeout=300)  # fmt: skip
+        done = subprocess.run(
+            command, env=surroundings, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     for objective in ("pairwise", "one_word"):
         one, two = (training.read_record(tmp_path / processes / objective) for processes in ("1", "2"))

@@ -291,14 +291,20 @@ def preference_scores(policy, reference, beta):  # log-probabilities (batch, N)
 # %%
 anchor, candidates = numbers(8, 16, seed=1), numbers(8, 5, 16, seed=2)
 here = best_of_n_loss(contrastive_scores(anchor, candidates, temperature=0.05))
-package = plackett_luce.info_nce_loss(anchor, candidates[:, 0], candidates[:, 1:], temperature=0.05)
+package = plackett_luce.info_nce_loss(
+    anchor, candidates[:, 0], negatives=candidates[:, 1:], temperature=0.05
+)
 claim(6, "best-of-N loss of cosine / τ, and info_nce_loss", here, package)
 
 policy, reference = 10 * numbers(8, 2, seed=3) - 40, 10 * numbers(8, 2, seed=4) - 40
 rewards = preference_scores(policy, reference, beta=0.1)
 here = best_of_n_loss(rewards)
 package = plackett_luce.dpo_loss(
-    policy[:, 0], policy[:, 1], reference[:, 0], reference[:, 1], beta=0.1
+    policy[:, 0],
+    policy[:, 1],
+    reference_chosen=reference[:, 0],
+    reference_rejected=reference[:, 1],
+    beta=0.1,
 )
 claim(7, "best-of-N loss of β × log-ratio, and dpo_loss", here, package)
 sigmoid_form = -logsigmoid(rewards[:, 0] - rewards[:, 1]).mean()
@@ -336,7 +342,7 @@ world_reward = numbers(3, 5, seed=6) + torch.tensor(
 unnormalised = world_reference * (world_reward / beta).exp()
 partition = unnormalised.sum(-1, keepdim=True)
 best_policy = unnormalised / partition
-implicit_reward = plackett_luce.implicit_reward(best_policy.log(), world_reference.log(), beta)
+implicit_reward = plackett_luce.implicit_reward(best_policy.log(), world_reference.log(), beta=beta)
 
 
 def kl(p, q):
@@ -454,7 +460,9 @@ interactive.sliders(draw_weights, beta=(0.01, 1.0, 0.5), tau=(0.01, 1.0, 0.2))
 # %%
 chosen = margins.clone().requires_grad_()
 zero = torch.zeros_like(margins)
-plackett_luce.dpo_loss(chosen, zero, zero, zero, beta=0.1, reduction="sum").backward()
+plackett_luce.dpo_loss(
+    chosen, zero, reference_chosen=zero, reference_rejected=zero, beta=0.1, reduction="sum"
+).backward()
 claim(11, "β σ(−βΔ), and autograd through dpo_loss", pair_weight(0.1), -chosen.grad)
 
 first_axis = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
@@ -468,7 +476,7 @@ positive_cosine = torch.tensor([0.9], dtype=torch.float64)
 negative_cosines = cosines.clone()[None].requires_grad_()
 tau = 0.2
 plackett_luce.info_nce_loss(
-    first_axis, at_cosine(positive_cosine), at_cosine(negative_cosines), tau
+    first_axis, at_cosine(positive_cosine), negatives=at_cosine(negative_cosines), temperature=tau
 ).backward()
 push = negative_cosines.grad[0]
 claim(
@@ -482,10 +490,15 @@ pair = [
     torch.tensor([[0.7, 0.4], [0.2, 0.5]], dtype=torch.float64).requires_grad_() for _ in range(2)
 ]
 contrastive = plackett_luce.info_nce_loss(
-    first_axis.expand(2, 2), at_cosine(pair[0][:, 0]), at_cosine(pair[0][:, 1]), temperature=tau
+    first_axis.expand(2, 2),
+    at_cosine(pair[0][:, 0]),
+    negatives=at_cosine(pair[0][:, 1]),
+    temperature=tau,
 )
 zero = torch.zeros(2, dtype=torch.float64)
-preference = plackett_luce.dpo_loss(pair[1][:, 0], pair[1][:, 1], zero, zero, beta=1 / tau)
+preference = plackett_luce.dpo_loss(
+    pair[1][:, 0], pair[1][:, 1], reference_chosen=zero, reference_rejected=zero, beta=1 / tau
+)
 contrastive.backward(), preference.backward()
 print("gradients by score, InfoNCE:", pair[0].grad.numpy().round(6).tolist())
 print("gradients by score, DPO:    ", pair[1].grad.numpy().round(6).tolist())
@@ -536,7 +549,9 @@ error = deviation / math.sqrt(20_000)
 claim(13, "exact and sampled scores, in standard errors", exact / error, sampled / error, 5)
 
 divergences = beta * (kl(word_probs, reference_words.exp()) - kl(word_probs, policy_words.exp()))
-package = plackett_luce.one_word_scores(word_probs, policy_words, reference_words, beta)
+package = plackett_luce.one_word_scores(
+    word_probs, policy_words, reference_log_probs=reference_words, beta=beta
+)
 claim(14, "expected log-ratio, and difference of divergences", exact, divergences)
 claim(14, "the sum above, and one_word_scores", exact, package)
 
@@ -735,9 +750,11 @@ print(
     f"Spearman ρ of score and cosine after: {correlations[1]:.2f}, 95 % interval {interval[0]:.2f} to {interval[1]:.2f}"
 )
 theory.score_against_cosine(
-    score_margins, [cosine_margins_before, cosine_margins_after], correlations=correlations,
+    score_margins,
+    [cosine_margins_before, cosine_margins_after],
+    correlations=correlations,
     names=("cosine before training", "cosine after training"),
-)  # fmt: skip
+)
 
 # %% [markdown]
 # Read the interval before the coefficient (Fisher's z, with the variance factor 1.06 that Spearman's ρ
@@ -759,7 +776,9 @@ head = language_model.model.get_output_embeddings().weight.detach().to("cpu", to
 before = (base_vectors @ head.T).log_softmax(-1)  # (3, rows, words): anchor, positive, negative
 anchor_after = (tuned_vectors[0] @ head.T).log_softmax(-1)
 candidate_words = before[1:].exp().transpose(0, 1)  # (rows, 2, words)
-one_word = plackett_luce.one_word_scores(candidate_words, anchor_after, before[0], beta=1.0)
+one_word = plackett_luce.one_word_scores(
+    candidate_words, anchor_after, reference_log_probs=before[0], beta=1.0
+)
 change = cosine_margins_after - cosine_margins_before
 for name, margin in {"one_word": one_word[:, 0] - one_word[:, 1], "dpo": score_margins}.items():
     rho = scipy.stats.spearmanr(margin, change).statistic
@@ -794,7 +813,13 @@ def descend(log_policy_of, parameters, steps=30, rate=1.0, beta=0.5):
     for _ in range(steps + 1):
         log_policy = log_policy_of(parameters)
         path.append((log_policy - start).detach())
-        loss = plackett_luce.dpo_loss(log_policy[0], log_policy[1], start[0], start[1], beta)
+        loss = plackett_luce.dpo_loss(
+            log_policy[0],
+            log_policy[1],
+            reference_chosen=start[0],
+            reference_rejected=start[1],
+            beta=beta,
+        )
         (gradient,) = torch.autograd.grad(loss, parameters)
         parameters = (parameters - rate * gradient).detach().requires_grad_()
     return torch.stack(path)
@@ -868,7 +893,11 @@ reference = 5 * numbers(6, 3, seed=13)
 
 def pair_loss(policy):
     return plackett_luce.dpo_loss(
-        policy[:, 0], policy[:, 2], reference[:, 0], reference[:, 2], beta=0.1
+        policy[:, 0],
+        policy[:, 2],
+        reference_chosen=reference[:, 0],
+        reference_rejected=reference[:, 2],
+        beta=0.1,
     )
 
 
@@ -895,8 +924,10 @@ triples = torch.stack(
 zero = torch.zeros_like(triples)
 landscapes = {
     "pair: ends alone": -logsigmoid(first + second),
-    "best of three": plackett_luce.listwise_dpo_loss(triples, zero, 1.0, top_k=1, reduction="none"),
-    "full list": plackett_luce.listwise_dpo_loss(triples, zero, 1.0, reduction="none"),
+    "best of three": plackett_luce.listwise_dpo_loss(
+        triples, zero, beta=1.0, top_k=1, reduction="none"
+    ),
+    "full list": plackett_luce.listwise_dpo_loss(triples, zero, beta=1.0, reduction="none"),
 }
 theory.ranking_landscape(gaps, gaps, losses=landscapes)
 
@@ -923,7 +954,7 @@ claim(
 rank_counts = (
     torch.nn.functional.one_hot(ratios.argsort(-1, descending=True).argsort(-1), 3).float().mean(0)
 )
-list_loss = plackett_luce.listwise_dpo_loss(ratios, torch.zeros_like(ratios), BETA).item()
+list_loss = plackett_luce.listwise_dpo_loss(ratios, torch.zeros_like(ratios), beta=BETA).item()
 in_order = ((ratios[:, 0] > ratios[:, 1]) & (ratios[:, 1] > ratios[:, 2])).float().mean().item()
 figures |= {"listwise_loss_after_pairwise": list_loss, "rows_in_full_order": in_order}
 print(f"listwise loss after pairwise training: {list_loss:.3f} nats (ln 6 = {math.log(6):.3f})")

@@ -76,7 +76,7 @@ from sempa_utils.data import corpora
 
 triplets = corpora.load_triplets()
 print(triplets.describe())
-training_rows, held_out = triplets.split(profile.triplets, profile.picture_triplets, SEED)
+training_rows, held_out = triplets.split(profile.triplets, profile.picture_triplets, seed=SEED)
 print(f"{len(training_rows):,} rows to train on; {len(held_out)} set aside, with other anchors")
 for triplet in training_rows.rows[:3]:
     print(
@@ -453,7 +453,7 @@ assert abs(first_loss - math.log(candidates)) < 0.02 * math.log(candidates)
 from sempa_utils.embedding import Embedder
 from sempa_utils.evaluation import sts
 
-task = "STS-B" if "STS-B" in corpora.sts_tasks() else "mini-STS"
+task = corpora.dev_task()
 pairs = corpora.load_sts(task, split="dev").sample(profile.sts_pairs, SEED)
 print(pairs.describe())
 base = models.load(MODEL, profile.evaluation_precision)

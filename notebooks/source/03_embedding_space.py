@@ -404,8 +404,9 @@ entropy = -(shares["PromptEOL"] * np.log(np.maximum(shares["PromptEOL"], 1e-300)
 assert abs(np.exp(entropy) - table["PromptEOL"]["effective_rank"]) < 1e-6
 ranks = {name: row["effective_rank"] for name, row in table.items()}
 display(space_plots.spectra(shares, ranks))
-print(f"{len(sentences)} vectors of {base.model.config.hidden_size} numbers: at most "
-      f"{min(len(sentences) - 1, base.model.config.hidden_size)} directions")  # fmt: skip
+width = base.model.config.hidden_size
+directions = min(len(sentences) - 1, width)
+print(f"{len(sentences)} vectors of {width} numbers: at most {directions} directions")
 
 # %% [markdown]
 # **How to read it.** The flatter the curve, the more directions are in use. **Where it misleads:** the rank

@@ -21,7 +21,7 @@
 # - what the STS benchmarks measure, from two sentences up to a table, and what the `all` rule is;
 # - what the last token looks at, and how the one word takes shape layer by layer;
 # - where six methods take their vectors from, three of them written out in plain transformers;
-# - why the layer that is read belongs into a fair comparison;
+# - why the layer that is read belongs in a fair comparison;
 # - to put an interval on a figure, and a p-value on a difference, before you believe either;
 # - where methods go wrong, how the published table compares, and what may not be compared.
 
@@ -349,7 +349,7 @@ for name, vector in by_hand.items():
 
 # %%
 tasks = corpora.sts_tasks()
-dev_task = "STS-B" if "STS-B" in tasks else corpora.MINI_STS
+dev_task = corpora.dev_task()
 chosen, curves = {}, {}
 
 

@@ -507,7 +507,7 @@ settings = records.settings_table(
         (
             "harness",
             "lm-evaluation-harness, DROP repaired",
-            "the same, 0.4.13; DROP's prompt mended (README)",
+            "the same, 0.4.13; DROP's prompt repaired (README)",
         ),
         ("uncertainty", "none", "standard errors, paired for differences"),
         ("STS", "seven tasks", f"{', '.join(tasks)}, {profile.sts_pairs or 'all'} pairs each"),

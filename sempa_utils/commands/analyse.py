@@ -1,8 +1,9 @@
-"""`analyse`: the paper's analyses on one's own model."""
+"""`analyse`: the paper's analyses on a model of your own."""
 
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import Any
 
 from sempa_utils import profiles
 from sempa_utils.checks import InputError
@@ -11,14 +12,14 @@ from sempa_utils.commands import shared
 
 def add(commands) -> None:
     """Add the command and its options."""
-    command = commands.add_parser("analyse", help="the paper's Table 4, Figure 3 or Table 8 on one's own model, "
-                                  "in a profile's sizes; goes on where it stopped")  # fmt: skip
+    tables = "the paper's Table 4, Figure 3 or Table 8 on your model, in a profile's sizes; goes on where it stopped"
+    command = commands.add_parser("analyse", help=tables)
     shared.add_model(command)
     shared.add_profile(command)
     shared.add_data(command)
     shared.add_seed(command)
-    command.add_argument("what", choices=["templates", "data-size", "seeds"],
-                         help="training and extraction templates; checkpoints of one run; several seeds")  # fmt: skip
+    what = "training and extraction templates; checkpoints of one run; several seeds"
+    command.add_argument("what", choices=["templates", "data-size", "seeds"], help=what)
     command.add_argument("--objective", default="pairwise", help="as in train (default: pairwise)")
     command.add_argument("--folder", help="data-size: a finished run's (default: the profile's own run)")
     command.add_argument("--tasks", help="comma-separated (default: all that is here)")
@@ -28,7 +29,7 @@ def add(commands) -> None:
 
 
 def run(options) -> None:
-    """Run one of the paper's analyses and print what came of it."""
+    """Run one of the paper's analyses and print the result."""
     from sempa_utils import records
     from sempa_utils.experiments import analyses
     from sempa_utils.plots import analyses as pictures
@@ -41,13 +42,14 @@ def run(options) -> None:
     analysis, draw = runs[options.what]
     if options.folder and options.what != "data-size":
         raise InputError(f"--folder names the one run of data-size; {options.what} trains several. Leave it out.")
-    changes = {"folder": options.folder} if options.folder else {}
+    settings: dict[str, Any] = {"directory": options.data, "objective": options.objective, "seed": options.seed}
+    if options.folder:
+        settings["folder"] = options.folder
     profile = profiles.get(options.profile)
     if options.precision:
         profile = dataclasses.replace(profile, precision=options.precision, evaluation_precision=options.precision)
     tasks = options.tasks.split(",") if options.tasks else None
-    given = {"seed": options.seed, "directory": options.data, "objective": options.objective, "tasks": tasks}
-    record = analysis(options.model, profile, **given, **changes)
+    record = analysis(options.model, profile, tasks=tasks, **settings)
     print(json.dumps(records.plain(record.figures), indent=1, ensure_ascii=False))
     print(record.headline)
     if options.figure:

@@ -6,18 +6,17 @@ from sempa_utils.commands import shared
 
 def add(commands) -> None:
     """Add the command and its options."""
-    command = commands.add_parser(
-        "benchmark", help="generation benchmarks of a base and its adapters; goes on by itself"
-    )
+    what = "generation benchmarks of a base and its adapters; goes on by itself"
+    command = commands.add_parser("benchmark", help=what)
     shared.add_model(command)
     shared.add_profile(command)
     shared.add_data(command)
     shared.add_seed(command)
     command.add_argument("--tasks", help="comma-separated: gsm8k, mmlu, hellaswag, drop, truthfulqa (default: all)")
-    command.add_argument("--adapter", metavar="FOLDER", action="append", default=[],
-                         help="run this adapter beside its base; may be repeated")  # fmt: skip
+    beside = "run this adapter beside its base; may be repeated"
+    command.add_argument("--adapter", metavar="FOLDER", action="append", default=[], help=beside)
     command.add_argument("--limit", type=int, help="items per task (default: the profile's; 0: all)")
-    command.add_argument("--batch-size", type=int, help="items per batch (default: found)")
+    command.add_argument("--batch-size", type=int, help="items per batch (default: by length)")
     shared.add_record(command)
     command.set_defaults(run=run)
 
@@ -48,8 +47,8 @@ def run(options) -> None:
             rows[label] = generation.evaluate(adapted, benchmarks, batch_size=options.batch_size)
             adapters[label] = adapted.adapter
     comparison = generation.comparison(rows, "base")
-    print("value ± standard error, and the paired difference from the base; "
-          + (f"{limit} items a task at most: not the published measure" if limit else "all items"))  # fmt: skip
+    items = f"{limit} items a task at most: not the published measure" if limit else "all items"
+    print(f"value ± standard error, and the paired difference from the base; {items}")
     for row, figures in comparison.rows.items():
         for task, score in figures.columns.items():
             less = score.difference

@@ -39,8 +39,8 @@ def run(options) -> int:
     for name, pinned in pins().items():
 
         def version(name=name, pinned=pinned):
-            found = importlib.metadata.version(name).split("+")[0]
-            return found if found == pinned else f"{found} (pinned: {pinned})"
+            installed = importlib.metadata.version(name).split("+")[0]
+            return installed if installed == pinned else f"{installed} (pinned: {pinned})"
 
         line(name, version)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,8 +63,8 @@ def pins() -> dict[str, str]:
         needed = importlib.metadata.requires("sempa-kit") or []
     except importlib.metadata.PackageNotFoundError:
         needed = (Path(__file__).parents[2] / "requirements.txt").read_text(encoding="utf8").splitlines()
-    found = (re.match(r"([\w.-]+)==([\w.]+)\s*$", line) for line in needed)
-    return {match[1]: match[2] for match in found if match}
+    matches = (re.match(r"([\w.-]+)==([\w.]+)\s*$", line) for line in needed)
+    return {match[1]: match[2] for match in matches if match}
 
 
 def _raise(message: str):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from sempa_utils import profiles
-from sempa_utils.checks import InputError, pick, write_whole
+from sempa_utils.checks import InputError, decode_text, pick, write_whole
 from sempa_utils.commands import shared
 
 
@@ -38,14 +38,11 @@ def run(options) -> None:
     output = Path(options.output)
     if output.suffix not in (".npy", ".jsonl"):
         raise InputError(f"{output}: the output is .npy or .jsonl, by its name. Choose one of them.")
-    pick(options.method, METHODS, "method")
-    if options.input == "-":
-        text = sys.stdin.read()
-    elif Path(options.input).is_file():
-        text = Path(options.input).read_text(encoding="utf8")
-    else:
+    pick(options.method, METHODS, what="method")
+    if options.input != "-" and not Path(options.input).is_file():
         raise InputError(f"{options.input}: no such file. Name a text file with a sentence a line, or - .")
-    sentences = text.split("\n")
+    data = sys.stdin.buffer.read() if options.input == "-" else Path(options.input).read_bytes()
+    sentences = decode_text(data, options.input).split("\n")
     sentences = sentences[:-1] if sentences[-1] == "" else sentences
     blank = [number for number, sentence in enumerate(sentences, start=1) if not sentence.strip()]
     if blank or not sentences:

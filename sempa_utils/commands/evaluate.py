@@ -10,31 +10,26 @@ from sempa_utils.commands import shared
 
 def add(commands) -> None:
     """Add the command and its options."""
-    command = commands.add_parser(
-        "evaluate", help="score methods, models and adapters on STS tasks; goes on where it stopped"
-    )
+    what = "score methods, models and adapters on STS tasks; goes on where it stopped"
+    command = commands.add_parser("evaluate", help=what)
     shared.add_data(command)
     shared.add_seed(command)
-    command.add_argument("--methods", default="mean,prompteol", help="comma-separated: mean, echo, prompteol, "
-                         "pretended_cot, knowledge_enhancement, contrastive_prompting, token_prepending "
-                         "(default: mean,prompteol)")  # fmt: skip
-    command.add_argument(
-        "--tasks", help="comma-separated: STS12 … STS16, STS-B, SICK-R, mini-STS (default: all that is here)"
-    )
-    command.add_argument("--split", default="test", help="test, or dev for STS-B and mini-STS (default: test)")
-    command.add_argument("--model", action="append", metavar="MODEL",
-                         help="packaged, a hub id, or a directory; may be repeated (default: packaged)")  # fmt: skip
+    add, repeated = command.add_argument, {"action": "append", "default": []}
+    methods = "mean, echo, prompteol, pretended_cot, knowledge_enhancement, contrastive_prompting, token_prepending"
+    add("--methods", default="mean,prompteol", help=f"comma-separated: {methods} (default: mean,prompteol)")
+    add("--tasks", help="comma-separated: STS12 … STS16, STS-B, SICK-R, mini-STS (default: all that is here)")
+    add("--split", default="test", help="test, or dev for STS-B and mini-STS (default: test)")
+    model = "packaged, a hub id, or a directory; may be repeated (default: packaged)"
+    add("--model", action="append", metavar="MODEL", help=model)
     shared.add_profile(command, default="the profile's for evaluation", sets="precision")
-    command.add_argument("--adapter", metavar="FOLDER", action="append", default=[],
-                         help="score this adapter beside its base; may be repeated")  # fmt: skip
-    command.add_argument("--baseline", metavar="MODEL", action="append", default=[],
-                         help="a sentence-transformers model as a row, for comparison; may be repeated")  # fmt: skip
-    command.add_argument("--layer", help="read this layer (an index of hidden_states), or 'dev': for each row the best "
-                         "one on STS-B dev (default: each method's own)")  # fmt: skip
-    command.add_argument("--against", metavar="ROW",
-                         help="the row to compare the others with (default: prompteol, or the first)")  # fmt: skip
-    command.add_argument("--limit", type=int, help="pairs per task; then the figures are not the published measure")
-    command.add_argument("--batch-size", type=int, help="sentences per batch, at most (default: by tokens)")
+    add("--adapter", metavar="FOLDER", help="score this adapter beside its base; may be repeated", **repeated)
+    baseline = "a sentence-transformers model as a row, for comparison; may be repeated"
+    add("--baseline", metavar="MODEL", help=baseline, **repeated)
+    layer = "read this layer (an index of hidden_states), or 'dev': for each row the best on STS-B dev"
+    add("--layer", help=f"{layer} (default: each method's own)")
+    add("--against", metavar="ROW", help="the row to compare the others with (default: prompteol, or the first)")
+    add("--limit", type=int, help="pairs per task; then the figures are not the published measure")
+    add("--batch-size", type=int, help="sentences per batch, at most (default: by tokens)")
     shared.add_record(command)
     command.set_defaults(run=run)
 
@@ -50,11 +45,11 @@ def run(options) -> None:
 
     methods = options.methods.split(",")
     for method in methods:
-        pick(method, METHODS, "method")
+        pick(method, METHODS, what="method")
     if options.layer not in (None, "dev") and not options.layer.lstrip("-").isdigit():
         raise InputError(f"--layer {options.layer}: neither a number nor 'dev'.")
     names = options.tasks.split(",") if options.tasks else corpora.sts_tasks(options.data)
-    # Broken or missing data are found before a model is loaded.
+    # Broken or missing data end the command before a model is loaded.
     tasks = sts.load_tasks(names, options.data, split=options.split, limit=options.limit, seed=options.seed)
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     adapters = _adapters(options, precision)

@@ -6,10 +6,9 @@ from sempa_utils.commands import shared
 
 def add(commands) -> None:
     """Add the command and its options."""
-    command = commands.add_parser("plan", help="how much memory training takes, part by part",
-                                  description="How much memory training takes, part by part, before it is tried. "
-                                  "--model may also be llama-2-7b, llama-3-8b or another shape of "
-                                  "results/large_models.md: nothing is downloaded.")  # fmt: skip
+    shapes = "--model may also be llama-2-7b, llama-3-8b or another shape of results/large_models.md"
+    about = f"How much memory training takes, part by part, before it is tried. {shapes}: nothing is downloaded."
+    command = commands.add_parser("plan", help="how much memory training takes, part by part", description=about)
     shared.add_model(command)
     shared.add_profile(command)
     shared.add_recipe(command)

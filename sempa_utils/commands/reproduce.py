@@ -1,5 +1,7 @@
 """`reproduce`: the kit's own record, run by run."""
 
+from typing import Any
+
 from sempa_utils import profiles
 from sempa_utils.checks import InputError
 from sempa_utils.commands import shared
@@ -7,8 +9,8 @@ from sempa_utils.commands import shared
 
 def add(commands) -> None:
     """Add the command and its options."""
-    command = commands.add_parser("reproduce", help="the kit's own record: train, score and question every run "
-                                  "of the grid; goes on where it stopped")  # fmt: skip
+    what = "the kit's own record: train, score and question every run of the grid; goes on where it stopped"
+    command = commands.add_parser("reproduce", help=what)
     shared.add_model(command)
     shared.add_profile(command)
     shared.add_data(command)
@@ -24,7 +26,7 @@ def add(commands) -> None:
     command.add_argument("--generation-items", type=int, help="per benchmark (default: 40; 0: all)")
     command.add_argument("--state", action="store_true", help="say what is done and what is left, and do nothing")
     command.add_argument("--records", metavar="FOLDER", help="where the records go (default: build/records)")
-    command.add_argument("--ship", metavar="NAME", help="afterwards put the adapter of the one run into the package")
+    command.add_argument("--ship", metavar="NAME", help="afterwards put the adapter of that run into the package")
     command.set_defaults(run=run)
 
 
@@ -39,9 +41,9 @@ def run(options) -> None:
     if options.ship and (not runs or len(runs) != 1 or runs == [reproduce.BASE]):
         raise InputError("--ship puts one adapter into the package. Name its run, and no other: --runs contrastive_kl.")
     profile = profiles.get(options.profile)
-    state = reproduce.reproduce(options.model, runs, steps, profile, options.precision, options.data,
-                                reproduce.Sizes(**given), options.seed, options.records, options.state)  # fmt: skip
-    print(reproduce.table(state))
-    if options.ship:
-        print(reproduce.ship(runs[0], options.ship, options.model, profile, options.precision, options.data,
-                             reproduce.Sizes(**given), options.seed))  # fmt: skip
+    how: dict[str, Any] = {"precision": options.precision, "directory": options.data, "seed": options.seed}
+    how |= {"profile": profile, "sizes": reproduce.Sizes(**given)}
+    where: dict[str, Any] = {"folder": options.records, "state_only": options.state}
+    print(reproduce.table(reproduce.reproduce(options.model, runs=runs, steps=steps, **how, **where)))
+    if runs and options.ship:
+        print(reproduce.ship(runs[0], options.ship, model=options.model, **how))

@@ -32,11 +32,11 @@ def add_model(command) -> None:
     command.add_argument("--model", default="packaged", help="packaged, a hub id, or a directory (default: packaged)")
 
 
-def add_profile(command, default: str = "the profile's", sets: str = "sizes and precision") -> None:
+def add_profile(command, default: str = "the profile's", *, sets: str = "sizes and precision") -> None:
     """Add --precision and --profile; `default` and `sets` are words of their help."""
     command.add_argument("--precision", help=f"float32, bfloat16 or nf4 (default: {default})")
-    command.add_argument("--profile", default=os.environ.get("SEMPA_PROFILE", "cpu"),
-                         help=f"{sets}: {', '.join(profiles.PROFILES)} (default: cpu)")  # fmt: skip
+    names = f"{sets}: {', '.join(profiles.PROFILES)} (default: cpu)"
+    command.add_argument("--profile", default=os.environ.get("SEMPA_PROFILE", "cpu"), help=names)
 
 
 def add_data(command) -> None:
@@ -107,11 +107,11 @@ def labels(folders: list[str]) -> dict[str, str]:
 
     if len(folders) == 1:
         return {folders[0]: "adapter"}
-    found = {one: one if models.adapter_folder(one) != Path(one) else Path(one).resolve().parent.name
-             for one in folders}  # fmt: skip
-    if len(set(found.values())) < len(found):
+    shipped = {folder for folder in folders if models.adapter_folder(folder) != Path(folder)}
+    names = {folder: folder if folder in shipped else Path(folder).resolve().parent.name for folder in folders}
+    if len(set(names.values())) < len(names):
         raise InputError(f"The adapters' parent folders have the same name: {', '.join(folders)}. Rename one.")
-    return found
+    return names
 
 
 def save_figure(figure, file: str) -> None:

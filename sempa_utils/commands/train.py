@@ -30,7 +30,7 @@ def run(options) -> None:
     recipe, profile = shared.recipe(options), profiles.get(options.profile)
     ranked = options.ranked or recipe.objective.ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None
-    corpus = (corpora.load_ranked_nli if ranked else corpora.load_triplets)(options.data, limit, options.seed)
+    corpus = corpora.load_nli(options.data, limit, seed=options.seed, ranked=ranked)
     print(corpus.describe())
     language_model = models.load(options.model, options.precision or profile.precision)
     record = training.train(language_model, corpus, recipe=recipe, folder=options.output, resume=not options.fresh)

@@ -1,12 +1,13 @@
-"""Where sentences come from: NLI triplets, ranked NLI rows and STS pairs, found, read and checked.
+"""Where sentences come from: NLI triplets, ranked NLI rows and STS pairs, looked up, read and checked.
 
 Each loader looks in this order: the directory the user names (argument or `SEMPA_DATA_DIR`), the
-cache, the hub, the packaged mini corpus. What it returns says which one it was.
+cache, the hub, the packaged mini corpus. What it returns says which of them it was.
 """
 
 import contextlib
 import csv
 import functools
+import io
 import json
 import math
 import os
@@ -15,16 +16,19 @@ import shutil
 import tarfile
 import threading
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sempa_utils.checks import InputError, cache_folder, file_sha256, fingerprint, pick, write_whole
+from sempa_utils.checks import InputError, cache_folder, decode_text, file_sha256, fingerprint, pick, write_whole
 
 HUB_DATASET = "princeton-nlp/datasets-for-simcse"
 NLI_FILE = "nli_for_simcse.csv"
 NLI_COLUMNS = ("sent0", "sent1", "hard_neg")
 MINI_CORPUS = Path(__file__).parent / "mini_corpus"
+STS_ROOTS = ("senteval/downstream", "SentEval/data/downstream", "data/downstream", "downstream")
+LAYOUT = ("nli", NLI_FILE, *STS_ROOTS, "generation", "text")  # what a named directory may hold
 
 # The seven tasks with SentEval's subsets (its STS13 has three) and their numbers of scored pairs.
 STS_TASKS = {
@@ -36,15 +40,7 @@ STS_TASKS = {
     "STS-B": (),
     "SICK-R": (),
 }
-PAIR_COUNTS = {
-    "STS12": 3108,
-    "STS13": 1500,
-    "STS14": 3750,
-    "STS15": 3000,
-    "STS16": 1186,
-    "STS-B": 1379,
-    "SICK-R": 4927,
-}
+PAIR_COUNTS = {"STS12": 3108, "STS13": 1500, "STS14": 3750, "STS15": 3000, "STS16": 1186, "STS-B": 1379, "SICK-R": 4927}
 MINI_STS = "mini-STS"
 
 
@@ -111,7 +107,7 @@ class Corpus:
         chosen = random.Random(seed).sample(self.rows, limit)
         return _corpus(self.name, chosen, f"{self.source}, drawn from {len(self):,}", self.dropped)
 
-    def split(self, limit: int | None, held_out: int, seed: int) -> tuple["Corpus", "Corpus"]:
+    def split(self, limit: int | None, held_out: int, *, seed: int) -> tuple["Corpus", "Corpus"]:
         """Return (training rows, held-out rows) by `seed`; no first sentence stands in both.
 
         `held_out` rows, but no more than a third, are set aside first; `limit` of the rest are drawn.
@@ -134,7 +130,12 @@ def _corpus(name: str, rows: list, source: str, dropped=None) -> Corpus:
     return Corpus(name, rows, source, fingerprint(name, len(rows), *rows), dict(dropped or {}))
 
 
-def load_triplets(directory: str | Path | None = None, limit: int | None = None, seed: int = 42) -> Corpus:
+def load_nli(directory: str | Path | None, limit: int | None = None, *, ranked: bool, seed: int = 42) -> Corpus:
+    """Load the rows that training takes: `ranked` rows with all three labels, else triplets."""
+    return (load_ranked_nli if ranked else load_triplets)(directory, limit, seed=seed)
+
+
+def load_triplets(directory: str | Path | None = None, limit: int | None = None, *, seed: int = 42) -> Corpus:
     """Load NLI triplets (anchor, entailed, contradicted), `limit` of them drawn by `seed`.
 
     Rows with an empty cell, with equal answers, or seen before are dropped and counted. Raises
@@ -144,6 +145,7 @@ def load_triplets(directory: str | Path | None = None, limit: int | None = None,
         for path in (folder / "nli" / NLI_FILE, folder / NLI_FILE):
             if path.is_file():
                 return read_triplets(path, source).sample(limit, seed)
+    require_layout(directory)
     if fetch_hub_file(NLI_FILE):
         return read_triplets(_data_cache() / NLI_FILE, f"hub ({HUB_DATASET})").sample(limit, seed)
     rows = [Triplet(row.premise, row.entailment, row.contradiction) for row in _mini_nli()]
@@ -155,8 +157,10 @@ def read_triplets(path: str | Path, source: str | None = None) -> Corpus:
     path = Path(path)
     rows, dropped, seen = [], Counter({"with an empty cell": 0, "with equal answers": 0, "duplicate": 0}), set()
     for _, row in csv_rows(path, NLI_COLUMNS):
-        triplet = Triplet(*(" ".join(row[column].split()) for column in NLI_COLUMNS))
-        if not all(triplet):
+        triplet = Triplet._make(" ".join(row[column].split()) for column in NLI_COLUMNS)
+        if joined := _joined_rows(row):
+            dropped["joined to one row by a quote"] += joined
+        elif not all(triplet):
             dropped["with an empty cell"] += 1
         elif triplet.positive == triplet.negative:
             dropped["with equal answers"] += 1
@@ -170,7 +174,18 @@ def read_triplets(path: str | Path, source: str | None = None) -> Corpus:
     return _corpus("NLI triplets", rows, source or f"file {path.name}", dropped)
 
 
-def load_ranked_nli(directory: str | Path | None = None, limit: int | None = None, seed: int = 42) -> Corpus:
+def _joined_rows(row: dict[str, str]) -> int:
+    """Return how many rows of the file a stray quote joined to this row, 0 for a row by itself.
+
+    A cell may hold line breaks. But where more than two thirds of its lines are full rows by themselves, the quote that
+    holds them together is no CSV quote: a sentence began with it.
+    """
+    lines = [line.split(",") for line in ",".join(row.values()).split("\n")]
+    full = sum(len(cells) == len(row) and all(map(str.strip, cells)) for cells in lines)
+    return len(lines) if len(lines) > 1 and 3 * full > 2 * len(lines) else 0
+
+
+def load_ranked_nli(directory: str | Path | None = None, limit: int | None = None, *, seed: int = 42) -> Corpus:
     """Load premises that have an entailed, a neutral and a contradicted sentence each.
 
     From `nli/snli_dev.jsonl` and `nli/mnli_dev_matched.jsonl` of a named directory, else from the
@@ -179,9 +194,10 @@ def load_ranked_nli(directory: str | Path | None = None, limit: int | None = Non
     """
     for folder, source in data_folders(directory):
         files = [folder / "nli" / name for name in ("snli_dev.jsonl", "mnli_dev_matched.jsonl")]
-        found = [path for path in files if path.is_file()]
-        if found:
-            return _read_labelled_nli(found, source).sample(limit, seed)
+        present = [path for path in files if path.is_file()]
+        if present:
+            return _read_labelled_nli(present, source).sample(limit, seed)
+    require_layout(directory)
     return packaged_ranked_nli().sample(limit, seed)
 
 
@@ -200,18 +216,16 @@ def _read_labelled_nli(paths: list[Path], source: str) -> Corpus:
                 row = json.loads(line)
                 premise, hypothesis, label = row["premise"].strip(), row["hypothesis"].strip(), row["label"]
             except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-                raise InputError(
-                    f"{path}, line {number}: not a JSON object with premise, hypothesis and label ({error}). "
-                    "Mend or remove the line."
-                ) from error
+                what = f"not a JSON object with premise, hypothesis and label ({error})"
+                raise InputError(f"{path}, line {number}: {what}. Fix or remove the line.") from error
             if premise and hypothesis and label in labels:
                 by_premise.setdefault(premise, {}).setdefault(label, hypothesis)
             else:
                 unlabelled += 1
     rows = [
-        RankedRow(premise, *(found[label] for label in labels))
-        for premise, found in by_premise.items()
-        if len(found) == 3 and len(set(found.values())) == 3
+        RankedRow._make((premise, *(answers[label] for label in labels)))
+        for premise, answers in by_premise.items()
+        if len(answers) == 3 and len(set(answers.values())) == 3
     ]
     dropped = {
         "lines without a sentence or one of the three labels": unlabelled,
@@ -223,55 +237,72 @@ def _read_labelled_nli(paths: list[Path], source: str) -> Corpus:
 
 
 def _mini_nli() -> list[RankedRow]:
-    path = MINI_CORPUS / "nli.csv"
-    return [RankedRow(*(row[column] for column in RankedRow._fields)) for _, row in csv_rows(path, RankedRow._fields)]
+    columns = RankedRow._fields
+    return [RankedRow._make(row[name] for name in columns) for _, row in csv_rows(MINI_CORPUS / "nli.csv", columns)]
 
 
 def sts_tasks(directory: str | Path | None = None) -> list[str]:
-    """Return the STS tasks that can be had here: the seven, or the mini corpus' one."""
+    """Return the names of the STS tasks at hand: those of the seven, or else the mini corpus' task."""
+    tasks = []
     for task in STS_TASKS:
-        try:
-            load_sts(task, directory)
-        except FileNotFoundError:
-            return [MINI_STS]
-    return list(STS_TASKS)
+        with contextlib.suppress(FileNotFoundError):
+            tasks.append(load_sts(task, directory).name)
+    if not tasks:
+        require_layout(directory)
+    return tasks or [MINI_STS]
 
 
-def load_sts(task: str, directory: str | Path | None = None, split: str = "test") -> Corpus:
-    """Load the scored pairs of one STS task as SentEval reads them.
+def dev_task(directory: str | Path | None = None) -> str:
+    """Return the name of the task whose dev split choices are made on: STS-B, or mini-STS where it is not at hand."""
+    try:
+        load_sts("STS-B", directory, split="dev")
+    except FileNotFoundError:
+        require_layout(directory)
+        return MINI_STS
+    return "STS-B"
+
+
+def load_sts(task: str, directory: str | Path | None = None, *, split: str = "test") -> Corpus:
+    """Load the scored pairs of one STS task as SentEval reads them; no other task's files are needed.
 
     `task` is one of the seven or "mini-STS"; `split` is "test", or "dev" for STS-B and mini-STS.
     Pairs without a score are left out, as in SentEval. Raises `FileNotFoundError` when the data are
-    nowhere to be had, `InputError` for files that are broken.
+    nowhere, `InputError` for files that are broken.
     """
-    pick(task, (*STS_TASKS, MINI_STS), "STS task")
-    pick(split, ("test", "dev") if task in ("STS-B", MINI_STS) else ("test",), f"split of {task}")
+    pick(task, (*STS_TASKS, MINI_STS), what="STS task")
+    pick(split, ("test", "dev") if task in ("STS-B", MINI_STS) else ("test",), what=f"split of {task}")
     name = task if split == "test" else f"{task} {split}"
     if task == MINI_STS:
         rows = csv_rows(MINI_CORPUS / "sts.csv", ("split", "score", "sentence1", "sentence2"))
         pairs = [Pair(r["sentence1"], r["sentence2"], float(r["score"])) for _, r in rows if r["split"] == split]
         return _corpus(name, pairs, "mini corpus (packaged)")
+    place = _sts_folder(task, directory) or fetch_hub_file("senteval.tar") and _sts_folder(task, directory)
+    if not place:
+        named = directory or os.environ.get("SEMPA_DATA_DIR") or "a named directory"
+        remedy = "Set SEMPA_DATA_DIR to a folder that holds senteval/downstream, or use the task 'mini-STS'."
+        raise FileNotFoundError(f"{task}: no STS data in {named}, the cache or on the hub. {remedy}")
+    folder, source = place
+    pairs = _read_sts(folder, task, split)
+    if not pairs:
+        raise InputError(f"{folder}: {task} has no scored pair. Fetch or write its files again.")
+    return _corpus(name, pairs, source)
+
+
+def _sts_folder(task: str, directory: str | Path | None) -> tuple[Path, str] | None:
+    """Return the folder of a task's files and its origin for readers, or None where there is none."""
+    part = {"STS-B": "STS/STSBenchmark", "SICK-R": "SICK"}.get(task, f"STS/{task}-en-test")
     for folder, source in data_folders(directory):
-        for root in ("senteval/downstream", "SentEval/data/downstream", "data/downstream", "downstream"):
-            if (folder / root / "STS").is_dir():
-                pairs = _read_sts(folder / root, task, split)
-                if not pairs:
-                    raise InputError(f"{folder / root}: {task} has no scored pair. Fetch or write its files again.")
-                return _corpus(name, pairs, source)
-    if fetch_hub_file("senteval.tar"):
-        return load_sts(task, directory, split)
-    raise FileNotFoundError(
-        f"{task}: no STS data in {directory or os.environ.get('SEMPA_DATA_DIR') or 'a named directory'}, the cache "
-        "or on the hub. Set SEMPA_DATA_DIR to a folder that holds senteval/downstream, or use the task 'mini-STS'."
-    )
+        for root in STS_ROOTS:
+            if (folder / root / part).is_dir():
+                return folder / root / part, source
+    return None
 
 
-def _read_sts(root: Path, task: str, split: str) -> list[Pair]:
+def _read_sts(folder: Path, task: str, split: str) -> list[Pair]:
     if task == "STS-B":
-        return _read_stsb(root / "STS" / "STSBenchmark" / f"sts-{split}.csv")
+        return _read_stsb(folder / f"sts-{split}.csv")
     if task == "SICK-R":
-        return _read_sick(root / "SICK" / "SICK_test_annotated.txt")
-    folder = root / "STS" / f"{task}-en-test"
+        return _read_sick(folder / "SICK_test_annotated.txt")
     pairs = []
     for subset in STS_TASKS[task]:
         inputs, scores = folder / f"STS.input.{subset}.txt", folder / f"STS.gs.{subset}.txt"
@@ -294,82 +325,76 @@ def _read_stsb(path: Path) -> list[Pair]:
 
 
 def _read_sick(path: Path) -> list[Pair]:
-    rows = [line.split("\t") for line in text_lines(path)]
-    columns = ("sentence_A", "sentence_B", "relatedness_score")
-    _require_columns(path, rows[0], columns)
-    first, second, score = (rows[0].index(column) for column in columns)
-    width = max(first, second, score)
-    return [
-        _pair(
-            path, number, [row[first], row[second]] if len(row) > width else [], row[score] if len(row) > width else ""
-        )
-        for number, row in enumerate(rows[1:], start=2)
-    ]
+    header, *rows = [line.split("\t") for line in text_lines(path)]
+    columns, pairs = ("sentence_A", "sentence_B", "relatedness_score"), []
+    _require_columns(path, header, columns)
+    places = [header.index(column) for column in columns]
+    for number, row in enumerate(rows, start=2):
+        first, second, score = (row[place] for place in places) if len(row) > max(places) else ("", "", "")
+        pairs.append(_pair(path, number, [first, second], score))
+    return pairs
 
 
 def _pair(path: Path, number: int, sentences: list[str], score: str, subset: str = "", score_path=None) -> Pair:
     # SentEval splits a sentence on white space and joins it again.
     sentences = [" ".join(sentence.split()) for sentence in sentences]
     if len(sentences) != 2 or not all(sentences):
-        raise InputError(f"{path}, row {number}: no two tab-separated sentences. Mend or remove the row.")
+        raise InputError(f"{path}, row {number}: no two tab-separated sentences. Fix or remove the row.")
     try:
         value = float(score)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(
-            f"{score_path or path}, row {number}: the score {score.strip()!r} is not a number. Mend the row."
-        )
-    return Pair(*sentences, value, subset)
+        where = f"{score_path or path}, row {number}"
+        raise InputError(f"{where}: the score {score.strip()!r} is not a number. Fix the row.")
+    first, second = sentences
+    return Pair(first, second, value, subset)
 
 
 def text_lines(path: Path) -> list[str]:
     """Return a file's lines without their ends. Raises `InputError` for a missing, empty or non-UTF-8 file."""
     if not path.is_file():
         raise InputError(f"{path}: no such file. The folder's layout is that of the public release; complete it.")
-    try:
-        lines = path.read_text(encoding="utf8").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error}). Convert the file.") from error
-    lines = [line.removesuffix("\r") for line in lines]
+    lines = decode_text(path.read_bytes(), path).split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
     if not lines:
         raise InputError(f"{path}: an empty file. Fetch or write it again.")
     return lines
 
 
-def csv_rows(path: Path, columns):
+def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (row number, row) of a CSV file, checked for its columns; rows count from 2, as an editor shows."""
+    end = "\0end"  # comes back as the last row, unless a quote before it is still open
+    reader = csv.reader(io.StringIO(decode_text(path.read_bytes(), path).removesuffix("\n") + f"\n{end}"))
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not reader.fieldnames:
-                raise InputError(f"{path}: an empty file. It needs the columns {', '.join(columns)}.")
-            _require_columns(path, reader.fieldnames, columns)
-            for row in reader:
-                short = [column for column in columns if row[column] is None]
-                if short or None in row:  # DictReader puts cells beyond the header under None
-                    what = f"no cell for {', '.join(short)}" if short else "more cells than columns"
-                    raise InputError(
-                        f"{path}, row {reader.line_num}: {what}. Mend the row (a sentence with a comma needs quotes)."
-                    )
-                yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error}). Convert the file.") from error
+        header = next(reader)
+        if header in ([], [end]):
+            raise InputError(f"{path}: an empty file. It needs the columns {', '.join(columns)}.")
+        _require_columns(path, header, columns)
+        for cells in filter(None, reader):
+            number = reader.line_num - sum(cell.count("\n") for cell in cells)
+            short = [column for column in columns if header.index(column) >= len(cells)]
+            if cells == [end]:
+                return
+            if end in cells[-1]:
+                raise InputError(f"{path}, row {number}: a quote opens and never closes. Close it, or write it twice.")
+            if short or len(cells) > len(header):
+                what = f"no cell for {', '.join(short)}" if short else "more cells than columns"
+                raise InputError(f"{path}, row {number}: {what}. Fix the row (a sentence with a comma needs quotes).")
+            yield number, dict(zip(header, cells))
     except csv.Error as error:
-        raise InputError(f"{path}: not readable as CSV ({error}). Write it again with a CSV writer.") from error
+        where = f"{path}, row {reader.line_num}"
+        raise InputError(f"{where}: not readable as CSV ({error}). Write it again with a CSV writer.") from error
 
 
-def _require_columns(path: Path, found, needed) -> None:
-    missing = [column for column in needed if column not in found]
+def _require_columns(path: Path, header: list[str], needed: Sequence[str]) -> None:
+    missing = [column for column in needed if column not in header]
     if missing:
-        raise InputError(
-            f"{path}, row 1: no column {', '.join(missing)}; found {', '.join(map(str, found))}. "
-            f"The file needs the columns {', '.join(needed)}."
-        )
+        there = f"no column {', '.join(missing)} among {', '.join(header)}"
+        raise InputError(f"{path}, row 1: {there}. The file needs the columns {', '.join(needed)}.")
 
 
-def data_folders(directory: str | Path | None):
+def data_folders(directory: str | Path | None) -> Iterator[tuple[Path, str]]:
     """Yield (folder, its name for readers): the one the user names, then the cache."""
     named = directory or os.environ.get("SEMPA_DATA_DIR")
     if named:
@@ -378,6 +403,19 @@ def data_folders(directory: str | Path | None):
             raise InputError(f"{folder}: no such data directory. Correct the argument or SEMPA_DATA_DIR.")
         yield folder, f"directory {folder.resolve().name}"
     yield _data_cache(), "cache"
+
+
+def require_layout(directory: str | Path | None) -> None:
+    """Raise an `InputError` if the user names a directory that holds nothing of the layout.
+
+    Else a file of another name would be passed over, and the hub's or the packaged sentences would take its place.
+    """
+    named = directory or os.environ.get("SEMPA_DATA_DIR")
+    if named and not any((Path(named).expanduser() / part).exists() for part in LAYOUT):
+        raise InputError(
+            f"{named}: nothing of the layout is in it (nli/{NLI_FILE}, senteval/downstream, generation, text). "
+            "Name your files so, or leave the directory out."
+        )
 
 
 def _data_cache() -> Path:
@@ -444,8 +482,8 @@ def unpack_senteval(archive: Path, folder: Path) -> None:
                 tar.extractall(draft, filter="data")
         except (tarfile.TarError, EOFError) as error:
             raise InputError(f"{archive}: not a readable archive ({error}). Delete it and run again.") from error
-        found = next((path.parent for path in draft.rglob("downstream") if (path / "STS").is_dir()), None)
-        if found is None:
+        parent = next((path.parent for path in draft.rglob("downstream") if (path / "STS").is_dir()), None)
+        if parent is None:
             raise InputError(f"{archive}: no downstream/STS inside. Delete it and run again.")
-        if found != draft:
-            (found / "downstream").rename(draft / "downstream")
+        if parent != draft:
+            (parent / "downstream").rename(draft / "downstream")

@@ -68,10 +68,7 @@ def paraphrase_request(sentence: str, template: str = "keep_same_meaning") -> li
     For an extraction template it is that template's plain text: a bare prompt, after whose last token the
     paraphrase is said (this kit's own, for comparison).
     """
-    words = pick(template, REQUEST_TEMPLATES, "paraphrase template")
+    words = pick(template, REQUEST_TEMPLATES, what="paraphrase template")
     if template in EXTRACTION_TEMPLATES:
         return fill(words, prepare_sentence(sentence))
-    return [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": fill(words, sentence)},
-    ]
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": fill(words, sentence)}]

@@ -22,6 +22,7 @@ MODES = ("scaled", "norm")
 def contrastive_prompting(
     config,
     auxiliary: str = AUXILIARY,
+    *,
     steered_layer: int | None = None,
     scale: float | None = None,
     mode: str = "scaled",
@@ -33,10 +34,10 @@ def contrastive_prompting(
     layers, like_llama3 = config.num_hidden_layers, is_like_llama3(config)
     if steered_layer is None:
         steered_layer = at_depth(6 if like_llama3 else 4, layers)
-    check_layer(steered_layer, layers, "Contrastive Prompting: steered_layer")
+    check_layer(steered_layer, layers, what="Contrastive Prompting: steered_layer")
     if scale is None:
         scale = 0.25 if like_llama3 else 0.5
-    pick(mode, MODES, "mode of Contrastive Prompting")
+    pick(mode, MODES, what="mode of Contrastive Prompting")
 
     @contextlib.contextmanager
     def steer(model_layers, batch, run):

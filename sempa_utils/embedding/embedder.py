@@ -45,13 +45,14 @@ class Embedder:
         self,
         model="packaged",
         method: str = "prompteol",
+        *,
         adapter=None,
         max_length: int = 512,
         precision: str = "float32",
         layer: int | None = None,
         **settings,
     ):
-        make = pick(method, METHODS, "method")
+        make = pick(method, METHODS, what="method")
         for name in settings:
             pick(name, list(inspect.signature(make).parameters)[1:], f"setting of {method}")
         if adapter is not None and not isinstance(model, str):
@@ -101,6 +102,7 @@ class Embedder:
         self,
         sentences: str | list[str],
         batch_size: int | None = None,
+        *,
         show_progress_bar: bool = False,
         normalize_embeddings: bool = False,
         convert_to_tensor: bool = False,
@@ -113,7 +115,12 @@ class Embedder:
         but strings, and for vectors that are no numbers.
         """
         single = isinstance(sentences, str)
-        vectors = self.encode_layers([sentences] if single else sentences, [self.layer], batch_size, show_progress_bar)
+        vectors = self.encode_layers(
+            [sentences] if single else sentences,
+            [self.layer],
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+        )
         vectors = vectors[0, 0] if single else vectors[0]
         if normalize_embeddings:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
@@ -124,6 +131,7 @@ class Embedder:
         self,
         sentences: list[str],
         layers: list[int] | None = None,
+        *,
         batch_size: int | None = None,
         show_progress_bar: bool = False,
     ) -> torch.Tensor:
@@ -142,7 +150,7 @@ class Embedder:
         rows = dict(zip(distinct, self._rows(distinct)))
         longest_first = sorted(distinct, key=lambda text: len(rows[text][0].tokens), reverse=True)
         places = {text: place for place, text in enumerate(longest_first)}
-        found = torch.empty(len(layers), len(distinct), self.dimension)
+        vectors = torch.empty(len(layers), len(distinct), self.dimension)
         reader, shared = Reader(self.language_model), self._shared()
         done = 0
         with tqdm(
@@ -151,17 +159,17 @@ class Embedder:
             while done < len(distinct):
                 size = self._batch_size(len(rows[longest_first[done]][0].tokens) - shared[0], batch_size)
                 batch = [rows[text] for text in longest_first[done : done + size]]
-                found[:, done : done + len(batch)] = self._encode_batch(reader, batch, shared, layers)
+                vectors[:, done : done + len(batch)] = self._encode_batch(reader, batch, shared, layers)
                 done += len(batch)
                 bar.update(len(batch))
-        broken = ~found.isfinite().all(dim=2).all(dim=0)
+        broken = ~vectors.isfinite().all(dim=2).all(dim=0)
         if broken.any():
             first = next(index for index, text in enumerate(prepared) if broken[places[text]])
             raise InputError(
                 f"sentences[{first}], and {int(broken.sum()) - 1} more: the vector is no number. Half precision "
                 "overflowed: take --precision float32 or bfloat16."
             )
-        return found[:, [places[text] for text in prepared]]
+        return vectors[:, [places[text] for text in prepared]]
 
     def similarity(self, first, second) -> torch.Tensor:
         """Return the cosine of each vector of `first` (n, width) with each of `second` (m, width): (n, m)."""
@@ -193,7 +201,7 @@ class Embedder:
         columns = [self._fill(template, texts) for template in self.templates]
         rows = [list(row) for row in zip(*columns)]
         for index, row in enumerate(rows):
-            if max(len(one.tokens) for one in row) > self.max_length:
+            if max(len(filled.tokens) for filled in row) > self.max_length:
                 rows[index] = self._cut(texts[index])
         return rows
 
@@ -224,7 +232,7 @@ class Embedder:
         # Cut the sentence's characters, then tokenise anew: tokens at the seam may merge differently.
         while True:
             row = [self._fill(template, [text])[0] for template in self.templates]
-            too_many = max(len(one.tokens) for one in row) - self.max_length
+            too_many = max(len(filled.tokens) for filled in row) - self.max_length
             if too_many <= 0:
                 return row
             too_many = -(-too_many // self.method.template.count("{x}"))

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from sempa_utils import __version__, checks, models
 from sempa_utils.checks import InputError, require_space, write_whole
 from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 EXPORTABLE = ("prompteol", "pretended_cot")  # the last token's state after the final norm, and nothing else
 ADAPTER_FOLDER = "adapter"
@@ -65,7 +69,7 @@ The base model's licence holds for these weights too.
 """
 
 
-def export(language_model, folder: Path | str, method: str = "prompteol", merge: bool = True) -> Path:
+def export(language_model, folder: Path | str, *, method: str = "prompteol", merge: bool = True) -> Path:
     """Write a folder that `SentenceTransformer(folder)` loads, whole or not at all, and return its path.
 
     Its `encode` gives the vectors of `Embedder(language_model, method)`, but for a sentence of more tokens than
@@ -89,7 +93,9 @@ def export(language_model, folder: Path | str, method: str = "prompteol", merge:
     tokenizer = _tokenizer(language_model, method, max_length)
     weights = _weights(language_model.decoder, merge)
     adapted = hasattr(language_model.model, "peft_config")
-    require_space(folder.parent, sum(weight.nbytes for weight in weights.values()) + 50_000_000, "the exported model")
+    require_space(
+        folder.parent, sum(weight.nbytes for weight in weights.values()) + 50_000_000, purpose="the exported model"
+    )
     with write_whole(folder) as draft:
         _bare(language_model.decoder, weights).save_pretrained(draft)
         tokenizer.save_pretrained(draft)
@@ -192,11 +198,7 @@ def _settings(width: int, adapter_beside: bool) -> dict[str, dict | list]:
             "requirements": {"sentence-transformers": ">=6.2"},
         },
         "sentence_bert_config.json": transformer,
-        "1_Pooling/config.json": {
-            "embedding_dimension": width,
-            "pooling_mode": "lasttoken",
-            "include_prompt": True,
-        },
+        "1_Pooling/config.json": {"embedding_dimension": width, "pooling_mode": "lasttoken", "include_prompt": True},
     }
 
 
@@ -205,10 +207,10 @@ class Baseline:
     """A SentenceTransformer model, to be scored beside our own methods."""
 
     name: str  # a hub id or a directory's name
-    model: object
+    model: "SentenceTransformer"
     fingerprint: str
 
-    def encode(self, sentences: list[str], batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
+    def encode(self, sentences: list[str], batch_size: int = 32, *, show_progress_bar: bool = False) -> np.ndarray:
         """Return one vector per sentence: (n, width), float32."""
         vectors = self.model.encode(sentences, batch_size=batch_size, show_progress_bar=show_progress_bar)
         return np.asarray(vectors, dtype=np.float32)
@@ -248,7 +250,7 @@ def load_baseline(name: Path | str) -> Baseline:
             model = SentenceTransformer(source, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except Exception as error:  # a model may fail in many ways: files, hub, versions, code of its own
         raise InputError(
-            f"{name}: not to be had as a SentenceTransformer model: {' '.join(str(error).split())[:300]} Name a folder "
+            f"{name}: not loadable as a SentenceTransformer model: {' '.join(str(error).split())[:300]} Name a folder "
             "that sentence-transformers saved (safetensors, no code of its own), or a hub id within reach."
         ) from error
     if model is None:

@@ -20,7 +20,7 @@ class Method(NamedTuple):
     steer: Callable[..., AbstractContextManager] | None = None
 
 
-def at_depth(index: int, layers: int, of: int = 32) -> int:
+def at_depth(index: int, layers: int, *, of: int = 32) -> int:
     """Return the inner layer that lies as deep among `layers` as `index` does among `of` layers."""
     return min(round(index * layers / of), layers - 1)
 
@@ -33,7 +33,7 @@ def is_like_llama3(config) -> bool:
     return config.vocab_size == 128_256
 
 
-def check_layer(layer: int, layers: int, what: str, lowest: int = 0) -> int:
+def check_layer(layer: int, layers: int, *, what: str, lowest: int = 0) -> int:
     """Return `layer` if it is one of `lowest` … `layers` − 1, or raise an `InputError` that says so."""
     if not lowest <= layer < layers:
         raise InputError(f"{what} must be from {lowest} to {layers - 1} in this model, not {layer}.")

@@ -59,12 +59,11 @@ class Reader:
             chosen[index, [start + place for place in row.chosen]] = 1
             if row.placeholder is not None:
                 placeholder[index] = start + row.placeholder
-        moved = (tensor.to(self.device) for tensor in (input_ids, mask, chosen, placeholder))
-        batch = Batch(tuple(rows[0].tokens[:length]), *moved)
-        self._keep(batch.prefix)  # before anything is steered
-        if (placeholder >= 0).any():
-            return batch._replace(embedding_spread=self.embedding_spread)
-        return batch
+        prefix, device = tuple(rows[0].tokens[:length]), self.device
+        self._keep(prefix)  # before anything is steered
+        spread = self.embedding_spread if (placeholder >= 0).any() else 0.0
+        mask, chosen, placeholder = mask.to(device), chosen.to(device), placeholder.to(device)
+        return Batch(prefix, input_ids.to(device), mask, chosen, placeholder, spread)
 
     @functools.cached_property
     def embedding_spread(self) -> float:
@@ -96,25 +95,25 @@ class Reader:
         def pool(states: torch.Tensor) -> torch.Tensor:
             return (states.float() * weights).sum(dim=1).cpu()
 
-        last, found = self.config.num_hidden_layers, {}
+        last, pooled = self.config.num_hidden_layers, {}
         with contextlib.ExitStack() as stack:
             blocks = self.layers if set(layers) != {last} else ()
             for layer in set(layers) - {last}:
 
                 def keep(_, arguments, layer=layer):
-                    found[layer] = pool(arguments[0])
+                    pooled[layer] = pool(arguments[0])
 
                 stack.callback(blocks[layer].register_forward_pre_hook(keep).remove)
             if last in layers:
-                found[last] = pool(self.run(batch))
+                pooled[last] = pool(self.run(batch))
             else:
                 input_of(blocks[max(layers)], lambda: self.run(batch))
-        return torch.stack([found[layer] for layer in layers])
+        return torch.stack([pooled[layer] for layer in layers])
 
     @property
-    def layers(self):
-        """The decoder's blocks. Raises `InputError` where they are not to be found under their usual name."""
-        blocks = getattr(self.decoder, "layers", None)
+    def layers(self) -> torch.nn.ModuleList:
+        """The decoder's blocks. Raises `InputError` where they do not have their usual name."""
+        blocks: torch.nn.ModuleList | None = getattr(self.decoder, "layers", None)
         if blocks is None or len(blocks) != self.config.num_hidden_layers:
             raise InputError(
                 f"{type(self.decoder).__name__} does not keep its blocks as `layers`, so inner layers cannot be read "
@@ -131,21 +130,21 @@ class Reader:
         return self.prefixes.get(prefix, ())
 
 
-class _Found(Exception):
-    """Carries what was looked for out of a forward that need not go on."""
+class _Reached(Exception):
+    """Carries a module's input out of a forward that need not go on."""
 
 
 def input_of(module: torch.nn.Module, run) -> torch.Tensor:
     """Return the first input that `module` gets while `run()` runs, and run no further."""
 
     def stop(_, arguments):
-        raise _Found(arguments[0])
+        raise _Reached(arguments[0])
 
     handle = module.register_forward_pre_hook(stop)
     try:
         run()
-    except _Found as found:
-        return found.args[0]
+    except _Reached as reached:
+        return reached.args[0]
     finally:
         handle.remove()
     raise RuntimeError("The module was never reached.")

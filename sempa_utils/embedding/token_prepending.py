@@ -17,7 +17,7 @@ TEMPLATE = f'This sentence : {PLACEHOLDER} "{{x}}" means in one word:"'
 
 
 def token_prepending(
-    config, template: str = TEMPLATE, first: int = 1, end: int | None = None, seed: int = 42
+    config, template: str = TEMPLATE, *, first: int = 1, end: int | None = None, seed: int = 42
 ) -> Method:
     """Return Token Prepending in the layers `first` ≤ i < `end`, by default the authors' at the model's depth.
 
@@ -26,8 +26,8 @@ def token_prepending(
     layers, like_llama3 = config.num_hidden_layers, is_like_llama3(config)
     if end is None:
         end = max(first + 1, at_depth(3 if like_llama3 else 7, layers))
-    check_layer(first, layers, "Token Prepending: first")
-    check_layer(end, layers + 1, "Token Prepending: end", lowest=first + 1)
+    check_layer(first, layers, what="Token Prepending: first")
+    check_layer(end, layers + 1, what="Token Prepending: end", lowest=first + 1)
     if template.count(PLACEHOLDER) != 1 or template.find(PLACEHOLDER) > template.find("{x}"):
         raise InputError(f"Token Prepending: the template {template!r} needs {PLACEHOLDER} once, before {{x}}.")
 

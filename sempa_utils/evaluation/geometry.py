@@ -46,9 +46,9 @@ def projections(
     Returns {name: {role: (n, count), "explained": (count,)}}; one fit sees all roles of a space. With `base`,
     "explained" is the base's.
     """
-    fitted_on = {name: name if base is None else pick(base, list(spaces), "space") for name in spaces}
-    fits = {name: principal_components(np.concatenate(list(spaces[name].values())), count)
-            for name in set(fitted_on.values())}  # fmt: skip
+    fitted_on = {name: name if base is None else pick(base, list(spaces), what="space") for name in spaces}
+    points = {name: np.concatenate(list(spaces[name].values())) for name in set(fitted_on.values())}
+    fits = {name: principal_components(vectors, count) for name, vectors in points.items()}
     projected = {}
     for name, roles in spaces.items():
         mean, axes, explained = fits[fitted_on[name]]
@@ -104,7 +104,7 @@ def isotropy(vectors, normalise: bool = True, *, sign: str = "positive") -> floa
     Source: Mu and Viswanath (2018); SemPA, Table 5, which states neither choice. Its figures are what unit vectors and
     "positive" give for the mean cosine that its uniformity implies.
     """
-    pick(sign, SIGNS, "sign")
+    pick(sign, SIGNS, what="sign")
     vectors = _checked(vectors)
     vectors = _unit(vectors) if normalise else vectors
     left, singular, _ = np.linalg.svd(vectors, full_matrices=False)
@@ -112,8 +112,8 @@ def isotropy(vectors, normalise: bool = True, *, sign: str = "positive") -> floa
     either = np.stack([special.logsumexp(side, axis=0) for side in (along, -along)])
     if sign == "positive":
         total, size = along.sum(axis=0), np.abs(along).sum(axis=0)
-        either = np.where(np.abs(total) > 1e-9 * size, either[np.where(total > 0, 0, 1), np.arange(len(total))],
-                          either.max(axis=0))  # fmt: skip
+        signed = either[np.where(total > 0, 0, 1), np.arange(len(total))]
+        either = np.where(np.abs(total) > 1e-9 * size, signed, either.max(axis=0))
     if vectors.shape[1] > len(vectors):
         either = np.append(either, np.log(len(vectors)))
     return float(np.exp(either.min() - either.max()))

@@ -102,10 +102,10 @@ def paired_difference(
 
     Both methods are scored on each bootstrap resample of the pairs. Raises `InputError` as `bootstrap` does.
     """
-    values = spearman(similarities, scores), spearman(other_similarities, scores)
+    value, other = spearman(similarities, scores), spearman(other_similarities, scores)
     draws = bootstrap(similarities, scores, resamples=resamples, seed=seed)
     other_draws = bootstrap(other_similarities, scores, resamples=resamples, seed=seed)
-    return difference(*values, draws=draws, other_draws=other_draws)
+    return difference(value, other, draws=draws, other_draws=other_draws)
 
 
 def _rho(similarities: np.ndarray, scores: np.ndarray) -> float:
@@ -160,7 +160,7 @@ def load_tasks(
     `limit` draws that many pairs per task by `seed` (a figure on them is not the published measure).
     """
     names = tasks or corpora.sts_tasks(directory)
-    return {name: corpora.load_sts(name, directory, split).sample(limit, seed) for name in names}
+    return {name: corpora.load_sts(name, directory, split=split).sample(limit, seed) for name in names}
 
 
 def evaluate(
@@ -209,7 +209,7 @@ def best_layer(
     Returns (layer, what `layer_scores` gives) over all layers, read in one pass.
     """
     name = "STS-B" if "STS-B" in corpora.sts_tasks(directory) else corpora.MINI_STS
-    task = corpora.load_sts(name, directory, "dev").sample(limit, seed)
+    task = corpora.load_sts(name, directory, split="dev").sample(limit, seed)
     sentences = [pair.first for pair in task.rows] + [pair.second for pair in task.rows]
     states = embedder.encode_layers(sentences, show_progress_bar=show_progress_bar)
     scores = layer_scores(states, [pair.score for pair in task.rows])
@@ -238,7 +238,7 @@ def summary(rows: Mapping[str, Mapping[str, ScoredTask]], against: str, *, seed:
 
     The mean's bootstrap draws are the means of the tasks' draws. Raises `InputError` as `bootstrap` does.
     """
-    pick(against, rows, "row to compare with")
+    pick(against, rows, what="row to compare with")
     scores = {row: row_scores(results) for row, results in rows.items()}
     draws = {}
     for row, results in rows.items():

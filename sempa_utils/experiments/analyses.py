@@ -43,7 +43,7 @@ def template_grid(
     {template or "base": {extraction template: scores}}. Raises `InputError` for an objective that asks for no
     paraphrase. Source: SemPA, Table 4.
     """
-    if "template" not in settings_of(pick(objective, OBJECTIVES, "objective")):
+    if "template" not in settings_of(pick(objective, OBJECTIVES, what="objective")):
         asking = ", ".join(name for name, kind in OBJECTIVES.items() if "template" in settings_of(kind))
         raise InputError(f"{objective} asks for no paraphrase: all templates would be one run. Choose from: {asking}.")
     profile = profile or profiles.get()
@@ -152,7 +152,7 @@ def seed_spread(
 
 def _sts_data(tasks: list[str], directory, profile: Profile, seed: int, split: str = "test") -> list[dict]:
     """Return the records of the pairs to be scored: missing or broken ones are found before anything is trained."""
-    return [corpora.load_sts(task, directory, split).sample(profile.sts_pairs, seed).record() for task in tasks]
+    return [corpora.load_sts(task, directory, split=split).sample(profile.sts_pairs, seed).record() for task in tasks]
 
 
 def _train(

@@ -4,7 +4,9 @@ A document holds a block `<!-- table NAME -->` … `<!-- end -->`; `fill` writes
 of the grid that has no record, or not all of it, says so in its cells.
 """
 
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,11 @@ Recorded = dict[str, records.RunRecord[records.GridFigures] | None]  # None: a r
 SHOWN_SUBSETS = 3
 FIRST_SCREEN = (BASE, "pairwise", "listwise", "one_word", "contrastive", "contrastive_kl")
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
-PUBLISHED_STS = [("reference", "SBERT-NLI-base"), ("LLaMA2-7B", "PromptEOL"), ("LLaMA2-7B", "SemPA"),
-                 ("LLaMA3-8B", "PromptEOL"), ("LLaMA3-8B", "SemPA")]  # fmt: skip
+PUBLISHED_STS = [("reference", "SBERT-NLI-base")]
+PUBLISHED_STS += [(model, method) for model in ("LLaMA2-7B", "LLaMA3-8B") for method in ("PromptEOL", "SemPA")]
 
-PUBLISHED_METHODS = {"mean": "Mean Pooling", "echo": "Echo Embedding", "prompteol": "PromptEOL",
-                     "contrastive_prompting": "Contrastive Prompting",
-                     "token_prepending": "Token Prepending"}  # fmt: skip
+PUBLISHED_METHODS = {"mean": "Mean Pooling", "echo": "Echo Embedding", "prompteol": "PromptEOL"}
+PUBLISHED_METHODS |= {name: name.replace("_", " ").title() for name in ("contrastive_prompting", "token_prepending")}
 
 
 def recorded_runs(model: str = models.PACKAGED, folder: str | Path | None = None) -> Recorded:
@@ -63,8 +64,8 @@ def _gains_and_costs(recorded: Recorded, runs) -> str:
             _perplexity(figures, base),
             _with_error(figures.generation.scores.mean) if figures.generation else NOT_RUN,
         ]
-    columns = ["training triplets", "mean of seven STS tasks (95 % interval)", "change from the base",
-               "perplexity, change", "mean of five benchmarks (change)"]  # fmt: skip
+    columns = ["training triplets", "mean of seven STS tasks (95 % interval)", "change from the base"]
+    columns += ["perplexity, change", "mean of five benchmarks (change)"]
     return _markdown("run", columns, rows)
 
 
@@ -225,7 +226,7 @@ TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generati
 
 def fill(text: str, recorded: Recorded) -> str:
     """Return `text` with each block's table made anew. Raises `InputError` for a block of no known name."""
-    return BLOCK.sub(lambda match: match[1] + pick(match[2], TABLES, "table")(recorded) + "\n" + match[3], text)
+    return BLOCK.sub(lambda match: match[1] + pick(match[2], TABLES, what="table")(recorded) + "\n" + match[3], text)
 
 
 def documents() -> list[Path]:
@@ -235,25 +236,33 @@ def documents() -> list[Path]:
     return [path for path in sorted(places) if BLOCK.search(path.read_text(encoding="utf8"))]
 
 
-def pictures() -> dict[str, tuple[Figure, str]]:
-    """Return {name: (figure, fingerprint of the records that it was drawn from)} of results/figures/."""
-    recorded, drawn = recorded_runs(), {}
-    runs, base = curves(recorded)
-    if runs and base:
-        mark = fingerprint(records.plain(runs), records.plain(base))
-        drawn["frontier"] = frontier(runs, base, text="WikiText-2", gained="STS-B dev"), mark
-    runs = dict(_having(recorded, "layers"))
-    base = runs.pop(BASE, None)
-    if runs and base:
-        drawn["layers"] = movement_by_layer(runs, base), fingerprint(records.plain(runs), records.plain(base))
-    return drawn
-
-
 def curves(recorded: Recorded) -> tuple[dict[str, list[records.FrontierPoint]], records.FrontierPoint | None]:
     """Return {run: its checkpoints' points} and the base's point, as `plots.generation.frontier` takes them."""
     runs = dict(_having(recorded, "frontier"))
     base = runs.pop(BASE, [None])[0]
     return runs, base
+
+
+def _layers(recorded: Recorded) -> tuple[dict[str, records.LayerFigures], records.LayerFigures | None]:
+    runs = dict(_having(recorded, "layers"))
+    base = runs.pop(BASE, None)
+    return runs, base
+
+
+PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the records as (runs, base), and what draws it
+    "frontier": (curves, functools.partial(frontier, text="WikiText-2", gained="STS-B dev")),
+    "layers": (_layers, movement_by_layer),
+}
+
+
+def pictures() -> dict[str, tuple[Figure, str]]:
+    """Return {name: (figure, fingerprint of the records that it was drawn from)} of results/figures/."""
+    recorded, drawn = recorded_runs(), {}
+    for name, (read, draw) in PICTURES.items():
+        runs, base = read(recorded)
+        if runs and base:
+            drawn[name] = draw(runs, base), fingerprint(records.plain(runs), records.plain(base))
+    return drawn
 
 
 def _reached(

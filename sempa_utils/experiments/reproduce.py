@@ -121,9 +121,9 @@ def reproduce(
     """
     runs, steps = runs or list(ALL), steps or list(STEPS)
     for run in runs:
-        pick(run, ALL, "run")
+        pick(run, ALL, what="run")
     for step in steps:
-        pick(step, STEPS, "step")
+        pick(step, STEPS, what="step")
     todo = {run: [step for step in steps if run in RUNS or step in TRIAL_STEPS] for run in runs}
     if not all(todo.values()):
         raise InputError(f"A trial is read on dev alone. Name its step: --steps {','.join(TRIAL_STEPS)}.")
@@ -213,7 +213,7 @@ class _Data:
     @classmethod
     def load(cls, directory, sizes: Sizes, seed: int, benchmarks: dict[str, dict] | None = None) -> "_Data":
         tasks = sts.load_tasks(None, directory, limit=sizes.sts_pairs, seed=seed)
-        dev = corpora.load_sts("STS-B" if "STS-B" in tasks else corpora.MINI_STS, directory, "dev")
+        dev = corpora.load_sts(corpora.dev_task(directory), directory, split="dev")
         dev = dev.sample(sizes.frontier_pairs, seed)
         # The kit's own rows: a data directory may have nothing else that was not trained on.
         held_out = corpora.packaged_ranked_nli().sample(sizes.held_out, seed)
@@ -227,9 +227,11 @@ class _Data:
 def _training_rows(run: str, data: _Data) -> corpora.Corpus:
     """Return what a run is trained on, less the held-out rows; for the base, what the triplets' objectives are."""
     one = ALL[run]
-    load = corpora.load_ranked_nli if one.objective and OBJECTIVES[one.objective].ranked else corpora.load_triplets
+    ranked = bool(one.objective) and OBJECTIVES[one.objective].ranked
     rows = min((number for number in (one.rows, data.sizes.triplets) if number), default=None)
-    return load(data.directory, None, data.seed).without(data.held_out).sample(rows, data.seed)
+    return (
+        corpora.load_nli(data.directory, ranked=ranked, seed=data.seed).without(data.held_out).sample(rows, data.seed)
+    )
 
 
 class _Work:
@@ -358,9 +360,8 @@ class _Work:
         rhos = [scores.get(layer) for layer in range(len(after))]
         if not self.trained:
             return records.LayerFigures(rhos)
-        return records.LayerFigures(
-            rhos, *map(list, zip(*(geometry.displacement(*pair) for pair in zip(before, after))))
-        )
+        moved, alike = zip(*(geometry.displacement(old, new) for old, new in zip(before, after)))
+        return records.LayerFigures(rhos, list(moved), list(alike))
 
     def signals(self) -> dict:
         """Take the cheap signals: perplexity of a text, preference, paraphrases, entropy."""

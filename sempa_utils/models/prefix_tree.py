@@ -39,7 +39,7 @@ class PrefixTree(NamedTuple):
 
     def to(self, device, **_) -> "PrefixTree":
         """Return the tree on a device."""
-        return PrefixTree(*(part.to(device) for part in self[:-1]), self.count)
+        return PrefixTree._make((*(part.to(device) for part in self[:-1]), self.count))
 
     def inputs(self, config, dtype: torch.dtype) -> dict:
         """Return what a model is given; in layers that look back through a window, it counts the depth in the tree."""
@@ -131,8 +131,8 @@ def _tree(tokens, above, read_at, targets, owners) -> PrefixTree:
         if parent >= 0:
             may_attend[place] |= may_attend[parent]
     depths = may_attend.sum(dim=1) - 1
-    integers = [torch.tensor(values, dtype=torch.long) for values in (read_at, targets, owners)]
-    return PrefixTree(torch.tensor([tokens]), depths[None], may_attend, *integers, owners[-1] + 1)
+    places, wanted, owned = (torch.tensor(values, dtype=torch.long) for values in (read_at, targets, owners))
+    return PrefixTree(torch.tensor([tokens]), depths[None], may_attend, places, wanted, owned, owners[-1] + 1)
 
 
 def log_probs(model, batch, own_logits=None) -> torch.Tensor:

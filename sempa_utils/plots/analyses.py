@@ -36,7 +36,7 @@ def template_map(figures: dict[str, dict[str, RowScores]], model: str) -> Figure
     with page_style():
         figure, axes = panels(columns=3, height=1.6 + 0.45 * len(rows), sharey=True)
         for one, (title, table) in zip(axes, tables.items()):
-            texts = [[_cell(*pair) for pair in zip(*row)] for row in zip(table, changes[title])]
+            texts = [[_cell(score, change) for score, change in zip(*row)] for row in zip(table, changes[title])]
             grid = {"linewidths": 1, "linecolor": "#D5D5D5", "annot_kws": {"fontsize": 9}, "cbar": False}
             seaborn.heatmap(
                 changes[title], annot=np.array(texts), fmt="", cmap=CHANGE, vmin=-widest, vmax=widest, ax=one, **grid

@@ -117,9 +117,10 @@ def _name_quadrants(axes) -> None:
     for left in (True, False):
         for above in (True, False):
             words = f"{'better' if above else 'worse'} embedding,\n{'speaks worse' if left else 'speaks no worse'}"
-            axes.text(0.012 if left else 0.988, 0.985 if above else 0.015, words, transform=axes.transAxes,
-                      ha="left" if left else "right", va="top" if above else "bottom", color=QUIET, fontsize=9.5,
-                      style="italic", bbox={"color": "white", "pad": 1.5})  # fmt: skip
+            look = {"color": QUIET, "fontsize": 9.5, "style": "italic", "bbox": {"color": "white", "pad": 1.5}}
+            look |= {"ha": "left" if left else "right", "va": "top" if above else "bottom"}
+            place = 0.012 if left else 0.988, 0.985 if above else 0.015
+            axes.text(*place, words, transform=axes.transAxes, **look)
 
 
 def frontier(

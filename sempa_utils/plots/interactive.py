@@ -49,13 +49,14 @@ def sliders(draw: Callable, **ranges):
     import ipywidgets
     from IPython.display import display
 
-    controls = {name: _slider(ipywidgets, name, *limits) for name, limits in ranges.items()}
+    controls = {name: _slider(ipywidgets, name, limits) for name, limits in ranges.items()}
     output = ipywidgets.interactive_output(lambda **values: display(draw(**values)), controls)
     return ipywidgets.VBox([ipywidgets.HBox(list(controls.values())), output])
 
 
-def _slider(ipywidgets, name, lowest, highest, start):
-    whole = all(isinstance(value, int) for value in (lowest, highest, start))
+def _slider(ipywidgets, name, limits):
+    lowest, highest, start = limits
+    whole = all(isinstance(value, int) for value in limits)
     kind, step = (ipywidgets.IntSlider, 1) if whole else (ipywidgets.FloatSlider, (highest - lowest) / 100)
     return kind(value=start, min=lowest, max=highest, step=step, description=name, continuous_update=False)
 
@@ -116,11 +117,11 @@ def _numbered(points, sentences, count: int):
             colour, marker = ROLES[role]
             left.scatter(*values.T, s=16, marker=marker, color=COLOURS[colour], alpha=0.6, linewidths=0, label=role)
         for number, index in enumerate(chosen, start=1):
-            left.annotate(str(number), every[index], fontsize=10, fontweight="bold", ha="center", va="center",
-                          bbox={"boxstyle": "circle,pad=0.2", "facecolor": "white"})  # fmt: skip
+            middle = {"ha": "center", "va": "center", "bbox": {"boxstyle": "circle,pad=0.2", "facecolor": "white"}}
+            left.annotate(str(number), every[index], fontsize=10, fontweight="bold", **middle)
         left.set(xlabel="component 1", ylabel="component 2")
-        lines = [textwrap.fill(f"{number}  {texts[index]}", 48, subsequent_indent="    ")
-                 for number, index in enumerate(chosen, start=1)]  # fmt: skip
+        numbers = enumerate(chosen, start=1)
+        lines = [textwrap.fill(f"{n}  {texts[index]}", 48, subsequent_indent="    ") for n, index in numbers]
         right.text(0, 1, "\n".join(lines), va="top", fontsize=9, linespacing=1.35, parse_math=False)
         right.set_axis_off()
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from sempa_utils.embedding.method import PLACEHOLDER, Method
-from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, note, page_style, panels
 from sempa_utils.records import Interval
 
 MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
@@ -65,15 +65,15 @@ def lens(spaces: dict[str, tuple], layers: list[int], *, sentences: list[str]) -
     highest = max(np.max(probabilities) for _, probabilities in spaces.values())
     with page_style():
         figure, axes = panels(columns=len(spaces), height=1.4 + 0.44 * len(layers), squeeze=False, sharey=True)
-        for one, (title, (words, probabilities)) in zip(axes[0], spaces.items()):
+        for panel, (title, (words, probabilities)) in zip(axes[0], spaces.items()):
             style = {"cmap": "Blues", "vmin": 0, "vmax": 1.5 * highest, "linewidths": 1, "cbar": False}
             ink = {"fontsize": 9, "color": COLOURS["black"]}
-            seaborn.heatmap(probabilities, ax=one, annot=np.array(words), fmt="", annot_kws=ink, **style)
+            seaborn.heatmap(probabilities, ax=panel, annot=np.array(words), fmt="", annot_kws=ink, **style)
             labels = [textwrap.fill(sentence, 18) for sentence in sentences]
-            one.set_xticks(np.arange(len(sentences)) + 0.5, labels, rotation=0, fontsize=8)
-            one.set_title(title)
-            one.tick_params(length=0)
-            one.grid(False)
+            panel.set_xticks(np.arange(len(sentences)) + 0.5, labels, rotation=0, fontsize=8)
+            panel.set_title(title)
+            panel.tick_params(length=0)
+            panel.grid(False)
         axes[0][0].set_yticks(np.arange(len(layers)) + 0.5, [f"layer {layer}" for layer in layers], rotation=0)
         figure.supxlabel(f"darker: more probable (the darkest {100 * highest:.0f} %)", fontsize=10)
     return figure
@@ -171,13 +171,13 @@ def _steering(axes, method: Method, places: list[tuple], base: float) -> None:
         ends = (left + width, height), (holders[0][0] + holders[0][1], height)
         axes.add_patch(FancyArrowPatch(*ends, shrinkA=0, shrinkB=0, **arrow))
         middle = (ends[0][0] + ends[1][0]) / 2
-        axes.text(middle, height + 0.15, "the last token's state, before each early layer", ha="center", va="bottom",
-                  fontsize=8, color=STEERED)  # fmt: skip
+        above = {"ha": "center", "va": "bottom", "fontsize": 8, "color": STEERED}
+        axes.text(middle, height + 0.15, "the last token's state, before each early layer", **above)
     if method.auxiliary:
         _steered(axes, left, width, base, AUXILIARY_DEPTH)
         start, end = (low + BOX + LANE * AUXILIARY_DEPTH[0] + 0.18 for low in (base - ROW + 0.8, base))
-        axes.add_patch(FancyArrowPatch((left + width, start), (left + width, end), connectionstyle="arc3,rad=0.35",
-                                       shrinkA=1, shrinkB=1, **arrow))  # fmt: skip
+        ends = (left + width, start), (left + width, end)
+        axes.add_patch(FancyArrowPatch(*ends, connectionstyle="arc3,rad=0.35", shrinkA=1, shrinkB=1, **arrow))
         axes.text(left + width + 5, (start + end) / 2, "A becomes\nC · (A − B)", va="center", fontsize=8, color=STEERED)
         for letter, height in (("A", end), ("B", start)):
             axes.text(left - 0.8, height, letter, ha="right", va="center", fontsize=9, color=STEERED, fontweight="bold")
@@ -219,14 +219,14 @@ def rank_errors(errors: dict[str, np.ndarray], shared) -> Figure:
     rows = -(-len(errors) // columns)
     with page_style():
         figure, axes = panels(columns, rows, height=2.5, squeeze=False, sharex=True, sharey=True)
-        for one, (method, values) in zip(axes.flat, errors.items()):
-            one.scatter(100 * shared, values, s=10, alpha=0.45, color=COLOURS["blue"], linewidths=0)
+        for panel, (method, values) in zip(axes.flat, errors.items()):
+            panel.scatter(100 * shared, values, s=10, alpha=0.45, color=COLOURS["blue"], linewidths=0)
             ends = np.array([shared.min(), shared.max()])
-            one.plot(100 * ends, np.polyval(np.polyfit(shared, values, 1), ends), color=COLOURS["orange"])
-            one.axhline(0, color=COLOURS["black"], linewidth=0.8)
-            one.set_title(method, fontsize=10.5)
-        for one in axes.flat[len(errors) :]:
-            one.set_axis_off()
+            panel.plot(100 * ends, np.polyval(np.polyfit(shared, values, 1), ends), color=COLOURS["orange"])
+            panel.axhline(0, color=COLOURS["black"], linewidth=0.8)
+            panel.set_title(method, fontsize=10.5)
+        for panel in axes.flat[len(errors) :]:
+            panel.set_axis_off()
         figure.supxlabel("words that the two sentences share (%)", fontsize=11)
         figure.supylabel("taken for too alike (% of ranks)", fontsize=11)
     return figure
@@ -251,9 +251,8 @@ def search_scores(methods: dict[str, SearchScore]) -> Figure:
         axes.hlines(places, low, high, color=COLOURS["blue"], linewidth=2.5, alpha=0.4)
         axes.plot(recall, places, "o", color=COLOURS["blue"], markersize=8, label="recall@1, 95 % interval")
         axes.plot(mrr, places, "D", color=COLOURS["orange"], markersize=7, label="mean reciprocal rank")
-        beside = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 10}
         for place, value, end in zip(places, recall, np.maximum(high, mrr)):
-            axes.annotate(f"{value:.0f} %", (end, place), **beside)
+            note(axes, f"{value:.0f} %", at=(end, place), offset=(8, 0), va="center", fontsize=10)
         axes.set_yticks(places, list(methods))
         axes.invert_yaxis()
         axes.set(xlabel="per cent", xlim=(0, 108))

@@ -15,19 +15,19 @@ def sts_bars(ours: dict[str, dict[str, float]], published: dict[str, dict[str, f
     tables = {"This run": ours} | ({"Published by the paper (other models, 7–8B)": published} if published else {})
     with page_style():
         figure, axes = panels(rows=len(tables), height=3.3, squeeze=False)
-        for one, (title, table) in zip(axes[:, 0], tables.items()):
+        for panel, (title, table) in zip(axes[:, 0], tables.items()):
             tasks = list(next(iter(table.values())))
             width = 0.8 / len(table)
             for index, (method, figures) in enumerate(table.items()):
                 places = np.arange(len(tasks)) + (index - (len(table) - 1) / 2) * width
                 values = [figures[task] for task in tasks]
-                bars = one.bar(places, values, width * 0.92, color=CYCLE[index % len(CYCLE)], label=method)
-                one.bar_label(bars, fmt="%.1f", fontsize=8 if len(tasks) > 3 else 10, padding=2)
-            one.set_xticks(np.arange(len(tasks)), tasks)
-            one.axhline(0, color=COLOURS["black"], linewidth=0.8)
-            one.set(title=title, ylabel="Spearman ρ × 100", ylim=(min(0, one.get_ylim()[0]), 100))
-            one.grid(axis="x", visible=False)
-            one.legend(ncols=len(table), loc="upper left", fontsize=10)
+                bars = panel.bar(places, values, width * 0.92, color=CYCLE[index % len(CYCLE)], label=method)
+                panel.bar_label(bars, fmt="%.1f", fontsize=8 if len(tasks) > 3 else 10, padding=2)
+            panel.set_xticks(np.arange(len(tasks)), tasks)
+            panel.axhline(0, color=COLOURS["black"], linewidth=0.8)
+            panel.set(title=title, ylabel="Spearman ρ × 100", ylim=(min(0, panel.get_ylim()[0]), 100))
+            panel.grid(axis="x", visible=False)
+            panel.legend(ncols=len(table), loc="upper left", fontsize=10)
     return figure
 
 
@@ -58,10 +58,10 @@ def methods_compared(
         axes[0].set_yticks(range(len(rows)), rows)
         axes[0].set(title="This run", xlabel=f"{what}, ρ × 100", ylim=(len(rows) - 0.5, -0.7))
         axes[1].set(title=f"Less {comparison.against}, paired", xlabel="difference (ρ × 100)")
-        for model, mark, colour in zip(published or {}, ("o", "s"), ("orange", "purple")):
-            places = [rows.index(row) for row in published[model]]
-            axes[2].plot(list(published[model].values()), places, mark, color=COLOURS[colour], markerfacecolor="white",
-                         label=model)  # fmt: skip
+        for (model, figures), mark, colour in zip((published or {}).items(), ("o", "s"), ("orange", "purple")):
+            hollow = {"color": COLOURS[colour], "markerfacecolor": "white"}
+            places = [rows.index(row) for row in figures]
+            axes[2].plot(list(figures.values()), places, mark, label=model, **hollow)
         if published:
             axes[2].set(title="Published, 7–8B", xlabel="mean of 7 tasks, ρ × 100")
             axes[2].legend(loc="lower left", fontsize=9, handletextpad=0.2)
@@ -93,8 +93,8 @@ def agreement(similarities: dict[str, np.ndarray], scores) -> Figure:
     with page_style():
         figure, axes = panels(columns=len(similarities), height=3.1, squeeze=False, sharex=True)
         jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(scores))
-        for one, (method, values), colour in zip(axes[0], similarities.items(), CYCLE):
-            one.scatter(np.asarray(scores) + jitter, values, s=9, alpha=0.5, color=colour, linewidths=0)
-            one.set(title=method, xlabel="human score")
+        for panel, (method, values), colour in zip(axes[0], similarities.items(), CYCLE):
+            panel.scatter(np.asarray(scores) + jitter, values, s=9, alpha=0.5, color=colour, linewidths=0)
+            panel.set(title=method, xlabel="human score")
         axes[0][0].set_ylabel("cosine")
     return figure

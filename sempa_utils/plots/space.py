@@ -11,7 +11,7 @@ import numpy as np
 import seaborn
 from matplotlib.figure import Figure
 
-from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, note, page_style, panels
 from sempa_utils.records import LayerFigures
 
 ROLES = {  # colour and marker both tell the role apart
@@ -40,21 +40,21 @@ def projections(
     columns = columns or _columns(len(spaces))
     with page_style():
         figure, axes = _grid(len(spaces), columns, height, sharex=common, sharey=common)
-        for one, (title, space) in zip(axes, spaces.items()):
+        for panel, (title, space) in zip(axes, spaces.items()):
             for index in range(min(links, len(space["anchor"]))):
                 for role, line in (("positive", "-"), ("negative", ":")):
                     ends = np.array([space["anchor"][index], space[role][index]])
-                    one.plot(*ends.T, line, color=COLOURS[ROLES[role][0]], linewidth=1.4, zorder=3)
+                    panel.plot(*ends.T, line, color=COLOURS[ROLES[role][0]], linewidth=1.4, zorder=3)
             for role, (colour, marker) in ROLES.items():
                 points = np.asarray(space[role])
                 sizes = np.where(np.arange(len(points)) < links, 42, 13)
-                one.scatter(*points.T, s=sizes, marker=marker, color=COLOURS[colour], alpha=0.7, linewidths=0,
-                            label=role)  # fmt: skip
-            one.set_title(title, fontsize=11)
+                look = {"marker": marker, "color": COLOURS[colour], "alpha": 0.7, "linewidths": 0}
+                panel.scatter(*points.T, s=sizes, label=role, **look)
+            panel.set_title(title, fontsize=11)
             if not common:
                 first, second = (100 * share for share in space["explained"])
-                one.set_xlabel(f"component 1 ({first:.0f} % of variance)", fontsize=9.5)
-                one.set_ylabel(f"component 2 ({second:.0f} %)", fontsize=9.5)
+                panel.set_xlabel(f"component 1 ({first:.0f} % of variance)", fontsize=9.5)
+                panel.set_ylabel(f"component 2 ({second:.0f} %)", fontsize=9.5)
         if common:
             first, second = (100 * share for share in next(iter(spaces.values()))["explained"])
             figure.supxlabel(f"component 1 of the base ({first:.0f} % of its variance)", fontsize=10)
@@ -70,15 +70,15 @@ def cosine_distributions(groups: dict[str, dict[str, np.ndarray]], notes: dict[s
     """
     with page_style():
         figure, axes = _grid(len(groups), _columns(len(groups)), height=2.5, sharex=True)
-        for one, (title, pairs) in zip(axes, groups.items()):
+        for panel, (title, pairs) in zip(axes, groups.items()):
             for label, values in pairs.items():
                 colour, line = KINDS[label]
-                seaborn.kdeplot(np.asarray(values), ax=one, color=COLOURS[colour], fill=True, alpha=0.25, label=label,
-                                linestyle=line, warn_singular=False)  # fmt: skip
-            one.set(title=title, xlabel="cosine with the premise", ylabel="density")
-            one.set_yticks([])
+                look = {"color": COLOURS[colour], "linestyle": line, "fill": True, "alpha": 0.25}
+                seaborn.kdeplot(np.asarray(values), ax=panel, label=label, warn_singular=False, **look)
+            panel.set(title=title, xlabel="cosine with the premise", ylabel="density")
+            panel.set_yticks([])
             if notes and title in notes:
-                one.text(0.02, 0.97, notes[title], transform=one.transAxes, va="top", fontsize=9.5)
+                panel.text(0.02, 0.97, notes[title], transform=panel.transAxes, va="top", fontsize=9.5)
         axes[0].set_xlim(right=1.02)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
@@ -121,14 +121,14 @@ def movement_by_layer(runs: dict[str, LayerFigures], base: LayerFigures, *, what
     }
     with page_style():
         figure, axes = panels(3, height=3.6)
-        for one, (measure, title) in zip(axes, titles.items()):
+        for panel, (measure, title) in zip(axes, titles.items()):
             if measure == "sts":
-                one.plot(np.array(base.sts, dtype=float), color=COLOURS["black"], linewidth=1.2, label="base")
+                panel.plot(np.array(base.sts, dtype=float), color=COLOURS["black"], linewidth=1.2, label="base")
             for place, (run, figures) in enumerate(runs.items()):
                 values = np.array(getattr(figures, measure), dtype=float)
-                one.plot(values, linewidth=1.8, label=run, **_line(place))
-            one.set_title(title, fontsize=11)
-            one.set_xlabel("layer")
+                panel.plot(values, linewidth=1.8, label=run, **_line(place))
+            panel.set_title(title, fontsize=11)
+            panel.set_xlabel("layer")
         axes[2].set_ylim(-0.03, 1.03)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
@@ -139,8 +139,8 @@ def _beside(axes, models: dict[str, dict[str, float]], main) -> None:
     axes.sharey(main)
     methods = list(next(iter(models.values())))
     for (model, values), mark in zip(models.items(), MODELS):
-        axes.plot(methods, [values[method] for method in methods], mark + ":", color=COLOURS["black"],
-                  markerfacecolor="white", linewidth=1, label=model)  # fmt: skip
+        hollow = {"color": COLOURS["black"], "markerfacecolor": "white", "linewidth": 1}
+        axes.plot(methods, [values[method] for method in methods], mark + ":", label=model, **hollow)
     axes.set_xticks(range(len(methods)), methods, rotation=30, ha="right", fontsize=8)
     axes.set_xlim(-0.4, len(methods) - 0.6)
     axes.tick_params(axis="y", labelleft=False)
@@ -165,14 +165,13 @@ def uniformity_against_isotropy(
             label = f"a cone, {'the positive sign' if sign == 'positive' else 'both signs'} of each eigenvector"
             axes.plot(4 * cosine - 4, np.exp(-power * np.sqrt(cosine)), line, color=COLOURS["grey"], label=label)
             for place, (space, point) in enumerate(ours[sign].items()):
-                axes.plot(*point, _of(MARKS, place), color=_of(CYCLE, place), markersize=8, alpha=0.85,
-                          label=space if sign == "positive" else "_both")  # fmt: skip
+                look = {"color": _of(CYCLE, place), "markersize": 8, "alpha": 0.85}
+                axes.plot(*point, _of(MARKS, place), label=space if sign == "positive" else "_both", **look)
         for (model, spaces), mark in zip(published.items(), MODELS):
-            axes.plot(*np.array(list(spaces.values())).T, mark, color=COLOURS["black"], markerfacecolor="none",
-                      markersize=9, markeredgewidth=1.5, label=f"{model}, published")  # fmt: skip
-        left = min(point[0] for point in every)
-        axes.set(xlim=(1.12 * left - 0.05, 0.05), xlabel="uniformity (lower: more even)",
-                 ylabel="isotropy (higher: more even)")  # fmt: skip
+            hollow = {"color": COLOURS["black"], "markerfacecolor": "none", "markersize": 9, "markeredgewidth": 1.5}
+            axes.plot(*np.array(list(spaces.values())).T, mark, label=f"{model}, published", **hollow)
+        axes.set(xlabel="uniformity (lower: more even)", ylabel="isotropy (higher: more even)")
+        axes.set_xlim(1.12 * min(point[0] for point in every) - 0.05, 0.05)
         axes.set_ylim(0, 1.3 * max(point[1] for point in every))
         figure.legend(loc="outside right center", fontsize=9.5)
     return figure
@@ -193,7 +192,7 @@ def spectra(shares: dict[str, np.ndarray], ranks: dict[str, float]) -> Figure:
     return figure
 
 
-def aligned_tokens(found: dict[str, dict[str, list[tuple[str, str]]]]) -> str:
+def aligned_tokens(tokens: dict[str, dict[str, list[tuple[str, str]]]]) -> str:
     """Return an HTML table of nearest tokens: {sentence: {space: [(token, "exact"/"stem"/"none"), …]}}.
 
     Exact matches are bold on blue, the same stem italic on orange. A token's leading space is shown as ␣.
@@ -206,12 +205,12 @@ def aligned_tokens(found: dict[str, dict[str, list[tuple[str, str]]]]) -> str:
         return f'<{tag} style="background:{colour};border-radius:3px;padding:1px 3px">{shown}</{tag}>'
 
     lines = []
-    for sentence, spaces in found.items():
-        width = 1 + max(len(tokens) for tokens in spaces.values())
+    for sentence, spaces in tokens.items():
+        width = 1 + max(map(len, spaces.values()))
         text = html.escape(sentence)
         lines.append(f'<tr><td colspan="{width}" style="{cell};white-space:normal;padding-top:10px">“{text}”</td></tr>')
-        for space, tokens in spaces.items():
-            cells = "".join(f'<td style="{cell}">{token(*one)}</td>' for one in tokens)
+        for space, nearest in spaces.items():
+            cells = "".join(f'<td style="{cell}">{token(text, match)}</td>' for text, match in nearest)
             lines.append(f'<tr><th style="{cell}">{html.escape(space)}</th>{cells}</tr>')
     legend = " ".join(token(text, match) for match, text in (("exact", "exact"), ("stem", "stem"), ("none", "none")))
     table = f'<table style="font-size:13px">{"".join(lines)}</table>'
@@ -232,11 +231,12 @@ def gar_bars(
             values, controls = zip(*(row[key] for row in ours.values()))
             places = np.arange(len(ours)) + shift
             left.barh(places, values, height=0.36, color=COLOURS[colour], label=label)
-            left.plot(controls, places, "|", color=COLOURS["black"], markersize=13, markeredgewidth=2,
-                      label="the same with other sentences' tokens" if key == "folded" else "_control")  # fmt: skip
+            tick = {"color": COLOURS["black"], "markersize": 13, "markeredgewidth": 2}
+            label = "the same with other sentences' tokens" if key == "folded" else "_control"
+            left.plot(controls, places, "|", label=label, **tick)
             for place, value, control in zip(places, values, controls):
-                left.annotate(f"{value:.3f}", (max(value, control), place), xytext=(5, 0), textcoords="offset points",
-                              va="center", fontsize=9)  # fmt: skip
+                at = (max(value, control), place)
+                note(left, f"{value:.3f}", at=at, offset=(5, 0), va="center", fontsize=9)
         left.set_yticks(range(len(ours)), [textwrap.fill(name, 16) for name in ours])
         left.invert_yaxis()
         left.set(title="this run", xlabel="GAR")
@@ -255,10 +255,10 @@ def similarity_heat_map(matrix, labels: list[str], *, title: str = "") -> Figure
         figure, axes = panels(height=0.55 * len(labels) + 1.2)
         # Upper cells repeat the lower ones, and the diagonal is 1.
         hidden = np.triu(np.ones_like(matrix, dtype=bool))
-        seaborn.heatmap(matrix[1:, :-1], mask=hidden[1:, :-1], annot=True, fmt=".2f", cmap="cividis", ax=axes,
-                        xticklabels=[f"{n}" for n in range(1, len(labels))],
-                        yticklabels=[f"{n}  {label}" for n, label in enumerate(labels, start=1)][1:],
-                        cbar_kws={"label": "cosine"}, linewidths=1)  # fmt: skip
+        names = {"xticklabels": [f"{n}" for n in range(1, len(labels))]}
+        names["yticklabels"] = [f"{n}  {label}" for n, label in enumerate(labels, start=1)][1:]
+        look = {"annot": True, "fmt": ".2f", "cmap": "cividis", "cbar_kws": {"label": "cosine"}, "linewidths": 1}
+        seaborn.heatmap(matrix[1:, :-1], mask=hidden[1:, :-1], ax=axes, **names, **look)
         axes.set_title(title)
         axes.set_xlabel(f"sentence (1: {labels[0]})")
         axes.tick_params(axis="y", rotation=0)
@@ -295,8 +295,7 @@ def _bars(axes, values: dict[str, float], colours: list[str], form: str, **style
     places = np.arange(len(values))
     axes.barh(places, list(values.values()), height=0.6, color=colours, **style)
     for place, value in zip(places, values.values()):
-        axes.annotate(form.format(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center",
-                      fontsize=9.5)  # fmt: skip
+        note(axes, form.format(value), at=(value, place), offset=(4, 0), va="center", fontsize=9.5)
     axes.set_yticks(places, [textwrap.fill(name, 14) for name in values])
     axes.set_xlim(0, 1.18 * max(values.values()))
     axes.invert_yaxis()

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from collections.abc import Generator
 
 import matplotlib.pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,7 +45,7 @@ STYLE = {
 
 
 @contextlib.contextmanager
-def page_style():
+def page_style() -> Generator[None, None, None]:
     """Apply the kit's style to the figures drawn inside the block, and to no others."""
     with plt.rc_context(STYLE):
         yield
@@ -57,6 +58,11 @@ class PageFigure(Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], bbox_inches="tight")
         return buffer.getvalue()
+
+
+def note(axes, text: str, *, at, offset, **style):
+    """Write `text` into the axes, `offset` points (1/72 inch) away from the place `at`; return the annotation."""
+    return axes.annotate(text, at, xytext=offset, textcoords="offset points", **style)
 
 
 def panels(columns: int = 1, rows: int = 1, *, height: float = 3.4, **keywords):

@@ -42,15 +42,16 @@ def best_of_n(candidates, scores, *, probabilities, anchor: str, score_label: st
         left.axvline(0, color=COLOURS["black"], linewidth=0.8)
         left.set_yticks(places, [textwrap.fill(text, 34) for text in candidates])
         left.invert_yaxis()
-        left.set_xlabel(score_label)
-        left.set_title("a score for each; blue should win")
+        left.set(xlabel=score_label, title="a score for each; blue should win")
         right.barh(places, probabilities, color=colours)
         for place, probability in zip(places, probabilities, strict=True):
             right.text(probability + 0.015, place, f"{probability:.2f}", va="center")
         right.set_xlim(0, 1.12)
         right.set_xticks([0, 0.25, 0.5, 0.75, 1])
-        right.set_xlabel("P(candidate is the best of N)")
-        right.set_title(f"loss = −ln {probabilities[0]:.2f} = {-np.log(max(probabilities[0], 1e-300)):.2f} nats")
+        right.set(
+            xlabel="P(candidate is the best of N)",
+            title=f"loss = −ln {probabilities[0]:.2f} = {-np.log(max(probabilities[0], 1e-300)):.2f} nats",
+        )
         for axes in (left, right):
             axes.grid(axis="y", visible=False)
         figure.suptitle(f"“{anchor}”", x=0.01, ha="left", fontstyle="italic", fontsize=12)
@@ -72,13 +73,10 @@ def sampled_rankings(labels, counts, *, probabilities, p_value: float | None = N
     with page_style():
         figure, axes = panels(height=3.2)
         axes.bar(places, 100 * frequency, color=COLOURS["sky"], label=f"{int(draws):,} rankings drawn by Gumbel noise")
-        axes.errorbar(
-            places, 100 * exact, yerr=100 * error, fmt="o", color=COLOURS["black"], markersize=4, capsize=3,
-            linewidth=1.2, label="exact probability ± 2 standard errors",
-        )  # fmt: skip
+        look = {"fmt": "o", "color": COLOURS["black"], "markersize": 4, "capsize": 3, "linewidth": 1.2}
+        axes.errorbar(places, 100 * exact, yerr=100 * error, label="exact probability ± 2 standard errors", **look)
         axes.set_xticks(places, [labels[index] for index in order], rotation=90 if len(order) > 8 else 0)
-        axes.set_xlabel("ranking, best first")
-        axes.set_ylabel("share of rankings (%)")
+        axes.set(xlabel="ranking, best first", ylabel="share of rankings (%)")
         axes.grid(axis="x", visible=False)
         axes.legend()
         if p_value is not None:
@@ -94,7 +92,7 @@ def kl_world(answers, reference, *, optimal, reward, implicit_reward, beta: floa
     reference, optimal, reward, implicit_reward = _arrays(reference, optimal, reward, implicit_reward)
     for values in (reference, optimal, reward, implicit_reward):
         if values.shape != (len(reference), len(answers)):
-            raise ValueError(f"arrays must all be prompts × answers, {reference.shape} and {values.shape} found")
+            raise ValueError(f"arrays must all be prompts × answers, not {reference.shape} and {values.shape}")
     places = np.arange(len(answers))
     with page_style():
         figure, (left, right) = panels(columns=2, height=3.4)
@@ -104,9 +102,11 @@ def kl_world(answers, reference, *, optimal, reward, implicit_reward, beta: floa
         )
         names = [f"{answer}\nr = {_text(value, 1)}" for answer, value in zip(answers, reward[0], strict=True)]
         left.set_xticks(places, names)
-        left.set_xlabel("answers to prompt 1, with their reward r (nats)")
-        left.set_ylabel("probability")
-        left.set_title(f"what KL-regularised reward buys, β = {beta:g}")
+        left.set(
+            xlabel="answers to prompt 1, with their reward r (nats)",
+            ylabel="probability",
+            title=f"what KL-regularised reward buys, β = {beta:g}",
+        )
         left.grid(axis="x", visible=False)
         left.legend()
         for prompt, (true, implied) in enumerate(zip(reward, implicit_reward, strict=True)):
@@ -116,9 +116,11 @@ def kl_world(answers, reference, *, optimal, reward, implicit_reward, beta: floa
             right.plot(span, span - constant, color=colour, linewidth=1, linestyle=DASHES[prompt % len(DASHES)])
             label = f"prompt {prompt + 1}: β ln Z = {_text(constant)}"
             right.plot(true, implied, "osD^vP"[prompt % 6], color=colour, label=label)
-        right.set_xlabel("true reward r (nats)")
-        right.set_ylabel("implicit reward (nats)")
-        right.set_title("recovered up to a constant per prompt")
+        right.set(
+            xlabel="true reward r (nats)",
+            ylabel="implicit reward (nats)",
+            title="recovered up to a constant per prompt",
+        )
         right.legend(fontsize=9)
         return figure
 
@@ -136,18 +138,17 @@ def gradient_weights(margins, pair_weights, *, cosines, negative_shares) -> Figu
             _same_length(margins, weights)
             left.plot(margins, weights, color=colour, linestyle=dash, label=f"β = {beta:g}")
         left.axvline(0, color=COLOURS["black"], linewidth=0.8)
-        left.set_xlabel("log-ratio of chosen minus rejected (nats)")
-        left.set_ylabel("gradient weight β σ(−β · margin)")
-        left.set_title("DPO: how long a pair goes on pulling")
+        left.set(
+            xlabel="log-ratio of chosen minus rejected (nats)",
+            ylabel="gradient weight β σ(−β · margin)",
+            title="DPO: how long a pair goes on pulling",
+        )
         left.legend()
         for (temperature, shares), colour, dash in zip(negative_shares.items(), CYCLE, DASHES):
             _same_length(cosines, shares)
-            right.plot(
-                cosines, 100 * np.asarray(shares), color=colour, linestyle=dash, marker="o", markersize=4,
-                label=f"τ = {temperature:g}",
-            )  # fmt: skip
-        right.set_xlabel("cosine of anchor and negative")
-        right.set_ylabel("share of the push (%)")
+            look = {"color": colour, "linestyle": dash, "marker": "o", "markersize": 4}
+            right.plot(cosines, 100 * np.asarray(shares), label=f"τ = {temperature:g}", **look)
+        right.set(xlabel="cosine of anchor and negative", ylabel="share of the push (%)")
         right.set_ylim(0, 103)
         right.set_title("InfoNCE: which negative is pushed")
         right.legend()
@@ -164,31 +165,30 @@ def one_word_estimates(sample_sizes, estimates, *, exact: float, standard_deviat
     _same_length(sample_sizes, estimates)
     with page_style():
         figure, (left, right) = panels(columns=2, height=3.4)
-        band = 2 * standard_deviation / np.sqrt(sample_sizes)
-        left.fill_between(
-            sample_sizes, exact - band, exact + band, color=COLOURS["sky"], alpha=0.35, label="± 2 standard errors"
-        )
-        left.plot(
-            np.repeat(sample_sizes, estimates.shape[1]), estimates.ravel(), ".", color=COLOURS["blue"], markersize=3
-        )
+        expected_error = standard_deviation / np.sqrt(sample_sizes)
+        low, high = exact - 2 * expected_error, exact + 2 * expected_error
+        left.fill_between(sample_sizes, low, high, color=COLOURS["sky"], alpha=0.35, label="± 2 standard errors")
+        each = np.repeat(sample_sizes, estimates.shape[1])
+        left.plot(each, estimates.ravel(), ".", color=COLOURS["blue"], markersize=3)
         left.axhline(exact, color=COLOURS["black"], linewidth=1.5, label=f"exact expectation, {_text(exact)}")
-        left.set_xscale("log")
-        left.set_xlabel("words sampled per estimate")
-        left.set_ylabel("score of the candidate (nats)")
-        left.set_title("DPO's score, averaged over sampled words")
+        left.set(
+            xscale="log",
+            xlabel="words sampled per estimate",
+            ylabel="score of the candidate (nats)",
+            title="DPO's score, averaged over sampled words",
+        )
         left.legend(fontsize=9)
         error = np.sqrt(((estimates - exact) ** 2).mean(axis=1))
         right.loglog(sample_sizes, error, "o", color=COLOURS["blue"], label="measured")
-        right.loglog(
-            sample_sizes, standard_deviation / np.sqrt(sample_sizes), color=COLOURS["vermillion"], linestyle="--",
-            label="σ / √words",
-        )  # fmt: skip
+        right.loglog(sample_sizes, expected_error, "--", color=COLOURS["vermillion"], label="σ / √words")
         right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
         right.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         right.yaxis.set_minor_formatter(ticker.NullFormatter())
-        right.set_xlabel("words sampled per estimate")
-        right.set_ylabel("root mean square error (nats)")
-        right.set_title("the exact sum saves all this noise")
+        right.set(
+            xlabel="words sampled per estimate",
+            ylabel="root mean square error (nats)",
+            title="the exact sum saves all this noise",
+        )
         right.legend()
         return figure
 
@@ -208,8 +208,7 @@ def score_against_cosine(score_margins, cosine_margins, *, correlations, names=(
             axes.plot(score_margins, cosines, "o", color=colour, markersize=5, alpha=0.8)
             axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
             axes.axvline(0, color=COLOURS["black"], linewidth=0.8)
-            axes.set_xlabel("margin of DPO's score (nats)")
-            axes.set_title(f"{name}: Spearman ρ = {_text(correlation)}")
+            axes.set(xlabel="margin of DPO's score (nats)", title=f"{name}: Spearman ρ = {_text(correlation)}")
         row[0][0].set_ylabel("cosine margin: positive − negative")
         return figure
 
@@ -231,8 +230,7 @@ def falling_reward(runs: dict) -> Figure:
             axes.plot(steps, rejected, color=COLOURS["vermillion"], linestyle="--", label="rejected")
             axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
             axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-            axes.set_xlabel("gradient step")
-            axes.set_title(title)
+            axes.set(xlabel="gradient step", title=title)
         row[0][0].set_ylabel(r"$\ln\,\pi(y|x)\,/\,\pi_\mathrm{ref}(y|x)$  (nats)")
         row[0][0].legend()
         return figure
@@ -253,22 +251,19 @@ def ranking_landscape(first_gaps, second_gaps, *, losses: dict) -> Figure:
             (values,) = _arrays(values)
             if values.shape != (len(second_gaps), len(first_gaps)):
                 raise ValueError(f"losses must be {(len(second_gaps), len(first_gaps))}, not {values.shape}")
-            filled = axes.contourf(first_gaps, second_gaps, values, levels, cmap="cividis_r", norm=PowerNorm(0.5))
+            axes.contourf(first_gaps, second_gaps, values, levels, cmap="cividis_r", norm=PowerNorm(0.5))
             down, along = np.gradient(-values, second_gaps, first_gaps)
             rows, columns = max(1, len(second_gaps) // 8), max(1, len(first_gaps) // 8)
             thin = (slice(rows // 2, None, rows), slice(columns // 2, None, columns))
-            axes.quiver(
-                first_gaps[thin[1]], second_gaps[thin[0]], along[thin], down[thin],
-                color="white", edgecolor=COLOURS["black"], linewidth=0.5, width=0.009, pivot="mid",
-            )  # fmt: skip
+            look = {"color": "white", "edgecolor": COLOURS["black"], "linewidth": 0.5, "width": 0.009, "pivot": "mid"}
+            axes.quiver(first_gaps[thin[1]], second_gaps[thin[0]], along[thin], down[thin], **look)
             axes.axhline(0, color=COLOURS["black"], linewidth=0.8)
             axes.axvline(0, color=COLOURS["black"], linewidth=0.8)
-            axes.set_aspect("equal")
-            axes.set_title(title)
+            axes.set(aspect="equal", title=title)
             axes.grid(visible=False)
         figure.supxlabel("s(entailment) − s(neutral)  (nats)", fontsize=11)
         row[0][0].set_ylabel("s(neutral) − s(contradiction)  (nats)")
-        figure.colorbar(filled, ax=row[0].tolist(), label="loss (nats)", shrink=0.75, format="%.1f")
+        figure.colorbar(row[0][0].collections[0], ax=row[0].tolist(), label="loss (nats)", shrink=0.75, format="%.1f")
         return figure
 
 

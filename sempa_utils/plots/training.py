@@ -4,6 +4,7 @@ No function here loads a model or counts anything: what is drawn is what is hand
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib import ticker
@@ -11,7 +12,7 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, note, page_style, panels
 from sempa_utils.records import Difference, TrainingCurve
 
 # A part of the training sequence has one colour in every figure; its names start with these words.
@@ -28,10 +29,10 @@ def length_histogram(lengths: dict[str, list[int]], unit: str = "tokens") -> Fig
     with page_style():
         figure, axes = panels(columns=len(lengths), height=2.6, squeeze=False, sharey=True)
         top = max(max(values) for values in lengths.values())
-        for one, (part, values), colour in zip(axes[0], lengths.items(), _part_colours(lengths)):
-            one.hist(values, bins=range(0, top + 3, 2), color=colour)
-            one.set(title=part, xlabel=f"{unit} (mean {np.mean(values):.1f})")
-            one.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
+        for panel, (part, values), colour in zip(axes[0], lengths.items(), _part_colours(lengths)):
+            panel.hist(values, bins=range(0, top + 3, 2), color=colour)
+            panel.set(title=part, xlabel=f"{unit} (mean {np.mean(values):.1f})")
+            panel.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
         axes[0][0].set_ylabel("rows")
     return figure
 
@@ -236,9 +237,7 @@ def objectives_compared(
             if interval := difference.interval:
                 right.plot([interval.low, interval.high], [place] * 2, color=COLOURS["blue"], label="_interval")
             right.plot(change, place, "D", color=COLOURS["blue"], label="_change", **fill)
-            right.annotate(
-                _signed(change), (change, place), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=9
-            )
+            note(right, _signed(change), at=(change, place), offset=(0, 6), ha="center", fontsize=9)
         right.axvline(0, color=COLOURS["black"], linewidth=0.8)
         left.set_yticks(range(len(both)), list(both))
         left.set(title="Before and after", xlabel="Spearman ρ × 100", ylim=(len(both) - 0.5, -0.6))
@@ -300,8 +299,8 @@ def _dashed_line(axes, height: float, label: str | None = None) -> None:
     axes.axhline(height, color=COLOURS["grey"], linestyle="--", linewidth=1, label=label)
     if label:
         # Written on the line and at the end of the run, where a curve that learned is far from it.
-        axes.annotate(label, (1, height), xycoords=axes.get_yaxis_transform(), xytext=(0, 3),
-                      textcoords="offset points", ha="right", fontsize=9, color="#5A5A5A")  # fmt: skip
+        place = {"at": (1, height), "xycoords": axes.get_yaxis_transform(), "offset": (0, 3)}
+        note(axes, label, ha="right", fontsize=9, color="#5A5A5A", **place)
         axes.margins(y=0.1)
 
 
@@ -312,7 +311,7 @@ def _part_colours(names) -> list[str]:
     return [COLOURS[colour or next(left)] for colour in known]
 
 
-def _stacked_bars(axes, rows: dict[str, dict[str, float]], colours_of) -> dict:
+def _stacked_bars(axes, rows: Mapping[str, Mapping[str, float]], colours_of) -> dict:
     """Draw {row: {part: amount}} as stacked horizontal bars, the first on top; return {part: its bars}."""
     parts = list(dict.fromkeys(part for amounts in rows.values() for part in amounts))
     if not parts or any(amount < 0 for amounts in rows.values() for amount in amounts.values()):

@@ -23,11 +23,11 @@ def migrate(record: dict) -> dict:
         figures = figures | {"model": record["model"], "data": record["data"], "recipe": record["settings"]}
     elif differences:  # the first ones, of which the mean had neither interval nor difference
         del rows["less the base"]
-        figures = _comparison({name: (row, differences.get(name, {})) for name, row in rows.items()})
+        figures = _comparison({name: _row(row, differences.get(name, {})) for name, row in rows.items()})
     elif rows and all("tasks" in row for row in rows.values()):
         figures = _comparison({name: _sts(row) for name, row in rows.items()})
     elif rows and all(isinstance(row.get("mean"), dict) and "items" in row["mean"] for row in rows.values()):
-        figures = _comparison({name: (row, row) for name, row in rows.items()})
+        figures = _comparison({name: _row(row, row) for name, row in rows.items()})
     return record | {"schema": SCHEMA, "figures": figures, "model": record["model"] or {}}
 
 
@@ -38,7 +38,7 @@ def _grid(figures: dict) -> dict:
         for task, score in unseen.items():
             if task != "mean":
                 score["pairs"] = sts["tasks"][task]["pairs"] - score["left_out"]
-        figures["sts"] = {"scores": _row(*_sts(sts)), "without_training_sentences": _row(unseen, {})}
+        figures["sts"] = {"scores": _sts(sts), "without_training_sentences": _row(unseen, {})}
     if frontier := figures.get("frontier"):
         figures["frontier"] = frontier["points"]
     if generation := figures.get("generation"):
@@ -47,12 +47,11 @@ def _grid(figures: dict) -> dict:
     return figures
 
 
-def _sts(row: dict) -> tuple[dict, dict]:
-    return row["tasks"] | {"mean": row["mean"]}, row.get("difference", {})
+def _sts(row: dict) -> dict:
+    return _row(row["tasks"] | {"mean": row["mean"]}, row.get("difference", {}))
 
 
-def _comparison(rows: dict[str, tuple[dict, dict]]) -> dict:
-    rows = {name: _row(*row) for name, row in rows.items()}
+def _comparison(rows: dict[str, dict]) -> dict:
     [against] = (name for name, row in rows.items() if not any("difference" in s for s in row["tasks"].values()))
     return {"against": against, "rows": rows}
 

@@ -19,7 +19,7 @@ PUBLISHED = {
 
 def published(name: str) -> list[dict]:
     """Return a table of the paper as rows of strings and numbers; to be shown as *published* only."""
-    pick(name, PUBLISHED, "published table")
+    pick(name, PUBLISHED, what="published table")
     lines = (PUBLISHED_FOLDER / f"{name}.csv").read_text(encoding="utf8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
     return [{column: _number(cell) for column, cell in row.items()} for row in rows]
@@ -27,11 +27,9 @@ def published(name: str) -> list[dict]:
 
 def published_sts(group: str, method: str) -> dict[str, float]:
     """Return one row of the paper's Table 3 as {task: ρ × 100}, the mean under "Avg"."""
-    for row in published("table3_sts"):
-        if (row["group"], row["method"]) == (group, method):
-            return {task: value for task, value in row.items() if isinstance(value, float)}
-    groups = [f"{row['group']}: {row['method']}" for row in published("table3_sts")]
-    return pick(f"{group}: {method}", groups, "row of Table 3")
+    rows = {f"{row['group']}: {row['method']}": row for row in published("table3_sts")}
+    row = pick(f"{group}: {method}", rows, what="row of Table 3")
+    return {task: value for task, value in row.items() if isinstance(value, float)}
 
 
 def _number(cell: str):

@@ -1,6 +1,6 @@
 """Exercises that mark themselves: a checker takes the reader's function and says what passed.
 
-    >>> from sempa_utils import exercises
+    >>> from sempa_utils.theory import exercises
     >>> exercises.check("dpo_loss", my_dpo_loss)
     dpo_loss ●○○ 10 min: 5 of 5 checks passed. Well done.
 
@@ -23,7 +23,7 @@ __all__ = ["EXERCISES", "Exercise", "Report", "check", "overview"]
 
 @dataclass(frozen=True)
 class Report:
-    """What a checker found: the checks passed, and for each failed one a message that helps."""
+    """The outcome of an exercise: the checks passed, and for each failed check a message that helps."""
 
     exercise: "Exercise"
     passed: tuple[str, ...]
@@ -172,7 +172,7 @@ def _close(answer, expected, tolerance=1e-6, hints=()):
         wrong = _tensor(wrong)
         if wrong.shape == answer.shape and (answer - wrong).abs().max().item() <= tolerance:
             raise _Wrong(meaning)
-    where = (answer - expected).abs().flatten().argmax().item()
+    where = (answer - expected).abs().flatten().argmax()
     raise _Wrong(
         f"expected {expected.flatten()[where].item():.6g}, got {answer.flatten()[where].item():.6g} "
         f"(largest difference {worst:.2g}, tolerance {tolerance:.0e})"
@@ -200,13 +200,10 @@ def _(function):
         _close(function(torch.zeros(2, dtype=torch.float64)), 0.5)
 
     def by_definition():
-        expected = scores[:, 0].exp() / scores.exp().sum(-1)
+        expected, over_all = scores[:, 0].exp() / scores.exp().sum(-1), scores[:, 0].exp() / scores.exp().sum()
         hints = [
             (expected.log(), "this is the log-probability; the probability is asked for"),
-            (
-                scores[:, 0].exp() / scores.exp().sum(),
-                "the sum runs over the batch as well: sum over the last dimension",
-            ),
+            (over_all, "the sum runs over the batch as well: sum over the last dimension"),
             (scores.softmax(0)[:, 0], "the softmax runs over the batch: candidates are the last dimension"),
         ]
         _close(function(scores), expected, hints=hints)
@@ -236,20 +233,15 @@ def _(function):
 
     def compare(*ranking):
         ranking = torch.tensor(ranking)
-        expected = plackett_luce.top_k_log_prob(scores, ranking)
+        expected, from_all = plackett_luce.top_k_log_prob(scores, ranking), scores.log_softmax(0)[ranking].sum()
+        from_the_end = plackett_luce.top_k_log_prob(scores, ranking.flip(0))
         among_placed = plackett_luce.ranking_log_prob(scores[ranking], torch.arange(len(ranking)))
         hints = [
             (expected.exp(), "this is the probability; its logarithm is asked for"),
             (-expected, "the sign is turned: a log-probability is at most zero"),
-            (
-                scores.log_softmax(0)[ranking].sum(),
-                "each place is drawn from all candidates: those already placed must leave the sum",
-            ),
+            (from_all, "each place is drawn from all candidates: those already placed must leave the sum"),
             (among_placed, "the candidates that are not in the ranking have lost too: they belong in every sum"),
-            (
-                plackett_luce.top_k_log_prob(scores, ranking.flip(0)),
-                "the ranking is read from its end: best comes first",
-            ),
+            (from_the_end, "the ranking is read from its end: best comes first"),
             (scores.log_softmax(0)[ranking[0]], "this is the first factor alone: the other places are missing"),
         ]
         _close(function(scores, ranking), expected, hints=hints)
@@ -372,15 +364,13 @@ def _(function):
 
     def by_definition():
         others = cosine.masked_fill(torch.eye(5, dtype=torch.bool), -math.inf)
+        without = (torch.logsumexp(others / 0.2, -1) - cosine.diag() / 0.2).mean()
         hints = [
             (cross_entropy(cosine), "the temperature is missing"),
             (cross_entropy(cosine * 0.2), "the cosine is multiplied by the temperature: divide"),
             (cross_entropy(anchor @ positive.T / 0.2), "this is the dot product: a cosine needs vectors of length one"),
             (cross_entropy(cosine.T / 0.2), "rows and columns are exchanged: each anchor chooses among the positives"),
-            (
-                (torch.logsumexp(others / 0.2, -1) - cosine.diag() / 0.2).mean(),
-                "the positive must stand in the denominator too",
-            ),
+            (without, "the positive must stand in the denominator too"),
             (5 * cross_entropy(cosine / 0.2), "this is the sum over the anchors; the mean is asked for"),
         ]
         _close(function(anchor, positive, 0.2), cross_entropy(cosine / 0.2), hints=hints)
@@ -529,10 +519,7 @@ def _(function):
             (ratio @ probs.T, "beta is missing"),
             (-2.0 * (ratio @ probs.T), "the ratio is turned: policy over reference"),
             (2.0 * (ratio.exp() @ probs.T), "this averages the ratio; the logarithm of the ratio is asked for"),
-            (
-                2.0 * (ratio.exp() @ probs.T).log(),
-                "this is the logarithm of a mean; the mean of the logarithm is asked for",
-            ),
+            (2.0 * (ratio.exp() @ probs.T).log(), "this is the logarithm of a mean, not the mean of the logarithm"),
             (2.0 * (policy @ probs.T), "the reference is missing"),
             (2.0 * (ratio @ probs.T) / 9, "an expectation sums over the words: the probabilities divide already"),
         ]
@@ -573,10 +560,7 @@ def _(function):
         softmax = scores.softmax(0)
         hints = [
             (expected(scores).T, "rows and columns are exchanged: row i is a candidate, column k a place"),
-            (
-                expected(scores).flip(1),
-                "the places are counted from the worst: column 0 is the best",
-            ),
+            (expected(scores).flip(1), "the places are counted from the worst: column 0 is the best"),
             (softmax[:, None].expand(4, 4), "a later place is won only by those not yet placed"),
         ]
         _close(function(scores), expected(scores), hints=hints)

@@ -94,9 +94,9 @@ def best_of_log_prob(scores: Tensor, best: int | Tensor = 0) -> Tensor:
 def info_nce_loss(
     anchor: Tensor,
     positive: Tensor,
+    *,
     negatives: Tensor | None = None,
     temperature: float = 0.05,
-    *,
     in_batch: bool = False,
     reduction: str = "mean",
 ) -> Tensor:
@@ -139,7 +139,7 @@ def info_nce_loss(
     return _reduce(-best_of_log_prob(cosine / temperature, best), reduction)
 
 
-def implicit_reward(policy: Tensor, reference: Tensor, beta: float = 0.1) -> Tensor:
+def implicit_reward(policy: Tensor, reference: Tensor, *, beta: float = 0.1) -> Tensor:
     """DPO's score of an answer: beta × (log π(y|x) − log π_ref(y|x)).
 
     Shapes: policy and reference equal, log-probabilities summed over the answer's tokens. Returns
@@ -155,6 +155,7 @@ def implicit_reward(policy: Tensor, reference: Tensor, beta: float = 0.1) -> Ten
 def reward_margin(
     policy_chosen: Tensor,
     policy_rejected: Tensor,
+    *,
     reference_chosen: Tensor,
     reference_rejected: Tensor,
     beta: float = 0.1,
@@ -171,18 +172,18 @@ def reward_margin(
         reference_chosen=reference_chosen,
         reference_rejected=reference_rejected,
     )
-    return implicit_reward(policy_chosen, reference_chosen, beta) - implicit_reward(
-        policy_rejected, reference_rejected, beta
+    return implicit_reward(policy_chosen, reference_chosen, beta=beta) - implicit_reward(
+        policy_rejected, reference_rejected, beta=beta
     )
 
 
 def dpo_loss(
     policy_chosen: Tensor,
     policy_rejected: Tensor,
+    *,
     reference_chosen: Tensor,
     reference_rejected: Tensor,
     beta: float = 0.1,
-    *,
     reduction: str = "mean",
 ) -> Tensor:
     """DPO: minus log-probability that the chosen answer is the better of two; score the implicit reward.
@@ -192,17 +193,18 @@ def dpo_loss(
     Raises ValueError for unequal or empty inputs, values that are not finite, or beta ≤ 0.
     Source: paper eq. 2 (log-sigmoid) and eq. 3 (two-way softmax), which are equal.
     """
-    margin = reward_margin(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta)
+    margin = reward_margin(
+        policy_chosen,
+        policy_rejected,
+        reference_chosen=reference_chosen,
+        reference_rejected=reference_rejected,
+        beta=beta,
+    )
     return _reduce(-functional.logsigmoid(margin), reduction)
 
 
 def listwise_dpo_loss(
-    policy: Tensor,
-    reference: Tensor,
-    beta: float = 0.1,
-    *,
-    top_k: int | None = None,
-    reduction: str = "mean",
+    policy: Tensor, reference: Tensor, *, beta: float = 0.1, top_k: int | None = None, reduction: str = "mean"
 ) -> Tensor:
     """DPO over a list: minus log-probability of the ranking in which the answers are given.
 
@@ -213,7 +215,7 @@ def listwise_dpo_loss(
     beta ≤ 0, or top_k outside 1 … N.
     Source: the paper's open step (its limits section) on its §4.4; Rafailov et al. 2023, app. A.3.
     """
-    rewards = implicit_reward(policy, reference, beta)
+    rewards = implicit_reward(policy, reference, beta=beta)
     if rewards.ndim == 0 or rewards.shape[-1] < 2:
         raise ValueError(f"a list needs at least two answers in its last dimension, not shape {tuple(rewards.shape)}")
     answers = rewards.shape[-1]
@@ -224,10 +226,7 @@ def listwise_dpo_loss(
 
 
 def one_word_scores(
-    reference_word_probs: Tensor,
-    policy_log_probs: Tensor,
-    reference_log_probs: Tensor,
-    beta: float = 0.1,
+    reference_word_probs: Tensor, policy_log_probs: Tensor, *, reference_log_probs: Tensor, beta: float = 0.1
 ) -> Tensor:
     """Implicit reward of an anchor's one-word answer, averaged over each candidate's own words.
 
@@ -241,7 +240,7 @@ def one_word_scores(
     Source: this kit's extension of paper §4.4; the expectation of Rafailov et al. 2023, eq. 5.
     """
     _check_scores("reference_word_probs", reference_word_probs)
-    word_rewards = implicit_reward(policy_log_probs, reference_log_probs, beta)
+    word_rewards = implicit_reward(policy_log_probs, reference_log_probs, beta=beta)
     if reference_word_probs.ndim < 2 or word_rewards.ndim < 1:
         raise ValueError(
             "reference_word_probs needs the shape (..., N, V) and the log-probabilities (..., V), not "
@@ -265,7 +264,7 @@ def one_word_scores(
 # --- sampling and fitting ---------------------------------------------------------------------
 
 
-def sample_ranking(scores: Tensor, seed: int, num_samples: int | None = None) -> Tensor:
+def sample_ranking(scores: Tensor, seed: int, *, num_samples: int | None = None) -> Tensor:
     """Draw rankings from the Plackett–Luce distribution: add Gumbel noise, then sort.
 
     Shapes: scores (..., N). Returns integers (..., N), best first; with `num_samples`,
@@ -285,11 +284,7 @@ def sample_ranking(scores: Tensor, seed: int, num_samples: int | None = None) ->
 
 
 def fit_log_worths(
-    rankings: Tensor,
-    num_items: int | None = None,
-    *,
-    tolerance: float = 1e-10,
-    max_iterations: int = 20_000,
+    rankings: Tensor, num_items: int | None = None, *, tolerance: float = 1e-10, max_iterations: int = 20_000
 ) -> Tensor:
     """Maximum-likelihood scores of the items, from rankings of them.
 

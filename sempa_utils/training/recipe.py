@@ -48,9 +48,9 @@ class Recipe:
     def __post_init__(self):
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", self.objective.learning_rate)
-        pick(self.optimizer, MOMENTS, "optimiser")
-        require_positive(self, ("learning_rate", "lora_rank", "epochs", "micro_batch", "accumulation", "chunk",
-                                "kl_texts", "save_every", "max_length"))  # fmt: skip
+        pick(self.optimizer, MOMENTS, what="optimiser")
+        sizes = "micro_batch", "accumulation", "chunk", "kl_texts", "save_every", "max_length"
+        require_positive(self, ("learning_rate", "lora_rank", "epochs", *sizes))
         self.objective.check(self.micro_batch)
         if self.kl_weight < 0 or (self.kl_weight and not self.shared_prefix):
             raise InputError(
@@ -74,7 +74,7 @@ class Recipe:
 
         Raises `InputError` for an unknown objective, and for a setting that it does not have.
         """
-        kind = pick(objective, OBJECTIVES, "objective") if isinstance(objective, str) else type(objective)
+        kind = pick(objective, OBJECTIVES, what="objective") if isinstance(objective, str) else type(objective)
         own = settings_of(kind).keys()
         for name in changes.keys() - own - {one.name for one in fields(cls)}:
             others = [other for other, known in OBJECTIVES.items() if name in settings_of(known)]
@@ -91,7 +91,7 @@ class Recipe:
         Where the rows of a batch are each other's candidates, a micro-batch has at least `IN_BATCH` rows.
         """
         sizes = {name: getattr(profile, name) for name in OF_PROFILE}
-        kind = pick(objective, OBJECTIVES, "objective") if isinstance(objective, str) else type(objective)
+        kind = pick(objective, OBJECTIVES, what="objective") if isinstance(objective, str) else type(objective)
         if kind.in_batch:
             rows = max(profile.micro_batch, IN_BATCH)
             batch = profile.micro_batch * profile.accumulation

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -108,7 +109,7 @@ class BenchmarkResult:
 class Prepared:
     """The harness' tasks (MMLU: one a subject) holding only the items to be run, and what they were drawn from."""
 
-    parts: dict[str, object]
+    parts: dict[str, Any]
     data: dict
     items: int
 
@@ -166,7 +167,7 @@ def comparison(rows: Mapping[str, Mapping[str, BenchmarkResult]], against: str) 
     A difference is paired: its standard error is that of the mean over items of the differences of scores. Tasks
     count as independent in the mean, the paper's Avg. Raises `InputError` for rows that were not run on the same items.
     """
-    base, compared = pick(against, rows, "row to compare with"), {}
+    base, compared = pick(against, rows, what="row to compare with"), {}
     for row, results in rows.items():
         _require_same_items(row, results, against, base)
         scores = {task: result.score for task, result in results.items()}
@@ -210,7 +211,7 @@ def _prepare_all(benchmarks: Benchmarks) -> dict[str, Prepared]:
     if not importlib.util.find_spec("lm_eval"):
         raise InputError("lm-evaluation-harness is not installed. Run: pip install 'sempa-kit[evaluation]'")
     for name in benchmarks.tasks:
-        pick(name, TASKS, "task")
+        pick(name, TASKS, what="task")
     limit = benchmarks.limit
     if limit is not None and limit < 2:
         raise InputError(f"A limit of {limit} items gives no standard error. Give at least 2, or none for all.")
@@ -220,16 +221,16 @@ def _prepare_all(benchmarks: Benchmarks) -> dict[str, Prepared]:
 def _prepare(name: str, directory, limit: int | None, seed: int) -> Prepared:
     """Load the harness' definitions on local rows or the hub's, and leave the drawn items in them."""
     import datasets
-    from lm_eval.tasks import TaskManager
+    import lm_eval.tasks
 
     task, documents = TASKS[name], local_tasks.find(name, directory)
-    folder = Path(importlib.util.find_spec("lm_eval").origin).parent / "tasks" / task.definition
+    folder = Path(lm_eval.tasks.__file__).parent / task.definition
     with _quiet():
-        manager = TaskManager(include_defaults=False, include_path=str(folder))
+        manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
         wanted = [{"task": task.name, **task.repair}]
         if documents:
             for part in documents.splits:
-                pick(part, manager.all_subtasks, f"part of {name}")
+                pick(part, manager.all_subtasks, what=f"part of {name}")
             wanted = [
                 {"task": part, "custom_dataset": _given(splits), **task.repair}
                 for part, splits in documents.splits.items()
@@ -270,7 +271,7 @@ def _given(splits: dict[str, list[dict]]):
     def dataset(**_):
         import datasets
 
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
+        return datasets.DatasetDict(**{split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
 
     return dataset
 
@@ -317,9 +318,8 @@ def _check_context(name: str, prepared: Prepared, tokenizer, context: int, seed:
     # A token is at least a byte, but for a few special ones: only texts that could be too long are counted, and
     # the longest in any case.
     needed.sort(key=lambda request: len(request[0].encode()) + request[1], reverse=True)
-    counted = [len(tokenizer(text)["input_ids"]) + room
-               for place, (text, room) in enumerate(needed)
-               if place == 0 or len(text.encode()) + room + 8 > context]  # fmt: skip
+    long = needed[:1] + [(text, room) for text, room in needed[1:] if len(text.encode()) + room + 8 > context]
+    counted = [len(tokenizer(text)["input_ids"]) + room for text, room in long]
     longest = max(counted)
     if longest > context:
         raise InputError(
@@ -379,8 +379,8 @@ def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size
     for part in parts.values():
         part.set_fewshot_seed(seed)
     with _quiet(name, show_progress_bar):
-        wrapped = HarnessModel(language_model.model, tokenizer=language_model.tokenizer, batch_size=batch_size,
-                               max_length=longest)  # fmt: skip
+        how = {"tokenizer": language_model.tokenizer, "batch_size": batch_size, "max_length": longest}
+        wrapped = HarnessModel(language_model.model, **how)
         outcome = run_harness(wrapped, {"tasks": parts, "groups": {}})
     scores, samples = [], []
     for part in parts:

@@ -19,18 +19,17 @@ class HarnessModel(huggingface.HFLM):
 
         Whether the answer is the greedy one, the harness' second value, enters none of the tasks' metrics.
         """
-        found, bar = [None] * len(requests), huggingface.tqdm(total=len(requests), disable=disable_tqdm)
+        results, bar = [(0.0, False)] * len(requests), huggingface.tqdm(total=len(requests), disable=disable_tqdm)
         for places in self._trees([context + answer for _, context, answer in requests]):
-            tree = prefix_tree.build([requests[place][1] for place in places],
-                                     [[requests[place][2]] for place in places])  # fmt: skip
-            tree = tree.to(self.device)
+            contexts, answers = zip(*(requests[place][1:] for place in places))
+            tree = prefix_tree.build(list(contexts), [[answer] for answer in answers]).to(self.device)
             with torch.inference_mode():
                 scores = prefix_tree.log_probs(self.model, tree).tolist()
             for place, score in zip(places, scores, strict=True):
-                found[place] = (score, False)
+                results[place] = (score, False)
             bar.update(len(places))
         bar.close()
-        return found
+        return results
 
     def _trees(self, sequences: list[list[int]]):
         """Yield the places of sequences that make a tree: those of which each has half or more from those before."""

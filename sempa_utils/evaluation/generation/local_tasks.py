@@ -46,6 +46,7 @@ def find(task: str, directory: str | Path | None = None) -> Documents | None:
                         "public release, or leave the task out."
                     )
                 return _documents(read, root / name, source if source == "cache" else f"directory {root.name}")
+    corpora.require_layout(directory)
     if corpora.hub_reachable():
         return None
     return _documents(read, MINI_ITEMS / name, MINI_SOURCE)
@@ -63,7 +64,7 @@ def read_gsm8k(path: Path) -> dict[str, dict[str, list[dict]]]:
     rows = list(_json_lines(path, ("question", "answer")))
     for number, row in rows:
         if not re.search(r"#### \S", row["answer"]):
-            raise InputError(f"{path}, line {number}: the answer does not end in '#### number'. Mend the line.")
+            raise InputError(f"{path}, line {number}: the answer does not end in '#### number'. Fix the line.")
     return {"gsm8k_cot": {"test": [row for _, row in rows]}}
 
 
@@ -82,12 +83,12 @@ def read_hellaswag(path: Path) -> dict[str, dict[str, list[dict]]]:
         heading, gold, *endings = lines[start : start + 6]
         label, colon, context = heading.partition(": ")
         if not colon or not context.strip():
-            raise InputError(f"{path}, line {start + 1}: no 'activity label: context'. Mend the line.")
+            raise InputError(f"{path}, line {start + 1}: no 'activity label: context'. Fix the line.")
         if gold.strip() not in ("0", "1", "2", "3"):
-            raise InputError(f"{path}, line {start + 2}: the gold index {gold!r} is none of 0 to 3. Mend the line.")
+            raise InputError(f"{path}, line {start + 2}: the gold index {gold!r} is none of 0 to 3. Fix the line.")
         blank = [place for place, ending in enumerate(endings) if not ending.strip()]
         if blank:
-            raise InputError(f"{path}, line {start + 3 + blank[0]}: an empty ending. Mend the line.")
+            raise InputError(f"{path}, line {start + 3 + blank[0]}: an empty ending. Fix the line.")
         whole, broken_off = _split_context(context.strip())
         rows.append(
             {"activity_label": label, "ctx_a": whole, "ctx_b": broken_off, "endings": endings, "label": gold.strip()}
@@ -115,7 +116,7 @@ def read_mmlu(folder: Path) -> dict[str, dict[str, list[dict]]]:
             rows[split] = []
             for number, row in corpora.csv_rows(file, columns):
                 if row["answer"] not in ("0", "1", "2", "3"):
-                    raise InputError(f"{file}, row {number}: the answer {row['answer']!r} is none of 0 to 3. Mend it.")
+                    raise InputError(f"{file}, row {number}: the answer {row['answer']!r} is none of 0 to 3. Fix it.")
                 choices = [row[column] for column in columns[1:5]]
                 rows[split].append({"question": row["question"], "choices": choices, "answer": int(row["answer"])})
         if not rows["test"] or len(rows["dev"]) < 5:
@@ -133,7 +134,7 @@ def read_truthfulqa(path: Path) -> dict[str, dict[str, list[dict]]]:
     The hub has the one true answer first, and the harness takes the first for the true one.
     """
     try:
-        items = json.loads(path.read_text(encoding="utf8"))
+        items = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as JSON ({error}). Fetch or write it again.") from error
     rows = []
@@ -142,9 +143,9 @@ def read_truthfulqa(path: Path) -> dict[str, dict[str, list[dict]]]:
         if not isinstance(targets, dict) or not item.get("question") or sorted(targets.values())[-2:] != [0, 1]:
             raise InputError(
                 f"{path}, item {number}: not an object with a question and mc1_targets of which one is 1 and the "
-                "others 0. Mend the item."
+                "others 0. Fix the item."
             )
-        choices = sorted(targets, key=targets.get, reverse=True)  # stable: the others stay in their order
+        choices = sorted(targets, key=targets.__getitem__, reverse=True)  # stable: the others stay in their order
         labels = [targets[choice] for choice in choices]
         rows.append({"question": item["question"], "mc1_targets": {"choices": choices, "labels": labels}})
     if not rows:
@@ -165,12 +166,12 @@ def read_drop(path: Path) -> dict[str, dict[str, list[dict]]]:
         answers = list(dict.fromkeys(answer.strip() for answer in row["ref_text"].split("|") if answer.strip()))
         if not parts or not answers:
             what = "ref_text" if parts else "context in the form 'Passage: …\\nQuestion: …\\nAnswer:'"
-            raise InputError(f"{path}, line {number}: no {what}. Mend the line.")
+            raise InputError(f"{path}, line {number}: no {what}. Fix the line.")
         first, *others = [_EMPTY_ANSWER | {"spans": [answer]} for answer in answers]
         others = {key: [answer[key] for answer in others] for key in first}
         passage, question = parts.groups()
-        rows.append({"query_id": f"line {number}", "passage": passage, "question": question,
-                     "answer": first, "validated_answers": others})  # fmt: skip
+        row = {"query_id": f"line {number}", "passage": passage, "question": question}
+        rows.append(row | {"answer": first, "validated_answers": others})
     aside, least = set(), max(DROP_SHOTS_LEAST, DROP_SHOTS_SHARE * len(rows))
     shots = []
     for passage in dict.fromkeys(row["passage"] for row in rows):
@@ -205,16 +206,16 @@ def _json_lines(path: Path, columns: tuple[str, ...]):
     with contextlib.ExitStack() as stack:
         try:
             opener = gzip.open if path.suffix == ".gz" else open
-            file = stack.enter_context(opener(path, "rt", encoding="utf8"))
+            file = stack.enter_context(opener(path, "rt", encoding="utf-8-sig"))
             for number, line in enumerate(file, start=1):
                 row = json.loads(line)
                 if not isinstance(row, dict) or not all(isinstance(row.get(column), str) for column in columns):
                     raise InputError(
-                        f"{path}, line {number}: not an object with {' and '.join(columns)}. Mend the line."
+                        f"{path}, line {number}: not an object with {' and '.join(columns)}. Fix the line."
                     )
                 yield number, row
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error}). Mend or remove the line.") from error
+            raise InputError(f"{path}, line {number}: not JSON ({error}). Fix or remove the line.") from error
         except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise InputError(
                 f"{path}, after line {number}: not readable ({error}). Fetch or write it again."

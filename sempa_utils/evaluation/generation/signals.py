@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from sempa_utils import objectives
-from sempa_utils.checks import InputError, fingerprint
+from sempa_utils.checks import InputError, decode_text, fingerprint
 from sempa_utils.data import corpora
 from sempa_utils.data.templates import paraphrase_request
 from sempa_utils.models import LanguageModel, prefix_tree
@@ -40,10 +40,11 @@ def load_text(directory: str | Path | None = None) -> corpora.Corpus:
     """
     for folder, source in corpora.data_folders(directory):
         if (folder / TEXT_FILE).is_file():
-            rows = [(folder / TEXT_FILE).read_text(encoding="utf8").strip()]
+            rows = [decode_text((folder / TEXT_FILE).read_bytes(), folder / TEXT_FILE).strip()]
             if not rows[0]:
                 raise InputError(f"{folder / TEXT_FILE}: an empty file. Fetch it again or delete it.")
             return corpora.Corpus("WikiText-2 test", rows, source, fingerprint(*rows))
+    corpora.require_layout(directory)
     mini = corpora.packaged_ranked_nli()
     rows = [sentence for row in mini.rows for sentence in row]
     return corpora.Corpus("mini corpus' sentences", rows, mini.source, fingerprint(*rows))
@@ -80,7 +81,8 @@ def perplexity(
     rows = language_model.tokenizer(texts, verbose=False)["input_ids"] if texts else []
     blocks = [row[start : start + block_length] for row in rows for start in range(0, len(row), block_length)]
     blocks = [block for block in blocks if len(block) > 1]
-    blocks = sorted(blocks[: _blocks_within(blocks, limit)], key=len)  # in a batch of equal lengths little is padding
+    blocks = blocks[: _blocks_within(blocks, limit)]
+    blocks.sort(key=len)  # in a batch of equal lengths little is padding
     if not blocks:
         raise InputError("Perplexity needs a text of two tokens or more. Give another text.")
     total, tokens = 0.0, sum(len(block) - 1 for block in blocks)
@@ -210,7 +212,8 @@ def faults(answer: Answer, sentence: str) -> list[str]:
     unfinished: no end token within the limit. empty: not one letter or digit. copied: the sentence itself, or all of
     the request, whatever case and punctuation. looping: one to eight words that stand three times in a row.
     """
-    words, requested = _words(answer.text), _words(paraphrase_request(sentence)[-1]["content"])
+    chat = paraphrase_request(sentence)
+    words, requested = _words(answer.text), _words(chat if isinstance(chat, str) else chat[-1]["content"])
     faulty = {
         "unfinished": not answer.ended,
         "empty": not words,
@@ -222,7 +225,8 @@ def faults(answer: Answer, sentence: str) -> list[str]:
 
 def well_formed(answers: list[Answer], sentences: list[str]) -> float:
     """Return the share of answers without a fault."""
-    return sum(not faults(*pair) for pair in zip(answers, sentences, strict=True)) / len(sentences)
+    pairs = zip(answers, sentences, strict=True)
+    return sum(not faults(answer, sentence) for answer, sentence in pairs) / len(sentences)
 
 
 def _words(text: str) -> list[str]:
@@ -353,7 +357,7 @@ def signals(
     preference = preference_accuracy(language_model, rows, **shared)
     answers = paraphrases(language_model, anchors, **shared) if answers is None else answers
     written = [answer.text for answer in answers]
-    faults_of_each = [faults(*pair) for pair in zip(answers, anchors, strict=True)]
+    faults_of_each = [faults(answer, anchor) for answer, anchor in zip(answers, anchors, strict=True)]
     next_tokens = next_token_entropy(language_model, open_sentences(anchors), batch_size=8)
     return {
         "perplexity": surprise.value,
