@@ -23,5 +23,5 @@ def run(options) -> None:
 
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     language_model = models.load(options.model, precision, adapter=options.adapter)
-    folder = export(language_model, options.output, options.method, merge=not options.beside)
+    folder = export(language_model, options.output, method=options.method, merge=not options.beside)
     print(f'{folder}: load it with sentence_transformers.SentenceTransformer("{folder}")')

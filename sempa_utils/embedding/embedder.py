@@ -54,7 +54,7 @@ class Embedder:
     ):
         make = pick(method, METHODS, what="method")
         for name in settings:
-            pick(name, list(inspect.signature(make).parameters)[1:], f"setting of {method}")
+            pick(name, list(inspect.signature(make).parameters)[1:], what=f"setting of {method}")
         if adapter is not None and not isinstance(model, str):
             raise InputError(
                 f"{adapter}: this model is shared, and an adapter on it would not stay with one embedder. Give the "

@@ -36,7 +36,7 @@ class Answers(Objective):
 
     def check(self, micro_batch: int) -> None:
         require_positive(self, ("beta",))
-        pick(self.template, REQUEST_TEMPLATES, "paraphrase template")
+        pick(self.template, REQUEST_TEMPLATES, what="paraphrase template")
 
     def answers(self, row) -> tuple[str, ...]:
         """Return a row's sentences as answers, best first."""
@@ -74,8 +74,8 @@ class Answers(Objective):
 
     def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
         policy = policy.view(reference.shape)
-        loss = plackett_luce.listwise_dpo_loss(policy, reference, self.beta, top_k=self.top_k)
-        rewards = plackett_luce.implicit_reward(policy, reference, self.beta)
+        loss = plackett_luce.listwise_dpo_loss(policy, reference, beta=self.beta, top_k=self.top_k)
+        rewards = plackett_luce.implicit_reward(policy, reference, beta=self.beta)
         return Scores(loss, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device))
 
     def candidate_count(self, rows: int) -> int:

@@ -36,7 +36,7 @@ class Slots(Objective):
     extraction_template: str = setting("prompteol", "template whose slot is read")
 
     def check(self, micro_batch: int) -> None:
-        pick(self.extraction_template, EXTRACTION_TEMPLATES, "extraction template")
+        pick(self.extraction_template, EXTRACTION_TEMPLATES, what="extraction template")
 
     def tokenise(self, tokenizer, row, max_length: int):
         words = EXTRACTION_TEMPLATES[self.extraction_template]
@@ -119,7 +119,9 @@ class OneWord(Slots):
             return one_word_scores(head, policy, reference, expected_words(head, candidates), self.beta)
         with torch.no_grad():
             words, base = head(candidates).softmax(dim=-1), head(reference).log_softmax(dim=-1)
-        return plackett_luce.one_word_scores(words, head(policy).log_softmax(dim=-1), base, self.beta)
+        return plackett_luce.one_word_scores(
+            words, head(policy).log_softmax(dim=-1), reference_log_probs=base, beta=self.beta
+        )
 
 
 @dataclass(frozen=True)

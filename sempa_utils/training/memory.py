@@ -134,7 +134,7 @@ def plan(
     counted in one piece (TRL cuts it into tiles, so a little more than it needs). Raises `InputError` for an unknown
     precision, or a number of tokens below one.
     """
-    pick(precision, models.PRECISIONS, "precision")
+    pick(precision, models.PRECISIONS, what="precision")
     for name, size in tokens._asdict().items():
         if size < 1:
             raise InputError(f"Memory plan: {name} must be 1 or more, not {size}.")

@@ -22,7 +22,7 @@ import torch
 
 from sempa_utils import models, profiles
 from sempa_utils.checks import InputError, build_folder, require_space, write_whole
-from sempa_utils.data.corpora import Corpus, load_ranked_nli, load_triplets
+from sempa_utils.data.corpora import Corpus, load_nli
 from sempa_utils.data.templates import REQUEST_TEMPLATES
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.profiles import Profile
@@ -85,7 +85,7 @@ def train(
         started = time.perf_counter()
         with write_whole(folder / RUN) as draft:
             draft.write_text(json.dumps({"fingerprint": identity, "key": KEY}) + "\n", encoding="utf8")
-        require_space(folder, _bytes_needed(trainer), "the checkpoints of this run")
+        require_space(folder, _bytes_needed(trainer), purpose="the checkpoints of this run")
         if recipe.cache_reference:
             trainer.reference = reference_table(trainer, base, corpus)
         with PeakMemory(language_model.device) as peak:
@@ -141,8 +141,9 @@ def profile_run(
 ) -> ProfileRun:
     """Return a profile's run, with `changes` of its recipe."""
     recipe = Recipe.of_profile(profile, objective, **changes)
-    load = load_ranked_nli if recipe.objective.ranked else load_triplets
-    return ProfileRun(recipe, *load(directory).split(profile.triplets, profile.picture_triplets, recipe.seed))
+    corpus = load_nli(directory, ranked=recipe.objective.ranked)
+    rows, held_out = corpus.split(profile.triplets, profile.picture_triplets, seed=recipe.seed)
+    return ProfileRun(recipe, rows, held_out)
 
 
 def train_profile(
