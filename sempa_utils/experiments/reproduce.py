@@ -180,7 +180,9 @@ def record_name(model: str, run: str) -> str:
 def recipe(run: str, profile: Profile, seed: int = 42) -> training.Recipe:
     """Return the recipe of a run, in a profile's sequence length and memory switches."""
     one = ALL[run]
-    return training.Recipe.of_profile(profile, one.objective, **{"seed": seed, "save_every": SAVE_EVERY} | one.changes)
+    return training.Recipe.of_profile(
+        profile, one.objective or run, **{"seed": seed, "save_every": SAVE_EVERY} | one.changes
+    )
 
 
 def _trained(

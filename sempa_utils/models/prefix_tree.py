@@ -231,6 +231,6 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # pyrefly: ignore[bad-override] (the decorator hides what torch declares)
         (slopes,) = ctx.saved_tensors
         return None, (gradient[:, None] * slopes).to(ctx.dtype), None, None

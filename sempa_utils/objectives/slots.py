@@ -5,7 +5,7 @@ An anchor's candidates are the preferred and the rejected sentences of its batch
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,10 +68,10 @@ class Slots(Objective):
         """The columns that are read with the adapter on."""
         raise NotImplementedError
 
-    def batches(self, rows: list[SlotTokens], ways: Ways, *, chunk: int) -> list:
+    def batches(self, rows: list[Any], ways: Ways, *, chunk: int) -> list:
         return _batches([row[column] for column in self.moved for row in rows], ways, chunk)
 
-    def reference_batches(self, rows: list[SlotTokens], ways: Ways, *, chunk: int) -> list:
+    def reference_batches(self, rows: list[Any], ways: Ways, *, chunk: int) -> list:
         return _batches([row[column] for column in COLUMNS for row in rows], ways, chunk)
 
     def read(self, model: nn.Module, batch, ways: Ways) -> Tensor:
@@ -166,7 +166,7 @@ def cosine_scores(anchors: Tensor, candidates: Tensor, temperature: float) -> Te
     return normalise(anchors, dim=-1) @ normalise(candidates, dim=-1).T / temperature
 
 
-def expected_words(head: nn.Module, states: Tensor, chunk: int = 64) -> Tensor:
+def expected_words(head: Any, states: Tensor, chunk: int = 64) -> Tensor:
     """Return the output embedding that a state's one-word answer has on average: Σ_w q(w) W_w.
 
     `head` is the language-model head with rows W_w, `states` (N, width) what it reads. Shape (N, width),

@@ -12,7 +12,7 @@ import functools
 import json
 import warnings
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -186,12 +186,12 @@ def advice(
     )
     if needed <= room:
         return f"{text}: by the plan this fits; other programs may hold memory of the card."
-    alternatives = {"micro_batch={}": {}}
+    alternatives: dict[str, dict[str, Any]] = {"micro_batch={}": {}}
     if not recipe.gradient_checkpointing:
         alternatives["gradient checkpointing and micro_batch={}"] = {"gradient_checkpointing": True}
     if precision != "nf4":
-        alternatives |= {f"nf4{', ' if 'and' in words else ' and '}{words}": changes | {"precision": "nf4"}
-                         for words, changes in alternatives.items()}  # fmt: skip
+        for words, changes in list(alternatives.items()):
+            alternatives[f"nf4{', ' if 'and' in words else ' and '}{words}"] = changes | {"precision": "nf4"}
     sizes = {words: largest(**changes) for words, changes in alternatives.items()}
     fitting = [words.format(size) for words, size in sizes.items() if size]
     if not fitting:
@@ -247,7 +247,7 @@ def _adapted(config, setting: _Setting):
     model = AutoModelForCausalLM.from_config(config, dtype=setting.compute, attn_implementation="sdpa")
     if setting.precision == "nf4":
         _pack(model, setting.compute)
-    model = get_peft_model(model, lora_config(setting.recipe, config.model_type))
+    model: Any = get_peft_model(model, lora_config(setting.recipe, config.model_type))
     if setting.recipe.gradient_checkpointing:
         model.enable_input_require_grads()
         model.get_base_model().activation_checkpointing_enable()
@@ -281,7 +281,8 @@ def _pack(model, compute: torch.dtype) -> None:
             state2=scales,
         )
         data = torch.empty((module.weight.numel() + 1) // 2, 1, dtype=torch.uint8)
-        packed.weight = Params4bit(data, quant_state=state, quant_type="nf4", bnb_quantized=True, module=packed)
+        make: Any = Params4bit  # its signature is in __new__; a type checker reads the one of torch's Parameter
+        packed.weight = make(data, quant_state=state, quant_type="nf4", bnb_quantized=True, module=packed)
         model.set_submodule(name, packed)
 
 
@@ -331,7 +332,7 @@ def _as_trained(setting: _Setting):
     functions = torch.nn.functional
     plain_linear, mixed = functions.linear, setting.compute != torch.float32
 
-    def cast(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    def cast(tensor: Any) -> Any:
         return tensor.to(setting.compute) if mixed and tensor is not None else tensor
 
     def linear(states, weight, bias=None):
@@ -363,7 +364,7 @@ class _Live(TorchDispatchMode):
         self.now = {"activations": 0, "logits": 0}
         self.peak = dict(self.now)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, types, args: tuple = (), kwargs=None):
         if func is torch.ops.aten._local_scalar_dense.default:
             return True  # what is read off a tensor is whether all is well: finite, within its bounds
         result = func(*args, **(kwargs or {}))

@@ -12,7 +12,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -117,7 +117,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _advice_where_memory_is_full(language_model: models.LanguageModel, recipe: Recipe) -> Iterator[None]:
+def _advice_where_memory_is_full(language_model: models.LanguageModel, recipe: Recipe) -> Generator[None, None, None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -296,4 +296,4 @@ def _bytes_needed(trainer) -> int:
 
 def _mean(points: list[CurvePoint]) -> CurveMean:
     names = ("loss", "margin", "accuracy")
-    return CurveMean(*(sum(getattr(point, name) for point in points) / len(points) for name in names))
+    return CurveMean(**{name: sum(getattr(point, name) for point in points) / len(points) for name in names})

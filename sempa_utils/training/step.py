@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,9 @@ class Batch(NamedTuple):
 
     def to(self, device, **_) -> "Batch":
         """Return the batch on a device."""
-        moved = ([part.to(device) for part in parts] for parts in (self.policy, self.reference, self.plain))
-        return Batch(self.rows.to(device), *moved)
+        parts = self.policy, self.reference, self.plain
+        policy, reference, plain = ([part.to(device) for part in some] for some in parts)
+        return Batch(self.rows.to(device), policy, reference, plain)
 
 
 class Outcome(NamedTuple):
@@ -68,8 +69,8 @@ class Step:
         off = torch.autocast(batch.rows.device.type, enabled=False)
         with off if objective.in_batch else contextlib.nullcontext():
             policy = self._read(model, batch.policy)
-            if objective.reference and reference is None:
-                reference = self.reference(model, batch)
+            if reference is None:
+                reference = self.reference(model, batch) if objective.reference else policy.new_empty(0)
             if policy.isfinite().all():
                 scores = objective.loss(policy, reference, head)
             else:
@@ -81,7 +82,7 @@ class Step:
         return Outcome(scores.loss + self.recipe.kl_weight * apart, scores, apart)
 
     @torch.no_grad()
-    def reference(self, model: nn.Module, batch: Batch) -> Tensor:
+    def reference(self, model: Any, batch: Batch) -> Tensor:
         """Return what the frozen base gives for a batch, row by row."""
         with _unwrapped(model).disable_adapter():
             values = self._read(model, batch.reference or batch.policy)
@@ -98,7 +99,7 @@ class Step:
                 values.append(checkpoint(read, use_reentrant=False) if again else read())
         return torch.cat([value.float() for value in values])
 
-    def _divergence(self, model: nn.Module, parts: list, head) -> Tensor:
+    def _divergence(self, model: Any, parts: list, head) -> Tensor:
         """Return the mean KL(base ‖ model) of the next words in the batch's anchors as plain text, in nats."""
 
         def states() -> Tensor:
@@ -110,6 +111,6 @@ class Step:
         return divergence(head, states(), reference)
 
 
-def _unwrapped(model: nn.Module):
+def _unwrapped(model: nn.Module) -> Any:
     """Return the model without what data parallelism puts around it."""
     return getattr(model, "module", model)

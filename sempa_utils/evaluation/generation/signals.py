@@ -19,7 +19,7 @@ from sempa_utils import objectives
 from sempa_utils.checks import InputError, decode_text, fingerprint
 from sempa_utils.data import corpora
 from sempa_utils.data.templates import paraphrase_request
-from sempa_utils.models import LanguageModel, prefix_tree
+from sempa_utils.models import LanguageModel
 from sempa_utils.objectives.answers import Pairwise
 
 REVISION = 1  # of the signals; raised with every change that moves one
@@ -134,13 +134,13 @@ def preference_accuracy(
     included, so a short sentence has an advantage; no reference is taken off. Raises `InputError` where no row fits
     into `max_length` tokens.
     """
-    objectives.check_head(language_model.model.config)
+    ways, device = language_model.ways, language_model.device
     tokenised = objectives.tokenised(Pairwise(template=template), language_model.tokenizer, rows, max_length)
     margins = []
     for start in tqdm(range(0, len(tokenised), batch_size), desc="preferences", disable=not show_progress_bar):
         batch = tokenised[start : start + batch_size]
-        tree = prefix_tree.build(batch["prompt"], batch["answers"])
-        scores = prefix_tree.log_probs(language_model.model, tree.to(language_model.device)).view(-1, 2)
+        parts = ways.answers(batch["prompt"], batch["answers"])
+        scores = torch.cat([ways.log_probs(language_model.model, part.to(device)) for part in parts]).view(-1, 2)
         margins.append((scores[:, 0] - scores[:, 1]).double().cpu())
     margins = torch.cat(margins)
     accuracy = (margins > 0).double().mean().item()
