@@ -675,7 +675,7 @@ def answer_log_probs(rows, sides):
     for row in rows:
         request = paraphrase_request(row.premise)
         both = [
-            preferences.answer_tokens(language_model.tokenizer, request, getattr(row, side))
+            preferences.answer_tokens(language_model.tokenizer, request, answer=getattr(row, side))
             for side in sides
         ]
         prompts.append(both[0][0])

@@ -370,7 +370,9 @@ head = base.model.get_output_embeddings()
 
 
 def contrastive_loss(anchors, candidates) -> float:
-    return slots.in_batch_loss(slots.cosine_scores(anchors, candidates, temperature)).loss.item()
+    return slots.in_batch_loss(
+        slots.cosine_scores(anchors, candidates, temperature=temperature)
+    ).loss.item()
 
 
 @torch.no_grad()

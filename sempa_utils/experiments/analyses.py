@@ -165,7 +165,7 @@ def _train(
     base, runs = models.load(name, profile.precision), []
     for change in tqdm(changes, desc="training", unit="run", disable=not show):
         recipe, corpus, _ = training.profile_run(profile, objective, directory=directory, **change)
-        folder = training.run_folder(base, corpus, recipe)
+        folder = training.run_folder(base, corpus, recipe=recipe)
         runs.append(training.train(base, corpus, recipe=recipe, folder=folder))
     del base
     gc.collect()  # a trainer refers to itself, and would keep the base in memory beside the next

@@ -192,7 +192,7 @@ def _trained(
     if run == BASE:
         return None
     chosen = recipe(run, profile, seed)
-    folder = training.run_folder(base, rows, chosen)
+    folder = training.run_folder(base, rows, recipe=chosen)
     if train and not training.read_record(folder):
         watch(f"{run}: training on {len(rows):,} rows")
         training.train(base, rows, recipe=chosen, folder=folder)

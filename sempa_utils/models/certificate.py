@@ -63,7 +63,7 @@ class Ways:
 
     def log_probs(self, model, batch) -> torch.Tensor:
         """Return each answer's summed log-probability, float32."""
-        return prefix_tree.log_probs(model, batch, None if self.plain_head else own_logits)
+        return prefix_tree.log_probs(model, batch, own_logits=None if self.plain_head else own_logits)
 
     def states(self, model, batch) -> torch.Tensor:
         """Return the states that are read: (R, width)."""
@@ -165,7 +165,7 @@ def measure(model, tokenizer) -> Ways:
     exact_head = _is_product(model, truth[0])
     last = torch.stack([states[-1] for states in truth])
     slots = prefix_tree.build_slots(sequences).to(model.device)
-    tree = _tries(lambda: prefix_tree.states(model, slots, True), last, tolerance)
+    tree = _tries(lambda: prefix_tree.states(model, slots, at_decoder=True), last, tolerance)
     left = _tries(lambda: _padded_left(model, sequences), last, tolerance)
     cached = left and _tries(lambda: _behind_cache(model, prompt, sequences[:2]), last[:2], tolerance)
     padding = "left" if left else "right" if right else "none"
@@ -192,7 +192,7 @@ def _reach(model, tokenizer, tolerance: float) -> int | None:
     try:
         last = torch.stack([_plain(model, [sequence])[0][-1] for sequence in sequences])
         tree = prefix_tree.build_slots(sequences).to(model.device)
-        follows = _tries(lambda: prefix_tree.states(model, tree, True), last, tolerance)
+        follows = _tries(lambda: prefix_tree.states(model, tree, at_decoder=True), last, tolerance)
     finally:
         config.sliding_window = window
     return None if follows else window

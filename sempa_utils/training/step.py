@@ -58,7 +58,7 @@ class Step:
         numbers = torch.tensor([row["row"] for row in rows])
         return Batch(numbers, objective.batches(rows, self.ways, chunk=chunk), reference, plain)
 
-    def compute(self, model: nn.Module, batch: Batch, reference: Tensor | None = None) -> Outcome:
+    def compute(self, model: nn.Module, batch: Batch, *, reference: Tensor | None = None) -> Outcome:
         """Return the loss of a batch and what it was made of.
 
         `model` has a LoRA adapter on, switched off for the reference, which may be given: `by_row` of the objective.
@@ -72,7 +72,7 @@ class Step:
             if reference is None:
                 reference = self.reference(model, batch) if objective.reference else policy.new_empty(0)
             if policy.isfinite().all():
-                scores = objective.loss(policy, reference, head)
+                scores = objective.loss(policy, reference, head=head)
             else:
                 nothing = torch.zeros(len(policy), dtype=torch.long, device=policy.device)
                 scores = Scores(policy.sum(), policy.view(len(policy), -1), nothing)
@@ -95,7 +95,7 @@ class Step:
         values = []
         with self.reading():
             for part in parts:
-                read = partial(self.recipe.objective.read, model, part, self.ways)
+                read = partial(self.recipe.objective.read, model, part, ways=self.ways)
                 values.append(checkpoint(read, use_reentrant=False) if again else read())
         return torch.cat([value.float() for value in values])
 
@@ -108,7 +108,7 @@ class Step:
 
         with torch.no_grad(), _unwrapped(model).disable_adapter():
             reference = states()
-        return divergence(head, states(), reference)
+        return divergence(head, states(), reference=reference)
 
 
 def _unwrapped(model: nn.Module) -> Any:

@@ -50,7 +50,7 @@ def make_trainer(
     together. Raises `InputError` as `check` does.
     """
     device = language_model.device.type
-    check(language_model, corpus, recipe)
+    check(language_model, corpus, recipe=recipe)
     arguments = DPOConfig(
         output_dir=str(folder / "checkpoints"),
         beta=getattr(recipe.objective, "beta", 0.1),  # of TRL's own batches
@@ -97,7 +97,7 @@ def make_trainer(
     return trainer
 
 
-def check(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> None:
+def check(language_model: models.LanguageModel, corpus: Corpus, *, recipe: Recipe) -> None:
     """Raise an `InputError` for rows that the objective cannot read, or options that do not fit the machine."""
     device, together = language_model.device.type, processes().num_processes
     if recipe.objective.ranked and len(corpus.rows[0]) < 4:
@@ -117,7 +117,7 @@ def check(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) 
 def _dataset(tokenizer, corpus: Corpus, recipe: Recipe) -> datasets.Dataset:
     if not recipe.shared_prefix:
         return recipe.objective.stock_dataset(corpus.rows)
-    return objectives.tokenised(recipe.objective, tokenizer, corpus.rows, recipe.max_length)
+    return objectives.tokenised(recipe.objective, tokenizer, rows=corpus.rows, max_length=recipe.max_length)
 
 
 class SemanticTrainer(DPOTrainer):
@@ -141,7 +141,7 @@ class SemanticTrainer(DPOTrainer):
 
     def _compute_loss(self, model, inputs: Batch, return_outputs=False):
         reference = None if self.reference is None else self.reference[inputs.rows.cpu()].to(inputs.rows.device)
-        outcome = self.step.compute(model, inputs, reference)
+        outcome = self.step.compute(model, inputs, reference=reference)
         if not torch.isfinite(outcome.loss):
             # The number in the corpus, from 1: what a reader can look up.
             numbers = ", ".join(str(row + 1) for row in inputs.rows.tolist())
@@ -173,7 +173,7 @@ class SemanticTrainer(DPOTrainer):
             self._metrics[mode][name].append(self.accelerator.gather(values).mean().item())
 
 
-def reference_table(trainer: SemanticTrainer, base: dict[str, Any], corpus: Corpus) -> torch.Tensor:
+def reference_table(trainer: SemanticTrainer, base: dict[str, Any], *, corpus: Corpus) -> torch.Tensor:
     """Return the frozen base's log-probabilities or states of each row, from the cache or computed once.
 
     Shape (rows of the corpus, …), float32, on the CPU. The file's name is the key of all that the values depend on;

@@ -135,7 +135,9 @@ def preference_accuracy(
     into `max_length` tokens.
     """
     ways, device = language_model.ways, language_model.device
-    tokenised = objectives.tokenised(Pairwise(template=template), language_model.tokenizer, rows, max_length)
+    tokenised = objectives.tokenised(
+        Pairwise(template=template), language_model.tokenizer, rows=rows, max_length=max_length
+    )
     margins = []
     for start in tqdm(range(0, len(tokenised), batch_size), desc="preferences", disable=not show_progress_bar):
         batch = tokenised[start : start + batch_size]
