@@ -385,11 +385,11 @@ print(held_out.describe())
 @torch.no_grad()
 def scores(language_model, rows, batch: int = 8):
     """Log-probabilities of chosen and rejected answers, shape (rows, 2), by prefix trees."""
-    found = []
+    log_probs = []
     for start in range(0, len(rows), batch):
         tree = tree_of(tokenised(rows[start : start + batch])).to(base.device)
-        found.append(prefix_tree.log_probs(language_model.model, tree).view(-1, 2))
-    return torch.cat(found)
+        log_probs.append(prefix_tree.log_probs(language_model.model, tree).view(-1, 2))
+    return torch.cat(log_probs)
 
 
 before = scores(base, held_out.rows)
@@ -493,7 +493,7 @@ display(training_plots.objectives_compared(effects))
 # %%
 del base
 requests = [row.anchor for row in held_out.rows[:2]]
-said = {sentence: {} for sentence in requests}
+paraphrases = {sentence: {} for sentence in requests}
 
 
 @torch.no_grad()
@@ -521,8 +521,8 @@ for name, adapter in (
 ):
     with models.adapted(base, adapter) as speaker:
         for sentence in requests:
-            said[sentence][name] = paraphrase(speaker, sentence)
-for sentence, answers in said.items():
+            paraphrases[sentence][name] = paraphrase(speaker, sentence)
+for sentence, answers in paraphrases.items():
     print(f"request   {sentence}")
     for name, answer in answers.items():
         print(f"{name:<9} {answer}")

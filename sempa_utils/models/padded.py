@@ -38,7 +38,7 @@ def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PaddedBat
     """Return the batch of each prompt before each of its answers, as `prefix_tree.build`."""
     pairs = [(prompt, answer) for prompt, mine in zip(prompts, answers, strict=True) for answer in mine]
     places = [range(len(prompt) - 1, len(prompt) - 1 + len(answer)) for prompt, answer in pairs]
-    read_at = [(row, place) for row, own in enumerate(places) for place in own]
+    read_at = [(row, place) for row, span in enumerate(places) for place in span]
     targets = [token for _, answer in pairs for token in answer]
     owners = [row for row, (_, answer) in enumerate(pairs) for _ in answer]
     return _padded([prompt + answer[:-1] for prompt, answer in pairs], read_at, targets, owners)
