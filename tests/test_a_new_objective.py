@@ -22,7 +22,7 @@ class Margin(Answers):
     margin: float = setting(0.25, "by which the preferred answer's reward should be the higher one")
 
     def loss(self, policy, reference, head) -> Scores:
-        outcome = super().loss(policy, reference, head)
+        outcome = super().loss(policy, reference, head=head)
         apart = outcome.scores[:, 0] - outcome.scores[:, 1] - self.margin
         return outcome._replace(loss=apart.square().mean())
 

@@ -29,7 +29,7 @@ def test_the_bound_counts_each_distinct_token_three_times(no_data, tiny):
     rows = corpora.load_triplets(limit=8, seed=1)
     recipe = training.Recipe(micro_batch=8, max_length=512)
     bound = bench.arithmetic_bound(tiny, rows, recipe)
-    tokens = list(tokenised(recipe.objective, tiny.tokenizer, rows.rows, 512))
+    tokens = list(tokenised(recipe.objective, tiny.tokenizer, rows=rows.rows, max_length=512))
     [tree] = recipe.objective.batches(tokens, tiny.ways, chunk=8)
     tokens, answers = tree.input_ids.shape[1], len(tree.targets)
     linear = [m for m in tiny.model.modules() if isinstance(m, torch.nn.Linear) and m.out_features != 600]

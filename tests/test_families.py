@@ -75,7 +75,7 @@ def plain_loss(model, recipe, rows) -> torch.Tensor:
     def head(states):
         return models.certificate.own_logits(model, states)
 
-    loss = objective.loss(policy, reference, head).loss
+    loss = objective.loss(policy, reference, head=head).loss
     if recipe.kl_weight:
         seen, total = set(), []
         for row in rows[: recipe.kl_texts]:
@@ -103,7 +103,7 @@ def test_loss_and_gradient_are_those_of_a_forward_a_sequence(name, objective):
     for key, parameter in model.named_parameters():
         if "lora_B" in key:
             torch.nn.init.normal_(parameter, std=0.05)
-    rows = list(tokenised(recipe.objective, base.tokenizer, ROWS, 400))
+    rows = list(tokenised(recipe.objective, base.tokenizer, rows=ROWS, max_length=400))
     step, trained = Step(recipe, ways), [p for p in model.parameters() if p.requires_grad]
 
     def gradient(loss) -> torch.Tensor:

@@ -155,7 +155,7 @@ def test_a_steps_figures_are_those_of_the_plain_calls(place):
     chosen = grid.recipe("contrastive_kl", replace(profiles.get("smoke"), max_length=256))
     data = grid._load(Setting(), SIZES, {}, check_context=False)
     rows = grid.training_rows("contrastive_kl", Setting(), held_out=data.held_out, limit=SIZES.triplets)
-    folder = training.run_folder(base, rows, chosen)
+    folder = training.run_folder(base, rows, recipe=chosen)
     with models.adapted(base, folder / "adapter") as last:
         cosines = sts.pair_similarities(Embedder(last).encode, dev.rows)
     expected = sts.spearman(cosines, [pair.score for pair in dev.rows])

@@ -127,13 +127,13 @@ def test_a_key_is_of_all_its_parts_and_of_nothing_without_a_lasting_form(monkeyp
 def test_every_field_of_a_recipe_is_in_its_runs_key(tiny, monkeypatch):
     """Also one whose value is the default: tomorrow's default is another."""
     recipe, corpus = training.Recipe(), triplets()
-    keys = [training.run_fingerprint(tiny, corpus, recipe)]
+    keys = [training.run_fingerprint(tiny, corpus, recipe=recipe)]
     for name, value in recipe.settings().items():
         changed = dict(recipe.settings(), **{name: f"not {value}"})
         other = type(
             "Changed", (), {"settings": lambda self, changed=changed: changed, "objective": recipe.objective}
         )()
-        keys.append(training.run_fingerprint(tiny, corpus, other))
+        keys.append(training.run_fingerprint(tiny, corpus, recipe=other))
     assert len(set(keys)) == 1 + len(recipe.settings()) > 20
 
 
@@ -347,16 +347,16 @@ def as_an_older_kit(folder: Path) -> None:
 
 def test_a_finished_run_of_an_older_kit_is_taken_over_once(build, tmp_path, monkeypatch, capsys):
     recipe, base, rows = training.Recipe(micro_batch=4), changed_model("nothing"), triplets(8)
-    first = training.train(base, rows, recipe=recipe, folder=training.run_folder(base, rows, recipe))
-    as_an_older_kit(training.run_folder(base, rows, recipe))
-    training.run_folder(base, rows, recipe).rename(build / "adapters" / "0123456789abcdef")
+    first = training.train(base, rows, recipe=recipe, folder=training.run_folder(base, rows, recipe=recipe))
+    as_an_older_kit(training.run_folder(base, rows, recipe=recipe))
+    training.run_folder(base, rows, recipe=recipe).rename(build / "adapters" / "0123456789abcdef")
     capsys.readouterr()
     monkeypatch.setattr(training.run, "make_trainer", lambda *_, **__: pytest.fail("trained again"))
-    found = training.train(base, rows, recipe=recipe, folder=training.run_folder(base, rows, recipe))
+    found = training.train(base, rows, recipe=recipe, folder=training.run_folder(base, rows, recipe=recipe))
     assert "run of an older kit" in capsys.readouterr().out
-    assert found.fingerprint == first.fingerprint == training.run_fingerprint(base, rows, recipe)
+    assert found.fingerprint == first.fingerprint == training.run_fingerprint(base, rows, recipe=recipe)
     assert found.adapter_fingerprint == models.adapter_fingerprint(found.adapter)
-    training.train(base, rows, recipe=recipe, folder=training.run_folder(base, rows, recipe))
+    training.train(base, rows, recipe=recipe, folder=training.run_folder(base, rows, recipe=recipe))
     assert capsys.readouterr().out == ""
 
 

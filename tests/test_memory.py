@@ -219,7 +219,7 @@ def test_operations_are_those_of_a_step(checkpointing):
         prefix_tree.log_probs(model, tree).sum().backward()
         with torch.no_grad():
             prefix_tree.log_probs(model, tree)
-    assert memory.operations(wide, sizes, tokens) == pytest.approx(counter.get_total_flops() / 4, rel=0.05)
+    assert memory.operations(wide, sizes, tokens=tokens) == pytest.approx(counter.get_total_flops() / 4, rel=0.05)
 
 
 def test_more_triplets_need_more_and_checkpointing_needs_less():

@@ -92,7 +92,7 @@ def test_one_word_scores_are_the_theorys(rows, candidates, seed, biased):
     policy, reference, others = torch.randn(rows, 8), torch.randn(rows, 8), torch.randn(candidates, 8)
     with torch.no_grad():
         words = slots.expected_words(head, others, chunk=3)
-        ours = slots.one_word_scores(head, policy, reference, words, 1.5)
+        ours = slots.one_word_scores(head, policy, reference=reference, words=words, beta=1.5)
         theory = plackett_luce.one_word_scores(
             head(others).softmax(-1),
             head(policy).log_softmax(-1),
@@ -108,7 +108,7 @@ def test_chunks_of_expected_words_change_nothing(count, chunk):
     torch.manual_seed(count)
     head, states = torch.nn.Linear(8, 50, bias=False), torch.randn(count, 8)
     whole = head(states).softmax(-1) @ head.weight
-    torch.testing.assert_close(slots.expected_words(head, states, chunk), whole)
+    torch.testing.assert_close(slots.expected_words(head, states, chunk=chunk), whole)
 
 
 def test_contrastive_is_info_nce_of_plain_states(ranked, tmp_path):
@@ -199,15 +199,19 @@ def test_the_divergences_chunks_and_gradient_are_torchs(count, chunk, seed):
     head.requires_grad_(False)
     policy = torch.randn(count, 5, generator=generator, requires_grad=True)
     reference = torch.randn(count, 5, generator=generator)
-    objectives.divergence(head, policy, reference, chunk).backward()
+    objectives.divergence(head, policy, reference=reference, chunk=chunk).backward()
     again = policy.detach().clone().requires_grad_()
     apart = torch.distributions.kl_divergence(
         *(torch.distributions.Categorical(logits=head(states)) for states in (reference, again))
     ).mean()
     apart.backward()
-    assert objectives.divergence(head, policy, reference, chunk).item() == pytest.approx(apart.item(), abs=1e-5)
+    assert objectives.divergence(head, policy, reference=reference, chunk=chunk).item() == pytest.approx(
+        apart.item(), abs=1e-5
+    )
     assert torch.allclose(policy.grad, again.grad, atol=1e-5)
-    assert objectives.divergence(head, reference, reference, chunk).item() == pytest.approx(0.0, abs=1e-6)
+    assert objectives.divergence(head, reference, reference=reference, chunk=chunk).item() == pytest.approx(
+        0.0, abs=1e-6
+    )
 
 
 def test_a_held_run_stays_nearer_to_the_base(ranked, tmp_path):
@@ -223,9 +227,9 @@ def literal_rewards(made, base, rows, answers_of) -> torch.Tensor:
     found = []
     for index, row in enumerate(rows):
         answers = answers_of(index)
-        ours = answer_log_probs(policy, [row[0]] * len(answers), answers)
+        ours = answer_log_probs(policy, [row[0]] * len(answers), answers=answers)
         with made.model.disable_adapter():
-            found.append(ours - answer_log_probs(policy, [row[0]] * len(answers), answers))
+            found.append(ours - answer_log_probs(policy, [row[0]] * len(answers), answers=answers))
     return torch.stack(found)
 
 
@@ -265,7 +269,7 @@ def test_two_candidates_are_dpo(ranked, tmp_path, objective):
         # The same contradicted sentence twice: the list's last factor is a coin, and its first one counts it twice.
         made = moved_trainer(triplets, RECIPE.changed(objective=objective), tmp_path)
         policy = torch.tensor([[-3.0, -5.0], [-2.0, -1.0]])
-        loss = Listwise(beta=0.1).loss(policy, torch.zeros(2, 2), None).loss
+        loss = Listwise(beta=0.1).loss(policy, torch.zeros(2, 2), head=None).loss
         zero = torch.zeros(2)
         expected = plackett_luce.dpo_loss(*policy.T, reference_chosen=zero, reference_rejected=zero, beta=0.1)
         assert loss.item() == pytest.approx(expected.item())

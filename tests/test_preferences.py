@@ -79,7 +79,7 @@ TOKENIZERS = {"ChatML": TOKENIZER, "plain": PLAIN}
 def test_prompt_and_answer_are_the_whole_chat_cut_in_two(kind, template):
     tokenizer = TOKENIZERS[kind]
     request = paraphrase_request(TRIPLETS[0].anchor, template)
-    prompt, answer = answer_tokens(tokenizer, request, "Water is being heated.")
+    prompt, answer = answer_tokens(tokenizer, request, answer="Water is being heated.")
     turns = [*request, {"role": "assistant", "content": "Water is being heated."}]
     assert prompt + answer == tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     assert tokenizer.decode(prompt) == tokenizer.apply_chat_template(
@@ -90,7 +90,7 @@ def test_prompt_and_answer_are_the_whole_chat_cut_in_two(kind, template):
 @pytest.mark.parametrize("answer", ["Water is being heated.", "'Tis warm.", "x"])
 def test_a_bare_prompt_ends_where_embeddings_are_read(answer):
     request = paraphrase_request(TRIPLETS[0].anchor, "prompteol")
-    prompt, ids = answer_tokens(TOKENIZER, request, answer)
+    prompt, ids = answer_tokens(TOKENIZER, request, answer=answer)
     assert prompt == TOKENIZER(EXTRACTION_TEMPLATES["prompteol"].replace("{x}", TRIPLETS[0].anchor))["input_ids"]
     assert TOKENIZER.decode(ids[:-1]) == answer and ids[-1] == TOKENIZER.eos_token_id
 
@@ -99,14 +99,14 @@ def test_a_bare_prompt_ends_where_embeddings_are_read(answer):
 @given(text=st.text(st.sampled_from("ab Z.,?\"'éß雨{}\n"), min_size=1, max_size=20).map(str.strip).filter(bool))
 def test_the_answer_is_its_text_and_exactly_one_end_token(kind, text):
     tokenizer = TOKENIZERS[kind]
-    prompt, answer = answer_tokens(tokenizer, paraphrase_request("The kettle is on."), text)
+    prompt, answer = answer_tokens(tokenizer, paraphrase_request("The kettle is on."), answer=text)
     assert answer.count(tokenizer.eos_token_id) == 1
     end = answer.index(tokenizer.eos_token_id)
     decoded = tokenizer.decode(answer[:end], clean_up_tokenization_spaces=False)
     assert decoded.removeprefix(" ") == text  # the plain template puts a space before the answer
     assert tokenizer.decode(answer[end + 1 :]).strip() == "", "nothing but white space follows the end"
     # The prompt knows nothing of the answer: that is what lets two answers share it.
-    assert prompt == answer_tokens(tokenizer, paraphrase_request("The kettle is on."), "Another.")[0]
+    assert prompt == answer_tokens(tokenizer, paraphrase_request("The kettle is on."), answer="Another.")[0]
 
 
 def test_a_template_that_hides_the_answer_is_refused():
@@ -114,7 +114,7 @@ def test_a_template_that_hides_the_answer_is_refused():
     # Some models' templates leave something out of a chat that has gone on.
     tokenizer.chat_template = "{% if not add_generation_prompt %}{{ 'done: ' }}{% endif %}" + TOKENIZER.chat_template
     with pytest.raises(InputError, match="cannot be told apart. Set a chat template"):
-        answer_tokens(tokenizer, paraphrase_request("a"), "b")
+        answer_tokens(tokenizer, paraphrase_request("a"), answer="b")
 
 
 def test_trls_own_tokens_are_the_same():
@@ -123,7 +123,7 @@ def test_trls_own_tokens_are_the_same():
 
     row = preference_dataset(TRIPLETS[:1])[0]
     rendered = apply_chat_template(row, TOKENIZER)
-    prompt, answer = answer_tokens(TOKENIZER, row["prompt"], TRIPLETS[0].positive)
+    prompt, answer = answer_tokens(TOKENIZER, row["prompt"], answer=TRIPLETS[0].positive)
     assert rendered["prompt"] == TOKENIZER.decode(prompt)
     assert rendered["chosen"] == TOKENIZER.decode(answer)
 
@@ -134,7 +134,7 @@ def test_trls_own_tokens_are_the_same():
 @torch.no_grad()
 def literal_log_prob(language_model, anchor, answer, template="keep_same_meaning") -> float:
     """One sequence, all logits, no padding, the answer's tokens one after the other."""
-    prompt, tokens = answer_tokens(language_model.tokenizer, paraphrase_request(anchor, template), answer)
+    prompt, tokens = answer_tokens(language_model.tokenizer, paraphrase_request(anchor, template), answer=answer)
     ids = torch.tensor([prompt + tokens])
     log_probs = torch.log_softmax(language_model.model(input_ids=ids).logits[0].double(), dim=-1)
     return sum(log_probs[place - 1, ids[0, place]].item() for place in range(len(prompt), ids.shape[1]))
@@ -142,7 +142,7 @@ def literal_log_prob(language_model, anchor, answer, template="keep_same_meaning
 
 @pytest.mark.parametrize("template", ["keep_same_meaning", "generate_plain"])
 def test_log_probs_are_the_literal_sums(tiny, template):
-    found = answer_log_probs(tiny, ANCHORS, POSITIVES, template)
+    found = answer_log_probs(tiny, ANCHORS, answers=POSITIVES, template=template)
     expected = [literal_log_prob(tiny, *pair, template) for pair in zip(ANCHORS, POSITIVES, strict=True)]
     assert found.shape == (3,) and found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=1e-5)
@@ -151,61 +151,61 @@ def test_log_probs_are_the_literal_sums(tiny, template):
 
 def test_the_batch_does_not_change_a_log_prob(tiny):
     anchors, answers = 2 * ANCHORS, POSITIVES + [triplet.negative for triplet in TRIPLETS]
-    alone = answer_log_probs(tiny, anchors, answers, batch_size=1)
+    alone = answer_log_probs(tiny, anchors, answers=answers, batch_size=1)
     for batch_size in (2, 4, 16):
-        found = answer_log_probs(tiny, anchors, answers, batch_size=batch_size)
+        found = answer_log_probs(tiny, anchors, answers=answers, batch_size=batch_size)
         torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
     order = [4, 0, 5, 2, 1, 3]
-    found = answer_log_probs(tiny, [anchors[i] for i in order], [answers[i] for i in order], batch_size=4)
+    found = answer_log_probs(tiny, [anchors[i] for i in order], answers=[answers[i] for i in order], batch_size=4)
     torch.testing.assert_close(found, alone[order], atol=1e-5, rtol=1e-5)
 
 
 def test_the_padding_token_does_not_change_a_log_prob(tiny):
-    expected = answer_log_probs(tiny, ANCHORS, POSITIVES)
+    expected = answer_log_probs(tiny, ANCHORS, answers=POSITIVES)
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
-    found = answer_log_probs(replace(tiny, tokenizer=tokenizer), ANCHORS, POSITIVES)
+    found = answer_log_probs(replace(tiny, tokenizer=tokenizer), ANCHORS, answers=POSITIVES)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_all_answers_of_a_small_world_have_probabilities_that_sum_to_one(tiny):
     """Summed over the vocabulary, the answer's last token has probability one: no token is missed or counted twice."""
     request = paraphrase_request("The kettle is on.")
-    prompt, answer = answer_tokens(tiny.tokenizer, request, "Yes.")
+    prompt, answer = answer_tokens(tiny.tokenizer, request, answer="Yes.")
     ids = torch.tensor([prompt + answer])
     with torch.no_grad():
         log_probs = torch.log_softmax(tiny.model(input_ids=ids).logits[0], dim=-1)
     without_last = sum(log_probs[place - 1, ids[0, place]] for place in range(len(prompt), ids.shape[1] - 1))
-    found = answer_log_probs(tiny, ["The kettle is on."], ["Yes."])[0]
+    found = answer_log_probs(tiny, ["The kettle is on."], answers=["Yes."])[0]
     assert (found - without_last).item() == pytest.approx(log_probs[-2, ids[0, -1]].item(), abs=1e-4)
 
 
 def test_an_adapter_counts_and_its_absence_is_the_reference(tiny):
     from peft import LoraConfig, get_peft_model
 
-    expected = answer_log_probs(tiny, ANCHORS, POSITIVES)
+    expected = answer_log_probs(tiny, ANCHORS, answers=POSITIVES)
     config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     adapted = replace(tiny, model=get_peft_model(tiny.model, config))
-    assert (answer_log_probs(adapted, ANCHORS, POSITIVES) - expected).abs().max() > 1e-2
+    assert (answer_log_probs(adapted, ANCHORS, answers=POSITIVES) - expected).abs().max() > 1e-2
     with adapted.model.disable_adapter():
-        torch.testing.assert_close(answer_log_probs(adapted, ANCHORS, POSITIVES), expected)
+        torch.testing.assert_close(answer_log_probs(adapted, ANCHORS, answers=POSITIVES), expected)
 
 
 def test_nothing_to_score_and_unequal_lists(tiny):
-    assert answer_log_probs(tiny, [], []).shape == (0,)
+    assert answer_log_probs(tiny, [], answers=[]).shape == (0,)
     with pytest.raises(ValueError, match="shorter"):
-        answer_log_probs(tiny, ANCHORS, POSITIVES[:2])
+        answer_log_probs(tiny, ANCHORS, answers=POSITIVES[:2])
 
 
 @pytest.mark.model
 def test_the_packaged_model_prefers_a_paraphrase_to_another_subject(packaged):
     anchors = 2 * ["The cat is sleeping on the sofa."]
     paraphrase, other = answer_log_probs(
-        packaged, anchors, ["The cat is asleep on the couch.", "The bank lowered its rates today."]
+        packaged, anchors, answers=["The cat is asleep on the couch.", "The bank lowered its rates today."]
     )
     assert paraphrase > other
     tokenizer = packaged.tokenizer
-    _, answer = answer_tokens(tokenizer, paraphrase_request(anchors[0]), "The cat is asleep.")
+    _, answer = answer_tokens(tokenizer, paraphrase_request(anchors[0]), answer="The cat is asleep.")
     assert answer.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(answer).strip() == f"The cat is asleep.{tokenizer.eos_token}"
     assert models.PACKAGED_MODELS[models.PACKAGED].name == packaged.name

@@ -116,7 +116,7 @@ def test_the_text_is_wikitext_where_there_is_one_and_our_own_sentences_elsewhere
 
 def test_preference_accuracy_compares_whole_answers_row_by_row(tiny):
     anchors, positives, negatives = (list(column) for column in zip(*ROWS))
-    margins = answer_log_probs(tiny, anchors, positives) - answer_log_probs(tiny, anchors, negatives)
+    margins = answer_log_probs(tiny, anchors, answers=positives) - answer_log_probs(tiny, anchors, answers=negatives)
     found = signals.preference_accuracy(tiny, ROWS)
     share = sum(margin > 0 for margin in margins.tolist()) / 3
     assert found.accuracy == pytest.approx(share) and found.rows == 3

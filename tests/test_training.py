@@ -381,7 +381,7 @@ def test_processes_that_cannot_share_a_batch_are_refused(corpus, tmp_path, monke
 
     monkeypatch.setattr(trainer, "processes", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(InputError, match="multiple of 2"):
-        trainer.check(fresh(), corpus, RECIPE)
+        trainer.check(fresh(), corpus, recipe=RECIPE)
 
 
 def test_a_watcher_sees_the_curve_grow(corpus, tmp_path, monkeypatch):

@@ -86,10 +86,10 @@ from torch.nn.functional import logsigmoid, normalize
 figures, claims = {}, set()  # the numbers that this run records, and the claims that it has checked
 
 
-def claim(number, what, found, expected, tolerance=1e-12):
+def claim(number, what, value, expected, tolerance=1e-12):
     """Print the largest difference of two numbers or tensors, and stop if it is above the tolerance."""
-    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
-    difference = (found - expected).detach().abs().max().item()
+    value, expected = torch.as_tensor(value), torch.as_tensor(expected)
+    difference = (value - expected).detach().abs().max().item()
     at_most(number, f"{what}; largest difference", difference, tolerance)
 
 
@@ -675,7 +675,7 @@ def answer_log_probs(rows, sides):
     for row in rows:
         request = paraphrase_request(row.premise)
         both = [
-            preferences.answer_tokens(language_model.tokenizer, request, getattr(row, side))
+            preferences.answer_tokens(language_model.tokenizer, request, answer=getattr(row, side))
             for side in sides
         ]
         prompts.append(both[0][0])

@@ -128,7 +128,7 @@ base = models.load(MODEL, profile.precision)
 
 def show_row(answer: str, colour: str) -> str:
     prompt, scored = answer_tokens(
-        base.tokenizer, paraphrase_request(training_rows.rows[0].anchor), answer
+        base.tokenizer, paraphrase_request(training_rows.rows[0].anchor), answer=answer
     )
     cells = [(token, "#ececec") for token in prompt] + [(token, colour) for token in scored]
     spans = [
@@ -232,9 +232,11 @@ anchors, positives, negatives = (list(column) for column in zip(*few))
 with_adapter = get_peft_model(base.model, lora_config(recipe))
 policy = replace(base, model=with_adapter)
 
-scored = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
+scored = [answer_log_probs(policy, anchors, answers=answers) for answers in (positives, negatives)]
 with with_adapter.disable_adapter():
-    reference = [answer_log_probs(policy, anchors, answers) for answers in (positives, negatives)]
+    reference = [
+        answer_log_probs(policy, anchors, answers=answers) for answers in (positives, negatives)
+    ]
 beta = recipe.objective.beta
 ours = dpo_loss(*scored, *reference, beta).item()
 package = plackett_luce.dpo_loss(*scored, *reference, beta=beta).item()
@@ -259,7 +261,10 @@ from sempa_utils.models import prefix_tree
 def tokenised(rows):
     """Per row its chosen and its rejected answer: (tokens of the request, tokens of the answer)."""
     return [
-        [answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer) for answer in t[1:]]
+        [
+            answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer=answer)
+            for answer in t[1:]
+        ]
         for t in rows
     ]
 
@@ -380,11 +385,11 @@ print(held_out.describe())
 @torch.no_grad()
 def scores(language_model, rows, batch: int = 8):
     """Log-probabilities of chosen and rejected answers, shape (rows, 2), by prefix trees."""
-    found = []
+    log_probs = []
     for start in range(0, len(rows), batch):
         tree = tree_of(tokenised(rows[start : start + batch])).to(base.device)
-        found.append(prefix_tree.log_probs(language_model.model, tree).view(-1, 2))
-    return torch.cat(found)
+        log_probs.append(prefix_tree.log_probs(language_model.model, tree).view(-1, 2))
+    return torch.cat(log_probs)
 
 
 before = scores(base, held_out.rows)
@@ -425,7 +430,9 @@ with torch.no_grad():
     short = (candidate.exp() @ head.weight) @ (states[0] - states[1])
     short -= head(states[0]).logsumexp(0) - head(states[1]).logsumexp(0)
     words = slots.expected_words(head, states[2:])
-    package = slots.one_word_scores(head, states[:1], states[1:2], words, beta=1.0).item()
+    package = slots.one_word_scores(
+        head, states[:1], reference=states[1:2], words=words, beta=1.0
+    ).item()
 print(f"summed over the vocabulary {over_words:.6f}, short form {short:.6f}, package {package:.6f}")
 assert abs(over_words - short) < 1e-4 and abs(over_words - package) < 1e-4
 
@@ -486,7 +493,7 @@ display(training_plots.objectives_compared(effects))
 # %%
 del base
 requests = [row.anchor for row in held_out.rows[:2]]
-said = {sentence: {} for sentence in requests}
+paraphrases = {sentence: {} for sentence in requests}
 
 
 @torch.no_grad()
@@ -514,8 +521,8 @@ for name, adapter in (
 ):
     with models.adapted(base, adapter) as speaker:
         for sentence in requests:
-            said[sentence][name] = paraphrase(speaker, sentence)
-for sentence, answers in said.items():
+            paraphrases[sentence][name] = paraphrase(speaker, sentence)
+for sentence, answers in paraphrases.items():
     print(f"request   {sentence}")
     for name, answer in answers.items():
         print(f"{name:<9} {answer}")

@@ -145,7 +145,7 @@ for name, language_model, method in each_space():
     vectors[name] = dict(zip(roles, np.split(states[-1].numpy(), len(roles))))
     inner[name] = states[:, :: max(1, len(sentences) // 400)].clone()
     descriptions[name] = language_model.describe()
-everything = {name: np.concatenate(list(found.values())) for name, found in vectors.items()}
+everything = {name: np.concatenate(list(parts.values())) for name, parts in vectors.items()}
 
 # %% [markdown]
 # **Principal components, the paper's Figure 4.** Each panel has axes of its own, fitted on all its points.
@@ -153,7 +153,7 @@ everything = {name: np.concatenate(list(found.values())) for name, found in vect
 
 # %%
 triplets = {
-    name: {role: found[role] for role in space_plots.ROLES} for name, found in vectors.items()
+    name: {role: parts[role] for role in space_plots.ROLES} for name, parts in vectors.items()
 }
 own_axes = geometry.projections(triplets)
 display(space_plots.projections(own_axes))
@@ -168,7 +168,7 @@ display(space_plots.projections(own_axes))
 # what training moved. The other way to mislead: what moved at right angles to the base's axes is not seen.
 
 # %%
-read_alike = {name: found for name, found in triplets.items() if name != "mean pooling"}
+read_alike = {name: parts for name, parts in triplets.items() if name != "mean pooling"}
 display(space_plots.projections(geometry.projections(read_alike, base="PromptEOL"), common=True))
 size = np.linalg.norm(everything["PromptEOL"], axis=1)
 shift = {
@@ -199,8 +199,8 @@ interactive.scatter(
 # %%
 few = min(40, len(ranked))
 frames = {
-    name: {role: found[role][:few] for role in space_plots.ROLES}
-    for name, found in triplets.items()
+    name: {role: parts[role][:few] for role in space_plots.ROLES}
+    for name, parts in triplets.items()
 }
 
 
@@ -212,12 +212,12 @@ on_the_way = {
     }
     for name, run in (("SemPA", record), ("one word", words_record))
 }
-shots = min(2, *(len(found) for found in on_the_way.values()))
+shots = min(2, *(len(parts) for parts in on_the_way.values()))
 film = {}
-for name, found in on_the_way.items():
+for name, parts in on_the_way.items():
     film[f"base, before {name}"] = frames["PromptEOL"]
-    for place in np.linspace(0, len(found) - 1, shots).round().astype(int):
-        seen, folder = list(found.items())[place]
+    for place in np.linspace(0, len(parts) - 1, shots).round().astype(int):
+        seen, folder = list(parts.items())[place]
         with models.adapted(base, folder) as adapted:
             embedder = Embedder(adapted, "prompteol")
             film[f"{name}, {seen:,} triplets"] = {
@@ -256,8 +256,8 @@ def cosines_of_rows(first, second) -> np.ndarray:
 
 
 cosines = {
-    name: {kind: cosines_of_rows(found["anchor"], found[role]) for kind, role in kinds.items()}
-    for name, found in vectors.items()
+    name: {kind: cosines_of_rows(parts["anchor"], parts[role]) for kind, role in kinds.items()}
+    for name, parts in vectors.items()
 }
 entailed, contradicted = (cosines["PromptEOL"][kind] for kind in ("entailed", "contradicted"))
 area = (entailed[:, None] > contradicted).mean()
@@ -267,12 +267,12 @@ assert (
 
 separation = {
     name: {
-        "auc": geometry.area_under_curve(found["entailed"], found["contradicted"]),
-        "auc_neutral": geometry.area_under_curve(found["entailed"], found["neutral"]),
-        "overlap": geometry.overlap(found["entailed"], found["contradicted"]),
-        "rows": float((found["entailed"] > found["contradicted"]).mean()),
+        "auc": geometry.area_under_curve(parts["entailed"], parts["contradicted"]),
+        "auc_neutral": geometry.area_under_curve(parts["entailed"], parts["neutral"]),
+        "overlap": geometry.overlap(parts["entailed"], parts["contradicted"]),
+        "rows": float((parts["entailed"] > parts["contradicted"]).mean()),
     }
-    for name, found in cosines.items()
+    for name, parts in cosines.items()
 }
 notes = {
     name: f"AUC {row['auc']:.2f}\noverlap {100 * row['overlap']:.0f} %"
@@ -285,9 +285,9 @@ lines = [
     "| mean cosine | entailed | neutral | contradicted | AUC | overlap | AUC over neutral | first, within a premise |",
     "|---|---|---|---|---|---|---|---|",
 ]
-for name, found in cosines.items():
+for name, parts in cosines.items():
     row = separation[name]
-    means = " | ".join(f"{found[kind].mean():.3f}" for kind in kinds)
+    means = " | ".join(f"{parts[kind].mean():.3f}" for kind in kinds)
     cells = f"{row['auc']:.2f} | {100 * row['overlap']:.0f} % | {row['auc_neutral']:.2f}"
     cells += f" | {100 * row['rows']:.0f} %"
     lines.append(f"| {name} | {means} | {cells} |")
@@ -331,15 +331,15 @@ assert np.allclose(ours, (uniformity, Z.min() / Z.max()), atol=1e-6)
 table = {
     name: {
         "alignment": geometry.alignment(vectors[name]["anchor"], vectors[name]["positive"]),
-        "uniformity": geometry.uniformity(found),
-        "average_cosine": geometry.average_cosine(found),
-        "isotropy": geometry.isotropy(found),
-        "isotropy_both": geometry.isotropy(found, sign="both"),
-        "isotropy_raw": geometry.isotropy(found, normalise=False),
-        "isotropy_raw_both": geometry.isotropy(found, normalise=False, sign="both"),
-        "effective_rank": geometry.effective_rank(found),
+        "uniformity": geometry.uniformity(parts),
+        "average_cosine": geometry.average_cosine(parts),
+        "isotropy": geometry.isotropy(parts),
+        "isotropy_both": geometry.isotropy(parts, sign="both"),
+        "isotropy_raw": geometry.isotropy(parts, normalise=False),
+        "isotropy_raw_both": geometry.isotropy(parts, normalise=False, sign="both"),
+        "effective_rank": geometry.effective_rank(parts),
     }
-    for name, found in everything.items()
+    for name, parts in everything.items()
 }
 published = {}
 for row in records.published("table5_geometry"):
@@ -399,7 +399,7 @@ print(
 # Vetterli, 2007), the number of directions that the vectors vary in, counted by how much.
 
 # %%
-shares = {name: geometry.spectrum(found) for name, found in everything.items()}
+shares = {name: geometry.spectrum(parts) for name, parts in everything.items()}
 entropy = -(shares["PromptEOL"] * np.log(np.maximum(shares["PromptEOL"], 1e-300))).sum()
 assert abs(np.exp(entropy) - table["PromptEOL"]["effective_rank"]) < 1e-6
 ranks = {name: row["effective_rank"] for name, row in table.items()}
@@ -517,8 +517,8 @@ else:
     gar_data = f"the {len(sentences)} sentences of the pictures"
 
 gar = {}
-for name, found in gar_vectors.items():
-    aligned = geometry.aligned_tokens(base, found)  # the head has no adapter: the base's serves all
+for name, parts in gar_vectors.items():
+    aligned = geometry.aligned_tokens(base, parts)  # the head has no adapter: the base's serves all
     others = aligned.roll(len(aligned) // 2, dims=0)
     gar[name] = {
         what: tuple(
@@ -571,10 +571,10 @@ record_of_run = records.run_record(
         "geometry": table,
         "separation": separation,
         "mean_cosine": {
-            name: {kind: values.mean() for kind, values in found.items()}
-            for name, found in cosines.items()
+            name: {kind: values.mean() for kind, values in parts.items()}
+            for name, parts in cosines.items()
         },
-        "explained_variance": {name: found["explained"] for name, found in own_axes.items()},
+        "explained_variance": {name: parts["explained"] for name, parts in own_axes.items()},
         "mean_relative_shift": shift,
         "by_layer": curves,
         "gar": gar,

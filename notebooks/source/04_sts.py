@@ -221,17 +221,17 @@ def lens(language_model) -> torch.Tensor:
 
 def likeliest_words(probabilities: torch.Tensor) -> tuple[str, float]:
     """The two likeliest words, in capitals or not, and the higher probability."""
-    found = (probabilities * torch.tensor(is_word)).topk(8)
-    words = list(dict.fromkeys(vocabulary[number].strip().lower() for number in found.indices))
-    return "\n".join(words[:2]), found.values[0].item()
+    likeliest = (probabilities * torch.tensor(is_word)).topk(8)
+    words = list(dict.fromkeys(vocabulary[number].strip().lower() for number in likeliest.indices))
+    return "\n".join(words[:2]), likeliest.values[0].item()
 
 
 heard = {"base model": lens(base)}
 with models.adapted(base, record.adapter) as adapted:
     heard["SemPA"] = lens(adapted)
 exact = profile.evaluation_precision == "float32"
-said = output.logits[0, -1].argmax().item()
-assert said == heard["base model"][-1, 0].argmax().item() or not exact
+spoken = output.logits[0, -1].argmax().item()
+assert spoken == heard["base model"][-1, 0].argmax().item() or not exact
 
 shown = sorted(
     {*np.linspace(1, layers, 5).round().astype(int), *range(max(1, layers - 3), layers + 1)}

@@ -125,13 +125,13 @@ print("finished adapters of the kit:", ", ".join(finished) or "none for this bas
 # %%
 from sempa_utils.evaluation.generation.local_tasks import MINI_SOURCE
 
-found, benchmarks = {}, generation.Benchmarks(limit=profile.generation_items, seed=SEED)
+results, benchmarks = {}, generation.Benchmarks(limit=profile.generation_items, seed=SEED)
 for row in rows:
     with models.adapted(base, adapters.get(row)) as model:
-        found[row] = generation.evaluate(model, benchmarks)
+        results[row] = generation.evaluate(model, benchmarks)
 
-items = {task: result.items for task, result in found[BASE].items()}
-data = {task: result.data for task, result in found[BASE].items()}
+items = {task: result.items for task, result in results[BASE].items()}
+data = {task: result.data for task, result in results[BASE].items()}
 ours = {task: one["source"] == MINI_SOURCE for task, one in data.items()}
 for task, one in data.items():
     print(
@@ -151,7 +151,7 @@ elif any(items[task] < data[task]["rows"] for task in data):
 # %%
 import textwrap
 
-shown = found
+shown = results
 if not all(ours.values()):  # others' items are not ours to show
     shown, two = {}, generation.Benchmarks(directory=corpora.MINI_CORPUS, limit=2, seed=SEED)
     for row in rows:
@@ -184,8 +184,8 @@ for task, result in shown[BASE].items():
 # error is that of the item-by-item differences.
 
 # %%
-compared = generation.comparison(found, against=BASE)
-names = {task: generation.TASKS[task].label for task in found[BASE]} | {"mean": "mean"}
+compared = generation.comparison(results, against=BASE)
+names = {task: generation.TASKS[task].label for task in results[BASE]} | {"mean": "mean"}
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -203,7 +203,7 @@ lines = [f"| | {' | '.join(names.values())} |", "|---|" + "---|" * len(names)]
 for row, figures in compared.rows.items():
     lines.append(f"| **{row}** | {' | '.join(cell(figures.columns[task]) for task in names)} |")
 published = records.published("table6_generation")
-columns = {task: generation.TASKS[task].column for task in found[BASE]} | {"mean": "Avg"}
+columns = {task: generation.TASKS[task].column for task in results[BASE]} | {"mean": "Avg"}
 for one in published:
     before = next(r for r in published if (r["model"], r["variant"]) == (one["model"], "base"))
     cells = [f"{one[column]:.1f}" for column in columns.values()]
@@ -305,12 +305,12 @@ text = signals.load_text()
 trained = {one for corpus in trained_on.values() for row in corpus.rows for one in row}
 unseen = [one for one in text.rows if one not in trained]
 tokens = profile.generation_items and 300 * profile.generation_items
-said, measured = {}, {}
+rewritten, measured = {}, {}
 for row in rows:
     with models.adapted(base, adapters.get(row)) as model:
-        said[row] = signals.paraphrases(model, [one.anchor for one in some.rows])
+        rewritten[row] = signals.paraphrases(model, [one.anchor for one in some.rows])
         measured[row] = signals.signals(
-            model, unseen, rows=some.rows, answers=said[row], limit=tokens
+            model, unseen, rows=some.rows, answers=rewritten[row], limit=tokens
         )
 print(
     f"perplexity: {'all' if tokens is None else f'{tokens:,}'} tokens of {text.name}, {text.source}"
@@ -337,8 +337,8 @@ for row, change in changes.items():
 for place, one in enumerate(some.rows[:2]):
     show("request", one.anchor)
     for row in rows:
-        faults = ", ".join(signals.faults(said[row][place], one.anchor))
-        show(row, f"{said[row][place].text}  {f'[{faults}]' if faults else ''}")
+        faults = ", ".join(signals.faults(rewritten[row][place], one.anchor))
+        show(row, f"{rewritten[row][place].text}  {f'[{faults}]' if faults else ''}")
     print()
 
 # %% [markdown]
@@ -370,7 +370,9 @@ head = base.model.get_output_embeddings()
 
 
 def contrastive_loss(anchors, candidates) -> float:
-    return slots.in_batch_loss(slots.cosine_scores(anchors, candidates, temperature)).loss.item()
+    return slots.in_batch_loss(
+        slots.cosine_scores(anchors, candidates, temperature=temperature)
+    ).loss.item()
 
 
 @torch.no_grad()
@@ -502,7 +504,7 @@ settings = records.settings_table(
         (
             "examples before a question",
             "8, 5, 0, 3, 0",
-            ", ".join(str(result.shots) for result in found[BASE].values()),
+            ", ".join(str(result.shots) for result in results[BASE].values()),
         ),
         (
             "harness",
@@ -527,7 +529,7 @@ record_of_run = records.run_record(
         "benchmarks": compared,
         "all_metrics": {
             row: {task: result.all_metrics for task, result in of_row.items()}
-            for row, of_row in found.items()
+            for row, of_row in results.items()
         },
         "sts": {row: figures.mean for row, figures in sts_compared.rows.items()},
         "signals": measured,

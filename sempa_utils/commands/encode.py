@@ -49,12 +49,10 @@ def run(options) -> None:
         where = f", row {blank[0]}: a blank line" if blank else ": an empty file"
         raise InputError(f"{options.input}{where}. Each line must hold a sentence, so that rows and vectors agree.")
     precision = options.precision or profiles.get(options.profile).evaluation_precision
-    embedder = Embedder(
-        models.load(options.model, precision, adapter=options.adapter), options.method, layer=options.layer
-    )
-    vectors = embedder.encode(
-        sentences, options.batch_size, show_progress_bar=True, normalize_embeddings=options.normalise
-    )
+    language_model = models.load(options.model, precision, adapter=options.adapter)
+    embedder = Embedder(language_model, options.method, layer=options.layer)
+    how = {"show_progress_bar": True, "normalize_embeddings": options.normalise}
+    vectors = embedder.encode(sentences, options.batch_size, **how)
     with write_whole(output) as draft:
         if output.suffix == ".npy":
             np.save(draft, vectors)

@@ -67,7 +67,8 @@ def _add_recipe(command: Parser) -> None:
     for settings in known.values():
         first, *others = settings.items()
         values = f"{', '.join(settings)}; default: {first[1].default}"
-        values += "".join(f", {kind}: {one.default}" for kind, one in others if one.default != first[1].default)
+        unlike = (option for option in others if option[1].default != first[1].default)
+        values += "".join(f", {kind}: {setting.default}" for kind, setting in unlike)
         _add_setting(command, first[1], values)
     for setting in settings_of(Recipe).values():
         default = "the profile's" if setting.name in OF_PROFILE else setting.default

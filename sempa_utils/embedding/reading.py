@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os.path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -128,7 +128,7 @@ class Reader:
     def _keep(self, prefix: tuple[int, ...]):
         """Return the keys and values of each layer for a prefix, computed the first time."""
         if prefix and prefix not in self.prefixes:
-            cache = DynamicCache(config=self.config)
+            cache: Any = DynamicCache(config=self.config)
             self.decoder(input_ids=torch.tensor([prefix], device=self.device), past_key_values=cache, use_cache=True)
             self.prefixes[prefix] = [(layer.keys, layer.values) for layer in cache.layers]
         return self.prefixes.get(prefix, ())

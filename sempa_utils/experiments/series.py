@@ -42,13 +42,13 @@ class Planned(NamedTuple):
 
 def trained(base: models.LanguageModel, planned: Planned) -> TrainingRecord:
     """Return the record of a run, trained now if it is not finished."""
-    folder = training.run_folder(base, planned.corpus, planned.recipe)
+    folder = training.run_folder(base, planned.corpus, recipe=planned.recipe)
     return training.train(base, planned.corpus, recipe=planned.recipe, folder=folder)
 
 
 def finished(base: models.LanguageModel, planned: Planned) -> TrainingRecord | None:
     """Return the record of a finished run, or None."""
-    return training.read_record(training.run_folder(base, planned.corpus, planned.recipe))
+    return training.read_record(training.run_folder(base, planned.corpus, recipe=planned.recipe))
 
 
 def trained_runs(setting: Setting, runs: Mapping[Label, Planned]) -> dict[Label, TrainingRecord]:

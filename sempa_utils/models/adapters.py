@@ -5,7 +5,7 @@ import copy
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ ADAPTER_NOTE = "sempa.json"  # what an adapter of this kit knows about its base
 
 
 @contextlib.contextmanager
-def adapted(base: "LanguageModel", adapter: Path | str | None) -> "Iterator[LanguageModel]":
+def adapted(base: "LanguageModel", adapter: Path | str | None) -> "Generator[LanguageModel, None, None]":
     """Give the base with an adapter on it, never merged, for a `with` block; the bare base for None.
 
     `adapter` is a folder, or a finished adapter's name. The weights are shared, so within the block the base carries
@@ -42,7 +42,7 @@ def adapted(base: "LanguageModel", adapter: Path | str | None) -> "Iterator[Lang
 
 
 @contextlib.contextmanager
-def given_back(base: "LanguageModel") -> Iterator[None]:
+def given_back(base: "LanguageModel") -> Generator[None, None, None]:
     """Give the model back after the block as it was: weights, modules, hooks, switches, settings.
 
     Nothing is copied. Raises `InputError` where something has written into the weights all the same.
@@ -118,7 +118,7 @@ def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            wrapped = PeftModel.from_pretrained(model, str(folder))
+            wrapped: Any = PeftModel.from_pretrained(model, str(folder))
             loaded = wrapped.load_adapter(str(folder), "default")  # once more: it alone tells what had no place
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS}: not a readable safetensors file ({error}). Fetch it again.") from error

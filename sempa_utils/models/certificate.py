@@ -63,7 +63,7 @@ class Ways:
 
     def log_probs(self, model, batch) -> torch.Tensor:
         """Return each answer's summed log-probability, float32."""
-        return prefix_tree.log_probs(model, batch, None if self.plain_head else own_logits)
+        return prefix_tree.log_probs(model, batch, own_logits=None if self.plain_head else own_logits)
 
     def states(self, model, batch) -> torch.Tensor:
         """Return the states that are read: (R, width)."""
@@ -92,9 +92,9 @@ class Ways:
         return [line for line, is_so in lines.items() if is_so]
 
 
-def head_logits(head: nn.Module | Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+def head_logits(head: Any, states: torch.Tensor) -> torch.Tensor:
     """Return the logits of states (N, width), in float32; `head` as `Ways.head` returns it."""
-    return head(states.to(head.weight.dtype)).float() if isinstance(head, nn.Module) else head(states)
+    return head(states.to(head.weight.dtype)).float() if hasattr(head, "weight") else head(states)
 
 
 def own_logits(model, states: torch.Tensor) -> torch.Tensor:
@@ -164,8 +164,8 @@ def measure(model, tokenizer) -> Ways:
     truth = _plain(model, sequences) if right else [_plain(model, [sequence])[0] for sequence in sequences]
     exact_head = _is_product(model, truth[0])
     last = torch.stack([states[-1] for states in truth])
-    tree = _tries(lambda: prefix_tree.states(model, prefix_tree.build_slots(sequences).to(model.device), True), last,
-                  tolerance)  # fmt: skip
+    slots = prefix_tree.build_slots(sequences).to(model.device)
+    tree = _tries(lambda: prefix_tree.states(model, slots, at_decoder=True), last, tolerance)
     left = _tries(lambda: _padded_left(model, sequences), last, tolerance)
     cached = left and _tries(lambda: _behind_cache(model, prompt, sequences[:2]), last[:2], tolerance)
     padding = "left" if left else "right" if right else "none"
@@ -192,7 +192,7 @@ def _reach(model, tokenizer, tolerance: float) -> int | None:
     try:
         last = torch.stack([_plain(model, [sequence])[0][-1] for sequence in sequences])
         tree = prefix_tree.build_slots(sequences).to(model.device)
-        follows = _tries(lambda: prefix_tree.states(model, tree, True), last, tolerance)
+        follows = _tries(lambda: prefix_tree.states(model, tree, at_decoder=True), last, tolerance)
     finally:
         config.sliding_window = window
     return None if follows else window
@@ -208,8 +208,9 @@ def _plain(model, sequences: list[list[int]]) -> list[torch.Tensor]:
 def _padded_left(model, sequences: list[list[int]]) -> torch.Tensor:
     batch = padded.build_slots(sequences).to(model.device)
     lengths = batch.attention_mask.sum(dim=1)
-    ids, mask = (torch.stack([row.roll(len(row) - int(length)) for row, length in zip(part, lengths)])
-                 for part in (batch.input_ids, batch.attention_mask))  # fmt: skip
+    shifts = [batch.input_ids.shape[1] - int(length) for length in lengths]
+    parts = batch.input_ids, batch.attention_mask
+    ids, mask = (torch.stack([row.roll(shift) for row, shift in zip(part, shifts)]) for part in parts)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return _decoder_states(model, input_ids=ids, attention_mask=mask, position_ids=positions)[:, -1]
 
@@ -219,7 +220,7 @@ def _behind_cache(model, prompt: list[int], sequences: list[list[int]]) -> torch
     from transformers import DynamicCache
 
     decoder, device, count = causal(model).get_decoder(), model.device, len(sequences)
-    once = DynamicCache(config=model.config)
+    once: Any = DynamicCache(config=model.config)
     decoder(input_ids=torch.tensor([prompt], device=device), past_key_values=once, use_cache=True)
     cache = DynamicCache(config=model.config)
     for layer, kept in enumerate(once.layers):

@@ -49,12 +49,12 @@ def _fields(value: Any) -> dict[str, Any]:
 # --- the base and what lies on it ----------------------------------------------------------------
 
 
-def base_model(model: nn.Module) -> nn.Module:
+def base_model(model: Any) -> Any:
     """Return the causal language model itself, without PEFT's wrapper around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def adapter_layers(model: nn.Module) -> dict[str, nn.Module]:
+def adapter_layers(model: Any) -> dict[str, Any]:
     """Return the modules that PEFT has put in the place of the base's, by name, whatever the kind of adapter."""
     return {name: part for name, part in base_model(model).named_modules() if hasattr(part, "adapter_layer_names")}
 
@@ -78,7 +78,7 @@ def adapter_is_on(model: nn.Module) -> bool:
     return prompts or any(not layer.disable_adapters for layer in adapter_layers(model).values())
 
 
-def adapter_digest(model: nn.Module) -> str | None:
+def adapter_digest(model: Any) -> str | None:
     """Return 16 hexadecimal digits of the adapter that takes part just now: its kind, settings and weights."""
     if not adapter_is_on(model):
         return None
@@ -172,7 +172,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return fingerprint(type(tokenizer).__name__, rules, special, tokenizer.chat_template, decoding)
 
 
-def settings_fingerprint(model: nn.Module) -> str:
+def settings_fingerprint(model: Any) -> str:
     """Return 16 hexadecimal digits of a model's configuration and of how it generates."""
     settings = [_settings(part.to_dict()) for part in (model.config, getattr(model, "generation_config", None)) if part]
     return fingerprint(json.dumps(settings, sort_keys=True, default=str))

@@ -26,7 +26,7 @@ class LanguageModel:
 
     name: str  # a hub id or a directory's name
     precision: str
-    model: torch.nn.Module
+    model: Any  # of transformers, or PEFT's around it
     tokenizer: Any
     fingerprint: str  # of the base weights' first rows, the same in every precision
     digest: str  # of all the base holds, in this precision
@@ -37,7 +37,7 @@ class LanguageModel:
         return next(self.model.parameters()).device
 
     @property
-    def decoder(self) -> torch.nn.Module:
+    def decoder(self) -> Any:
         """The transformer without its language-model head, adapters included."""
         return identity.base_model(self.model).get_decoder()
 

@@ -101,7 +101,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     plain.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left")
     set_padding(tokenizer)
-    tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)  # pyrefly: ignore[missing-attribute] (no weights of this kind lack one)
 
 
 def quiet_load_reports() -> None:

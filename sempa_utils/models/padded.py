@@ -21,7 +21,7 @@ class PaddedBatch(NamedTuple):
 
     def to(self, device, **_) -> "PaddedBatch":
         """Return the batch on a device."""
-        return self._replace(**{name: part.to(device) for name, part in self._asdict().items() if name != "count"})
+        return PaddedBatch._make((*(part.to(device) for part in self[:-1]), self.count))
 
     def inputs(self, config, dtype: torch.dtype) -> dict:
         """Return what a model is given."""
@@ -37,8 +37,8 @@ class PaddedBatch(NamedTuple):
 def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PaddedBatch:
     """Return the batch of each prompt before each of its answers, as `prefix_tree.build`."""
     pairs = [(prompt, answer) for prompt, mine in zip(prompts, answers, strict=True) for answer in mine]
-    read_at = [(row, len(prompt) - 1 + place) for row, (prompt, answer) in enumerate(pairs)
-               for place in range(len(answer))]  # fmt: skip
+    places = [range(len(prompt) - 1, len(prompt) - 1 + len(answer)) for prompt, answer in pairs]
+    read_at = [(row, place) for row, span in enumerate(places) for place in span]
     targets = [token for _, answer in pairs for token in answer]
     owners = [row for row, (_, answer) in enumerate(pairs) for _ in answer]
     return _padded([prompt + answer[:-1] for prompt, answer in pairs], read_at, targets, owners)
@@ -76,5 +76,5 @@ def _padded(sequences, read_at, targets, owners) -> PaddedBatch:
     for row, sequence in enumerate(sequences):
         input_ids[row, : len(sequence)] = torch.tensor(sequence)
         attention_mask[row, : len(sequence)] = 1
-    answered, owned = (torch.tensor(values, dtype=torch.long) for values in (targets, owners))
-    return PaddedBatch(input_ids, attention_mask, torch.tensor(read_at).T, answered, owned, owners[-1] + 1)
+    wanted, owned = (torch.tensor(values, dtype=torch.long) for values in (targets, owners))
+    return PaddedBatch(input_ids, attention_mask, torch.tensor(read_at).T, wanted, owned, owners[-1] + 1)

@@ -1,6 +1,6 @@
 """Precision: what weights are held in, NF4 that gives the same figures everywhere, and the type of the products."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -23,7 +23,7 @@ def nf4_config(device: str = "cpu") -> BitsAndBytesConfig:
     )
 
 
-def keep_nf4_exact(model: torch.nn.Module) -> None:
+def keep_nf4_exact(model: Any) -> None:
     """Keep bitsandbytes from repacking layers on CPUs with AVX512-BF16.
 
     It does so in place the first time a layer is used without gradient and then multiplies in bfloat16: the figures
@@ -36,12 +36,12 @@ def keep_nf4_exact(model: torch.nn.Module) -> None:
 
 def compute_dtype(device: str) -> torch.dtype:
     """Return float32 on the CPU, bfloat16 on a GPU that has it (Ampere and later), else float16."""
-    if not str(device).startswith("cuda"):
+    if not device.startswith("cuda"):
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
 
 
-def mixed_precision(language_model: "LanguageModel") -> dict[str, bool]:
+def mixed_precision(language_model: "LanguageModel") -> dict[str, Any]:
     """Return a trainer's switches: bf16 or fp16 autocast where the model computes so, else none."""
     nf4 = language_model.precision == "nf4"
     dtype = compute_dtype(language_model.device.type) if nf4 else language_model.model.dtype

@@ -135,7 +135,7 @@ def _tree(tokens, above, read_at, targets, owners) -> PrefixTree:
     return PrefixTree(torch.tensor([tokens]), depths[None], may_attend, places, wanted, owned, owners[-1] + 1)
 
 
-def log_probs(model, batch, own_logits=None) -> torch.Tensor:
+def log_probs(model, batch, *, own_logits=None) -> torch.Tensor:
     """Return each answer's summed log-probability, shape (prompts × answers per prompt,), float32.
 
     `model` is a causal language model of transformers, with or without an adapter, `batch` a `PrefixTree` or a
@@ -155,12 +155,12 @@ def log_probs(model, batch, own_logits=None) -> torch.Tensor:
         def part(states, targets):
             return _chosen(own_logits(model, states), targets)
 
-        pairs = zip(states(model, batch, True).split(CHUNK), batch.targets.split(CHUNK))
+        pairs = zip(states(model, batch, at_decoder=True).split(CHUNK), batch.targets.split(CHUNK))
         values = torch.cat([checkpoint(part, *pair, use_reentrant=False) for pair in pairs])
     return torch.zeros(batch.count, device=values.device).index_add(0, batch.owners, values)
 
 
-def states(model, batch, at_decoder: bool = False) -> torch.Tensor:
+def states(model, batch, *, at_decoder: bool = False) -> torch.Tensor:
     """Return the states that are read, after the model's final norm: (R, width), in the model's type.
 
     `at_decoder`: taken where the decoder ends, for a model that changes what its head gives.
@@ -231,6 +231,6 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # pyrefly: ignore[bad-override] (the decorator hides what torch declares)
         (slopes,) = ctx.saved_tensors
         return None, (gradient[:, None] * slopes).to(ctx.dtype), None, None

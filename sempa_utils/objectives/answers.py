@@ -42,14 +42,14 @@ class Answers(Objective):
         """Return a row's sentences as answers, best first."""
         return row[1], row[-1]
 
-    def tokenise(self, tokenizer, row, max_length: int):
+    def tokenise(self, tokenizer, row, *, max_length: int):
         request = paraphrase_request(row[0], self.template)
-        pairs = [answer_tokens(tokenizer, request, answer) for answer in self.answers(row)]
+        pairs = [answer_tokens(tokenizer, request, answer=answer) for answer in self.answers(row)]
         prompt = pairs[0][0]
         room = max_length - len(prompt)
         return {"prompt": prompt, "answers": [answer[:room] for _, answer in pairs]} if room > 0 else None
 
-    def example(self, number: int, counts: TokenCounts, max_length: int) -> AnswerTokens:
+    def example(self, number: int, counts: TokenCounts, *, max_length: int) -> AnswerTokens:
         prompt = [0] * counts.instruction + [1 + number] * counts.anchor
         room = max(1, min(counts.answer, max_length - len(prompt)))
         kinds = self.candidate_count(1)
@@ -66,13 +66,13 @@ class Answers(Objective):
         """Return each row's answers in a batch."""
         return answers
 
-    def read(self, model: nn.Module, batch, ways: Ways) -> Tensor:
+    def read(self, model: nn.Module, batch, *, ways: Ways) -> Tensor:
         return ways.log_probs(model, batch)
 
     def by_row(self, values: Tensor, rows: int) -> Tensor:
         return values.view(rows, -1)
 
-    def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, *, head) -> Scores:
         policy = policy.view(reference.shape)
         loss = plackett_luce.listwise_dpo_loss(policy, reference, beta=self.beta, top_k=self.top_k)
         rewards = plackett_luce.implicit_reward(policy, reference, beta=self.beta)

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from sempa_utils.models import head_logits
 
 
-def divergence(head, policy: Tensor, reference: Tensor, chunk: int = 256) -> Tensor:
+def divergence(head, policy: Tensor, *, reference: Tensor, chunk: int = 256) -> Tensor:
     """Return the mean KL(π_ref ‖ π) of the next-token distributions at N states (N, width): a number, in nats.
 
     `head` as `models.Ways.head` returns it. The gradient reaches `policy` alone. The logits of `chunk` states exist

@@ -14,7 +14,7 @@ from sempa_utils.checks import InputError
 from sempa_utils.models import Ways
 
 
-def setting(default: Any, about: str, kind: type | None = None) -> Any:
+def setting(default: Any, about: str, *, kind: type | None = None) -> Any:
     """Return a dataclass field that the command line offers as an option; `about` is its help, `kind` its type."""
     return field(default=default, metadata={"about": about, "kind": kind or type(default)})
 
@@ -68,11 +68,11 @@ class Objective:
     def check(self, micro_batch: int) -> None:
         """Raise an `InputError` where the settings do not fit each other or the micro-batch."""
 
-    def tokenise(self, tokenizer, row, max_length: int) -> dict[str, Any] | None:
+    def tokenise(self, tokenizer, row, *, max_length: int) -> dict[str, Any] | None:
         """Return a row's tokens under the names of this kind's `Tokens`, or None where they do not fit."""
         raise NotImplementedError
 
-    def example(self, number: int, counts: TokenCounts, max_length: int) -> Tokens:
+    def example(self, number: int, counts: TokenCounts, *, max_length: int) -> Tokens:
         """Return made-up tokens of a row; what two rows share is what two real ones do. For the memory plan."""
         raise NotImplementedError
 
@@ -88,7 +88,7 @@ class Objective:
         """Return what the frozen base reads of a batch; empty where it is the same."""
         return []
 
-    def read(self, model: nn.Module, batch, ways: Ways) -> Tensor:
+    def read(self, model: nn.Module, batch, *, ways: Ways) -> Tensor:
         """Return what is read of a batch: a value or a state for each of its sequences."""
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class Objective:
         """Return what the base read of a batch, row by row: (rows, …)."""
         raise NotImplementedError
 
-    def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, *, head) -> Scores:
         """Return loss and scores of what was read of a batch, and of the base's `by_row`; `head` as of `Ways.head`."""
         raise NotImplementedError
 
@@ -113,14 +113,14 @@ class Objective:
         raise NotImplementedError
 
 
-def tokenised(objective: Objective, tokenizer, rows, max_length: int) -> Dataset:
+def tokenised(objective: Objective, tokenizer, *, rows, max_length: int) -> Dataset:
     """Return the rows that fit, tokenised: columns row, plain, and the objective's own.
 
     Raises `InputError` if no row fits into `max_length` tokens.
     """
     fitting = []
     for number, row in enumerate(rows):
-        tokens = objective.tokenise(tokenizer, row, max_length)
+        tokens = objective.tokenise(tokenizer, row, max_length=max_length)
         if tokens is not None:
             fitting.append({"row": number, "plain": tokenizer(row[0])["input_ids"], **tokens})
     if not fitting:

@@ -34,7 +34,7 @@ def _answered(request: list[dict] | str, answer: str) -> list[dict] | str:
     return answer if isinstance(request, str) else [{"role": "assistant", "content": answer}]
 
 
-def answer_tokens(tokenizer, request: list[dict] | str, answer: str) -> tuple[list[int], list[int]]:
+def answer_tokens(tokenizer, request: list[dict] | str, *, answer: str) -> tuple[list[int], list[int]]:
     """Return the token ids of the chat up to the answer, and of the answer with its end token.
 
     A plain text and its answer are tokenised apart, so that the last token is the one that embeddings are read
@@ -63,6 +63,7 @@ def answer_tokens(tokenizer, request: list[dict] | str, answer: str) -> tuple[li
 def answer_log_probs(
     language_model: LanguageModel,
     anchors: list[str],
+    *,
     answers: list[str],
     template: str = "keep_same_meaning",
     batch_size: int = 16,
@@ -75,7 +76,7 @@ def answer_log_probs(
     """
     tokenizer, device = language_model.tokenizer, language_model.device
     rows = [
-        answer_tokens(tokenizer, paraphrase_request(anchor, template), answer)
+        answer_tokens(tokenizer, paraphrase_request(anchor, template), answer=answer)
         for anchor, answer in zip(anchors, answers, strict=True)
     ]
     totals = []

@@ -5,7 +5,7 @@ An anchor's candidates are the preferred and the rejected sentences of its batch
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,13 @@ class Slots(Objective):
     def check(self, micro_batch: int) -> None:
         pick(self.extraction_template, EXTRACTION_TEMPLATES, what="extraction template")
 
-    def tokenise(self, tokenizer, row, max_length: int):
+    def tokenise(self, tokenizer, row, *, max_length: int):
         words = EXTRACTION_TEMPLATES[self.extraction_template]
         texts = [fill(words, prepare_sentence(sentence)) for sentence in (row[0], row[1], row[-1])]
         tokens = dict(zip(COLUMNS, tokenizer(texts)["input_ids"]))
         return tokens if max(map(len, tokens.values())) <= max_length else None
 
-    def example(self, number: int, counts: TokenCounts, max_length: int) -> SlotTokens:
+    def example(self, number: int, counts: TokenCounts, *, max_length: int) -> SlotTokens:
         """Return made-up tokens: sentences share what the template begins with."""
 
         def filled(token: int, words: int) -> list[int]:
@@ -68,13 +68,13 @@ class Slots(Objective):
         """The columns that are read with the adapter on."""
         raise NotImplementedError
 
-    def batches(self, rows: list[SlotTokens], ways: Ways, *, chunk: int) -> list:
+    def batches(self, rows: list[Any], ways: Ways, *, chunk: int) -> list:
         return _batches([row[column] for column in self.moved for row in rows], ways, chunk)
 
-    def reference_batches(self, rows: list[SlotTokens], ways: Ways, *, chunk: int) -> list:
+    def reference_batches(self, rows: list[Any], ways: Ways, *, chunk: int) -> list:
         return _batches([row[column] for column in COLUMNS for row in rows], ways, chunk)
 
-    def read(self, model: nn.Module, batch, ways: Ways) -> Tensor:
+    def read(self, model: nn.Module, batch, *, ways: Ways) -> Tensor:
         return ways.states(model, batch)
 
     def by_row(self, values: Tensor, rows: int) -> Tensor:
@@ -105,7 +105,7 @@ class OneWord(Slots):
         """The anchors, and of both directions the preferred sentences."""
         return COLUMNS[:2] if self.symmetric else COLUMNS[:1]
 
-    def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, *, head) -> Scores:
         anchor, preferred, rejected = reference.unbind(dim=1)  # each (rows, width)
         states, *others = policy.split(len(anchor))
         outcome = in_batch_loss(self._scores(head, states, anchor, torch.cat([preferred, rejected])))
@@ -116,11 +116,14 @@ class OneWord(Slots):
 
     def _scores(self, head, policy: Tensor, reference: Tensor, candidates: Tensor) -> Tensor:
         if isinstance(head, nn.Module):
-            return one_word_scores(head, policy, reference, expected_words(head, candidates), self.beta)
+            return one_word_scores(
+                head, policy, reference=reference, words=expected_words(head, candidates), beta=self.beta
+            )
         with torch.no_grad():
             words, base = head(candidates).softmax(dim=-1), head(reference).log_softmax(dim=-1)
-        policy_words = head(policy).log_softmax(dim=-1)
-        return plackett_luce.one_word_scores(words, policy_words, reference_log_probs=base, beta=self.beta)
+        return plackett_luce.one_word_scores(
+            words, head(policy).log_softmax(dim=-1), reference_log_probs=base, beta=self.beta
+        )
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,9 @@ class Contrastive(Slots):
         """All three columns."""
         return COLUMNS
 
-    def loss(self, policy: Tensor, reference: Tensor, head) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, *, head) -> Scores:
         rows = len(policy) // 3
-        return in_batch_loss(cosine_scores(policy[:rows], policy[rows:], self.temperature))
+        return in_batch_loss(cosine_scores(policy[:rows], policy[rows:], temperature=self.temperature))
 
     def chance_loss(self, candidates: int) -> None:
         """Return None: cosines differ before any training."""
@@ -159,13 +162,13 @@ def in_batch_loss(scores: Tensor) -> Scores:
     return Scores(-plackett_luce.best_of_log_prob(scores, preferred).mean(), scores, preferred)
 
 
-def cosine_scores(anchors: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+def cosine_scores(anchors: Tensor, candidates: Tensor, *, temperature: float) -> Tensor:
     """Return cosine / temperature of each anchor (rows, width) with each candidate (N, width): (rows, N)."""
     normalise = nn.functional.normalize
     return normalise(anchors, dim=-1) @ normalise(candidates, dim=-1).T / temperature
 
 
-def expected_words(head: nn.Linear, states: Tensor, chunk: int = 64) -> Tensor:
+def expected_words(head: Any, states: Tensor, *, chunk: int = 64) -> Tensor:
     """Return the output embedding that a state's one-word answer has on average: Σ_w q(w) W_w.
 
     `head` is the language-model head with rows W_w, `states` (N, width) what it reads. Shape (N, width),
@@ -179,7 +182,7 @@ def expected_words(head: nn.Linear, states: Tensor, chunk: int = 64) -> Tensor:
     return torch.cat(words)
 
 
-def one_word_scores(head: nn.Linear, policy: Tensor, reference: Tensor, words: Tensor, beta: float) -> Tensor:
+def one_word_scores(head: nn.Module, policy: Tensor, *, reference: Tensor, words: Tensor, beta: float) -> Tensor:
     """Return β Σ_w q_j(w) (log π(w|x) − log π_ref(w|x)) without a vocabulary-wide product per candidate.
 
     `policy` and `reference` (rows, width) are an anchor's states with and without the adapter, `words`

@@ -35,17 +35,17 @@ def template_map(figures: dict[str, dict[str, RowScores]], model: str) -> Figure
     widest = max(np.abs(change).max() for change in changes.values())
     with page_style():
         figure, axes = panels(columns=3, height=1.6 + 0.45 * len(rows), sharey=True)
-        for one, (title, table) in zip(axes, tables.items()):
+        for panel, (title, table) in zip(axes, tables.items()):
             texts = [[_cell(score, change) for score, change in zip(*row)] for row in zip(table, changes[title])]
             grid = {"linewidths": 1, "linecolor": "#D5D5D5", "annot_kws": {"fontsize": 9}, "cbar": False}
             seaborn.heatmap(
-                changes[title], annot=np.array(texts), fmt="", cmap=CHANGE, vmin=-widest, vmax=widest, ax=one, **grid
+                changes[title], annot=np.array(texts), fmt="", cmap=CHANGE, vmin=-widest, vmax=widest, ax=panel, **grid
             )
-            one.set_xticks(np.arange(len(EXTRACTIONS)) + 0.5, EXTRACTIONS.values(), rotation=0, fontsize=9)
-            one.set_title(title, fontsize=11)
-            one.set_xlabel(f"read with ({_tasks(tasks) if title == _ours(model) else 'mean of 7 tasks'})", fontsize=9)
-            one.tick_params(length=0)
-            one.grid(False)
+            panel.set_xticks(np.arange(len(EXTRACTIONS)) + 0.5, EXTRACTIONS.values(), rotation=0, fontsize=9)
+            panel.set_title(title, fontsize=11)
+            panel.set_xlabel(f"read with ({_tasks(tasks) if title == _ours(model) else 'mean of 7 tasks'})", fontsize=9)
+            panel.tick_params(length=0)
+            panel.grid(False)
         names = ["no training" if row == "base" else row for row in rows]
         axes[0].set_yticks(np.arange(len(rows)) + 0.5, names, rotation=0, fontsize=9)
         axes[0].set_ylabel("trained with", fontsize=9)

@@ -36,23 +36,23 @@ def task_scores(comparison: Comparison, tasks: dict[str, str], *, chance: dict[s
     places, models = np.arange(len(rows)), list(rows)
     with page_style():
         figure, axes = panels(columns=len(tasks), height=1.5 + 0.34 * len(rows), squeeze=False, sharey=True)
-        for one, (task, name) in zip(axes[0], tasks.items()):
+        for panel, (task, name) in zip(axes[0], tasks.items()):
             scores = [row.columns[task] for row in rows.values()]
             values, errors = (np.array([getattr(s, name) for s in scores]) for name in ("value", "standard_error"))
             if task in chance:
-                one.axvline(chance[task], color=COLOURS["grey"], linestyle="--", linewidth=1.2, label="guessing")
-            one.axvline(values[0], color=COLOURS["blue"], linewidth=0.8, label=models[0])
-            one.hlines(places, values - errors, values + errors, color=COLOURS["blue"], alpha=0.4, linewidth=2.5)
-            one.plot(values, places, "o", color=COLOURS["blue"], label="_value")
+                panel.axvline(chance[task], color=COLOURS["grey"], linestyle="--", linewidth=1.2, label="guessing")
+            panel.axvline(values[0], color=COLOURS["blue"], linewidth=0.8, label=models[0])
+            panel.hlines(places, values - errors, values + errors, color=COLOURS["blue"], alpha=0.4, linewidth=2.5)
+            panel.plot(values, places, "o", color=COLOURS["blue"], label="_value")
             for place, value in zip(places, values):
                 text = f"{value:.0f}" if value >= 10 or not value else f"{value:.1f}"
                 above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-                one.annotate(text, (value, place), **above)
+                panel.annotate(text, (value, place), **above)
             high = 1.12 * max(10.0, chance.get(task, 0), *(values + errors))
-            one.set(title=name, xlim=(min(-0.06 * high, *(values - errors)), high), ylim=(len(rows) - 0.5, -0.75))
-            one.xaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
-            one.grid(axis="y", visible=False)
-            one.tick_params(axis="y", length=0)
+            panel.set(title=name, xlim=(min(-0.06 * high, *(values - errors)), high), ylim=(len(rows) - 0.5, -0.75))
+            panel.xaxis.set_major_locator(ticker.MaxNLocator(3, integer=True))
+            panel.grid(axis="y", visible=False)
+            panel.tick_params(axis="y", length=0)
         axes[0][0].set_yticks(places, models)
         figure.supxlabel("figure × 100, ± one standard error", fontsize=11)
         if chance:
@@ -192,18 +192,18 @@ def next_tokens(prompt: str, models: dict[str, NextTokens]) -> Figure:
     with page_style():
         height = 1.1 + 0.25 * max(len(model.tokens) for model in models.values())
         figure, axes = panels(columns, rows, height=height, squeeze=False)
-        for one, (name, model) in zip(axes.flat, models.items()):
+        for panel, (name, model) in zip(axes.flat, models.items()):
             places = np.arange(len(model.tokens))
             colours = [COLOURS["blue" if token in known else "orange"] for token in model.tokens]
-            one.barh(places, [100 * p for p in model.probabilities], 0.7, color=colours)
-            one.set_yticks(places, [_visible(token) for token in model.tokens], fontsize=9)
-            one.invert_yaxis()
-            one.set(xlim=(0, 108 * longest))
-            one.set_title(f"{name}\nentropy {model.entropy:.2f} nats", fontsize=10.5)
-            one.grid(axis="y", visible=False)
-            one.tick_params(axis="y", length=0)
-        for one in axes.flat[len(models) :]:
-            one.set_axis_off()
+            panel.barh(places, [100 * p for p in model.probabilities], 0.7, color=colours)
+            panel.set_yticks(places, [_visible(token) for token in model.tokens], fontsize=9)
+            panel.invert_yaxis()
+            panel.set(xlim=(0, 108 * longest))
+            panel.set_title(f"{name}\nentropy {model.entropy:.2f} nats", fontsize=10.5)
+            panel.grid(axis="y", visible=False)
+            panel.tick_params(axis="y", length=0)
+        for panel in axes.flat[len(models) :]:
+            panel.set_axis_off()
         key = "probability of the next token (%); orange: not among the first model's likeliest"
         figure.supxlabel(key, fontsize=10)
         figure.suptitle(textwrap.fill(prompt.replace("$", r"\$"), 95), x=0.01, ha="left", fontsize=11)
@@ -225,19 +225,19 @@ def spread_by_prompt(
     highest = max(np.max(values) for kind in kinds.values() for values in kind.values())
     with page_style():
         figure, axes = panels(columns=len(kinds), height=1.2 + 0.42 * len(models), squeeze=False, sharey=True)
-        for one, (kind, of_models) in zip(axes[0], kinds.items()):
+        for panel, (kind, of_models) in zip(axes[0], kinds.items()):
             for place, (model, (colour, _)) in enumerate(zip(models, _signs())):
                 values = np.asarray(of_models[model], dtype=float)
                 heights = place + generator.uniform(-0.2, 0.2, len(values))
-                one.scatter(values, heights, s=11, alpha=0.45, color=colour, linewidths=0)
+                panel.scatter(values, heights, s=11, alpha=0.45, color=colour, linewidths=0)
                 median = float(np.median(values))
-                one.vlines(median, place - 0.34, place + 0.34, color=COLOURS["black"], linewidth=2)
+                panel.vlines(median, place - 0.34, place + 0.34, color=COLOURS["black"], linewidth=2)
                 text = f"{median:.2f}" if median >= 0.1 else f"{median:.1g}"
                 above = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center", "fontsize": 8.5}
-                one.annotate(text, (median, place - 0.34), va="bottom", **above)
-            one.set(title=kind, xlim=(-0.03 * highest, 1.05 * highest), ylim=(len(models) - 0.5, -0.8))
-            one.grid(axis="y", visible=False)
-            one.tick_params(axis="y", length=0)
+                panel.annotate(text, (median, place - 0.34), va="bottom", **above)
+            panel.set(title=kind, xlim=(-0.03 * highest, 1.05 * highest), ylim=(len(models) - 0.5, -0.8))
+            panel.grid(axis="y", visible=False)
+            panel.tick_params(axis="y", length=0)
         axes[0][0].set_yticks(range(len(models)), models)
         figure.supxlabel(label + "; bar: median", fontsize=11)
     return figure

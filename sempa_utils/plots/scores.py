@@ -66,9 +66,9 @@ def methods_compared(
             axes[2].set(title="Published, 7–8B", xlabel="mean of 7 tasks, ρ × 100")
             axes[2].legend(loc="lower left", fontsize=9, handletextpad=0.2)
             axes[2].margins(x=0.12)
-        for one in axes:
-            one.grid(axis="y", color="#F0F0F0")
-            one.tick_params(axis="y", length=0)
+        for panel in axes:
+            panel.grid(axis="y", color="#F0F0F0")
+            panel.tick_params(axis="y", length=0)
     return figure
 
 

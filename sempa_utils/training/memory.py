@@ -199,7 +199,7 @@ def advice(
     return f"{text}. What fits: {'; or '.join(fitting)} (raise accumulation to keep the batch)."
 
 
-def operations(config: PreTrainedConfig, recipe: Recipe, tokens: TokenCounts = TokenCounts()) -> int:  # noqa: B008
+def operations(config: PreTrainedConfig, recipe: Recipe, *, tokens: TokenCounts = TokenCounts()) -> int:  # noqa: B008
     """Return the floating-point operations of one triplet of pairwise training: products with frozen weights alone.
 
     Two a weight and token: forward, its gradient and the reference, and with gradient checkpointing the
@@ -296,7 +296,7 @@ def _scale_bytes(parameter) -> int:
 def example_batch(recipe: Recipe, tokens: TokenCounts) -> Batch:
     """Return a full micro-batch of made-up rows with these token counts."""
     count = recipe.micro_batch
-    rows = [recipe.objective.example(number, tokens, recipe.max_length) for number in range(count)]
+    rows = [recipe.objective.example(number, tokens, max_length=recipe.max_length) for number in range(count)]
     return Step(recipe).collate(rows)
 
 

@@ -26,7 +26,7 @@ class Recipe:
     kl_weight: float = setting(0.0, "of KL(base || model) of the next words in some anchors as plain text, which keeps "
                                "the model speaking")  # fmt: skip
     kl_texts: int = setting(4, "anchors of a micro-batch that are read as that plain text")
-    learning_rate: float = setting(None, "peak; the default is the objective's", float)
+    learning_rate: float = setting(None, "peak; the default is the objective's", kind=float)
     warmup_share: float = setting(0.05, "share of the steps in which the rate rises")
     lora_rank: int = setting(8, "rank of the adapter")
     lora_alpha: int = setting(32, "strength of the adapter: its part is multiplied by alpha / rank")
@@ -41,7 +41,7 @@ class Recipe:
     weight_decay: float = setting(0.0, "of AdamW")
     max_gradient_norm: float = setting(1.0, "longer gradients are cut to this length")
     gradient_checkpointing: bool = setting(False, "less memory, a second forward")
-    cache_reference: bool = setting(None, "compute what the base says once; the default: for several epochs", bool)
+    cache_reference: bool = setting(None, "compute what the base says once; the default: for several epochs", kind=bool)
     shared_prefix: bool = True  # False: TRL's own batches, the same result more slowly
     seed: int = 42
 

@@ -12,7 +12,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +35,7 @@ RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of t
 KEY = 2  # what the fingerprint in `RUN` is made of; older kits wrote no number there
 
 
-def run_fingerprint(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> str:
+def run_fingerprint(language_model: models.LanguageModel, corpus: Corpus, *, recipe: Recipe) -> str:
     """Name a training run by all that its result depends on: base, tokenizer, data, the whole recipe, versions."""
     of_run = {"base": language_model.identity(), "data": corpus.fingerprint, "recipe": recipe.settings()}
     of_run |= {"objective": recipe.objective.revision, "templates": REQUEST_TEMPLATES}
@@ -60,11 +60,11 @@ def train(
     small (then with what would fit).
     """
     folder, together = Path(folder), processes()
-    check(language_model, corpus, recipe)
+    check(language_model, corpus, recipe=recipe)
     if not resume and together.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
     together.wait_for_everyone()
-    identity = run_fingerprint(language_model, corpus, recipe)
+    identity = run_fingerprint(language_model, corpus, recipe=recipe)
     _take_over(folder, language_model, corpus=corpus, recipe=recipe)
     _refuse_another_run(folder, identity)
     finished = read_record(folder)
@@ -87,7 +87,7 @@ def train(
             draft.write_text(json.dumps({"fingerprint": identity, "key": KEY}) + "\n", encoding="utf8")
         require_space(folder, _bytes_needed(trainer), purpose="the checkpoints of this run")
         if recipe.cache_reference:
-            trainer.reference = reference_table(trainer, base, corpus)
+            trainer.reference = reference_table(trainer, base, corpus=corpus)
         with PeakMemory(language_model.device) as peak:
             outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = round(time.perf_counter() - started, 1)
@@ -117,7 +117,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _advice_where_memory_is_full(language_model: models.LanguageModel, recipe: Recipe) -> Iterator[None]:
+def _advice_where_memory_is_full(language_model: models.LanguageModel, recipe: Recipe) -> Generator[None, None, None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -163,7 +163,7 @@ def train_profile(
     profile = profile or profiles.get()
     planned = profile_run(profile, objective, seed=seed)
     language_model = models.load(name, profile.precision)
-    folder = run_folder(language_model, planned.corpus, planned.recipe)
+    folder = run_folder(language_model, planned.corpus, recipe=planned.recipe)
     record = train(
         language_model, planned.corpus, recipe=planned.recipe, folder=folder, resume=not again, on_curve=on_curve
     )
@@ -172,12 +172,12 @@ def train_profile(
     return record, planned.corpus, planned.held_out
 
 
-def run_folder(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> Path:
+def run_folder(language_model: models.LanguageModel, corpus: Corpus, *, recipe: Recipe) -> Path:
     """Return where a run lies if no other place is named: build/adapters/<run's fingerprint>.
 
     A finished run of an older kit that lies there under another name gets this one.
     """
-    folder = build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe)
+    folder = build_folder() / "adapters" / run_fingerprint(language_model, corpus, recipe=recipe)
     if not folder.exists():
         for record in folder.parent.glob(f"*/{RECORD}"):
             if _take_over(record.parent, language_model, corpus=corpus, recipe=recipe):
@@ -265,7 +265,7 @@ def _take_over(folder: Path, language_model: models.LanguageModel, *, corpus: Co
     their_recipe = {name: setting.default for name, setting in settings.items()} | record["recipe"]
     if not alike or any(their_recipe.get(name) != value for name, value in recipe.settings().items()):
         return False
-    record["fingerprint"] = run_fingerprint(language_model, corpus, recipe)
+    record["fingerprint"] = run_fingerprint(language_model, corpus, recipe=recipe)
     for file, content in ((path, record), (mark, {"fingerprint": record["fingerprint"], "key": KEY})):
         with write_whole(file) as draft:
             draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf8")

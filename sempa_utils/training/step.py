@@ -27,8 +27,9 @@ class Batch(NamedTuple):
 
     def to(self, device, **_) -> "Batch":
         """Return the batch on a device."""
-        batches = {name: [part.to(device) for part in getattr(self, name)] for name in ("policy", "reference", "plain")}
-        return self._replace(rows=self.rows.to(device), **batches)
+        parts = self.policy, self.reference, self.plain
+        policy, reference, plain = ([part.to(device) for part in some] for some in parts)
+        return Batch(self.rows.to(device), policy, reference, plain)
 
 
 class Outcome(NamedTuple):
@@ -57,7 +58,7 @@ class Step:
         numbers = torch.tensor([row["row"] for row in rows])
         return Batch(numbers, objective.batches(rows, self.ways, chunk=chunk), reference, plain)
 
-    def compute(self, model: nn.Module, batch: Batch, reference: Tensor | None = None) -> Outcome:
+    def compute(self, model: nn.Module, batch: Batch, *, reference: Tensor | None = None) -> Outcome:
         """Return the loss of a batch and what it was made of.
 
         `model` has a LoRA adapter on, switched off for the reference, which may be given: `by_row` of the objective.
@@ -71,7 +72,7 @@ class Step:
             if reference is None:
                 reference = self.reference(model, batch) if objective.reference else policy.new_empty(0)
             if policy.isfinite().all():
-                scores = objective.loss(policy, reference, head)
+                scores = objective.loss(policy, reference, head=head)
             else:
                 nothing = torch.zeros(len(policy), dtype=torch.long, device=policy.device)
                 scores = Scores(policy.sum(), policy.view(len(policy), -1), nothing)
@@ -81,7 +82,7 @@ class Step:
         return Outcome(scores.loss + self.recipe.kl_weight * apart, scores, apart)
 
     @torch.no_grad()
-    def reference(self, model: nn.Module, batch: Batch) -> Tensor:
+    def reference(self, model: Any, batch: Batch) -> Tensor:
         """Return what the frozen base gives for a batch, row by row."""
         with _unwrapped(model).disable_adapter():
             values = self._read(model, batch.reference or batch.policy)
@@ -94,11 +95,11 @@ class Step:
         values = []
         with self.reading():
             for part in parts:
-                read = partial(self.recipe.objective.read, model, part, self.ways)
+                read = partial(self.recipe.objective.read, model, part, ways=self.ways)
                 values.append(checkpoint(read, use_reentrant=False) if again else read())
         return torch.cat([value.float() for value in values])
 
-    def _divergence(self, model: nn.Module, parts: list, head) -> Tensor:
+    def _divergence(self, model: Any, parts: list, head) -> Tensor:
         """Return the mean KL(base ‖ model) of the next words in the batch's anchors as plain text, in nats."""
 
         def states() -> Tensor:
@@ -107,7 +108,7 @@ class Step:
 
         with torch.no_grad(), _unwrapped(model).disable_adapter():
             reference = states()
-        return divergence(head, states(), reference)
+        return divergence(head, states(), reference=reference)
 
 
 def _unwrapped(model: nn.Module) -> Any:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import torch
@@ -43,14 +43,14 @@ def make_trainer(
     recipe: Recipe,
     folder: Path,
     on_curve: Callable[[list[CurvePoint]], None] | None = None,
-) -> DPOTrainer:
+) -> Any:
     """Return a trainer set to the recipe, with a fresh LoRA adapter on the base.
 
     `on_curve` is called with the curve's points every few seconds. The recipe's batch is that of all processes
     together. Raises `InputError` as `check` does.
     """
     device = language_model.device.type
-    check(language_model, corpus, recipe)
+    check(language_model, corpus, recipe=recipe)
     arguments = DPOConfig(
         output_dir=str(folder / "checkpoints"),
         beta=getattr(recipe.objective, "beta", 0.1),  # of TRL's own batches
@@ -82,7 +82,7 @@ def make_trainer(
     ways = language_model.ways
     set_seed(recipe.seed)  # the adapter's first weights
     with _quiet_datasets():
-        given = {
+        given: dict[str, Any] = {
             "model": language_model.model,
             "args": arguments,
             "train_dataset": _dataset(language_model.tokenizer, corpus, recipe),
@@ -90,13 +90,14 @@ def make_trainer(
             "peft_config": lora_config(recipe, language_model.model.config.model_type),
             "callbacks": [Bookkeeper(on_curve)],
         }
-        trainer = SemanticTrainer(**given, recipe=recipe, ways=ways) if recipe.shared_prefix else DPOTrainer(**given)
+        ours = {"recipe": recipe, "ways": ways}
+        trainer: Any = SemanticTrainer(**given, **ours) if recipe.shared_prefix else DPOTrainer(**given)
     trainer.remove_callback(PrinterCallback)
     train_in_float32(trainer.model)
     return trainer
 
 
-def check(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) -> None:
+def check(language_model: models.LanguageModel, corpus: Corpus, *, recipe: Recipe) -> None:
     """Raise an `InputError` for rows that the objective cannot read, or options that do not fit the machine."""
     device, together = language_model.device.type, processes().num_processes
     if recipe.objective.ranked and len(corpus.rows[0]) < 4:
@@ -116,7 +117,7 @@ def check(language_model: models.LanguageModel, corpus: Corpus, recipe: Recipe) 
 def _dataset(tokenizer, corpus: Corpus, recipe: Recipe) -> datasets.Dataset:
     if not recipe.shared_prefix:
         return recipe.objective.stock_dataset(corpus.rows)
-    return objectives.tokenised(recipe.objective, tokenizer, corpus.rows, recipe.max_length)
+    return objectives.tokenised(recipe.objective, tokenizer, rows=corpus.rows, max_length=recipe.max_length)
 
 
 class SemanticTrainer(DPOTrainer):
@@ -126,21 +127,21 @@ class SemanticTrainer(DPOTrainer):
         self.step = Step(recipe, ways, self.compute_loss_context_manager)
         self.reference = None  # by row, if it was computed beforehand
         super().__init__(*args, **keywords)
-        self.data_collator = self.collate
+        self.data_collator = self.collate  # pyrefly: ignore[bad-assignment] (TRL's batches are dictionaries)
 
-    def _prepare_dataset(self, dataset, *_):
+    def _prepare_dataset(self, dataset, *_):  # pyrefly: ignore[bad-override] (whatever TRL hands over)
         return dataset  # tokenised already
 
     def collate(self, rows: list) -> Batch:
         """Return the batch of tokenised rows."""
         return self.step.collate(rows, cached=self.reference is not None)
 
-    def _prepare_inputs(self, inputs: Batch) -> Batch:
+    def _prepare_inputs(self, inputs: Batch) -> Batch:  # pyrefly: ignore[bad-override] (as above)
         return inputs.to(self.args.device)
 
     def _compute_loss(self, model, inputs: Batch, return_outputs=False):
         reference = None if self.reference is None else self.reference[inputs.rows.cpu()].to(inputs.rows.device)
-        outcome = self.step.compute(model, inputs, reference)
+        outcome = self.step.compute(model, inputs, reference=reference)
         if not torch.isfinite(outcome.loss):
             # The number in the corpus, from 1: what a reader can look up.
             numbers = ", ".join(str(row + 1) for row in inputs.rows.tolist())
@@ -148,14 +149,14 @@ class SemanticTrainer(DPOTrainer):
                 f"Step {self.state.global_step + 1}: the loss is {outcome.loss.item()} in the batch of training rows "
                 f"{numbers}. Lower the learning rate, or train in float32 or bfloat16; the last whole checkpoint stays."
             )
-        self._keep_metrics(outcome)
+        self._keep_metrics(outcome, "train" if model.training else "eval")
         return (outcome.loss, None) if return_outputs else outcome.loss
 
     def reference_of(self, batch: Batch) -> torch.Tensor:
         """Return what the frozen base gives for a batch, row by row."""
         return self.step.reference(self.model, batch)
 
-    def _keep_metrics(self, outcome: Outcome) -> None:
+    def _keep_metrics(self, outcome: Outcome, mode: str) -> None:
         """Keep the figures that TRL logs, under its names."""
         scores, preferred = outcome.scores.scores.detach().float(), outcome.scores.preferred[:, None]
         best = scores.gather(1, preferred)[:, 0]
@@ -168,12 +169,11 @@ class SemanticTrainer(DPOTrainer):
         }
         if outcome.divergence is not None:
             figures["divergence"] = outcome.divergence.detach()
-        mode = "train" if self.model.training else "eval"
         for name, values in figures.items():
             self._metrics[mode][name].append(self.accelerator.gather(values).mean().item())
 
 
-def reference_table(trainer: SemanticTrainer, base: dict[str, Any], corpus: Corpus) -> torch.Tensor:
+def reference_table(trainer: SemanticTrainer, base: dict[str, Any], *, corpus: Corpus) -> torch.Tensor:
     """Return the frozen base's log-probabilities or states of each row, from the cache or computed once.
 
     Shape (rows of the corpus, …), float32, on the CPU. The file's name is the key of all that the values depend on;
@@ -187,7 +187,7 @@ def reference_table(trainer: SemanticTrainer, base: dict[str, Any], corpus: Corp
     with processes().main_process_first():
         if not path.is_file():
             by_row = {}
-            data, size = trainer.train_dataset, recipe.micro_batch
+            size, data = recipe.micro_batch, cast(datasets.Dataset, trainer.train_dataset)
             starts = range(0, len(data), size)
             for start in tqdm(starts, desc="reference", unit="batch"):
                 batch = trainer.collate([data[index] for index in range(start, min(start + size, len(data)))])
@@ -206,11 +206,11 @@ class Bookkeeper(TrainerCallback):
 
     def __init__(self, on_curve: Callable[[list[CurvePoint]], None] | None = None):
         self.on_curve = on_curve
-        self.bar = None
+        self.bar: Any = None
         self.called = time.monotonic()
 
     def on_train_begin(self, args, state, control, **_):
-        hidden = {} if processes().is_main_process else {"disable": True}  # else as TQDM_DISABLE says
+        hidden: dict[str, Any] = {} if processes().is_main_process else {"disable": True}  # else as TQDM_DISABLE says
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", **hidden)
 
     def on_step_end(self, args, state, control, **_):

@@ -135,13 +135,15 @@ def preference_accuracy(
     included, so a short sentence has an advantage; no reference is taken off. Raises `InputError` where no row fits
     into `max_length` tokens.
     """
-    tokenised = objectives.tokenised(Pairwise(template=template), language_model.tokenizer, rows, max_length)
+    ways, device = language_model.ways, language_model.device
+    tokenised = objectives.tokenised(
+        Pairwise(template=template), language_model.tokenizer, rows=rows, max_length=max_length
+    )
     margins = []
     for start in tqdm(range(0, len(tokenised), batch_size), desc="preferences", disable=not show_progress_bar):
         batch = tokenised[start : start + batch_size]
-        parts = language_model.ways.answers(batch["prompt"], batch["answers"])
-        parts = [part.to(language_model.device) for part in parts]
-        scores = torch.cat([language_model.ways.log_probs(language_model.model, part) for part in parts]).view(-1, 2)
+        parts = ways.answers(batch["prompt"], batch["answers"])
+        scores = torch.cat([ways.log_probs(language_model.model, part.to(device)) for part in parts]).view(-1, 2)
         margins.append((scores[:, 0] - scores[:, 1]).double().cpu())
     margins = torch.cat(margins)
     accuracy = (margins > 0).double().mean().item()
