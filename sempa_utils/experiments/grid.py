@@ -137,7 +137,7 @@ def record_name(model: str, run: str) -> str:
     return f"reproduce_{models.plain_name(model).split('/')[-1].lower()}_{run}"
 
 
-def recipe(run: str, profile: Profile, seed: int = 42) -> training.Recipe:
+def recipe(run: str, profile: Profile, *, seed: int = 42) -> training.Recipe:
     """Return the recipe of a run, in a profile's sequence length and memory switches."""
     changes = {"seed": seed, "save_every": SAVE_EVERY} | ALL[run].changes
     return training.Recipe.of_profile(profile, ALL[run].objective, **changes)
@@ -212,7 +212,7 @@ def _work(
     """Return a run with its training as it is found, or, with `announce`, trained now if it has to be."""
     rows, record = training_rows(name, setting, held_out=data.held_out, limit=sizes.triplets), None
     if name != BASE:
-        planned = Planned(recipe(name, setting.profile, setting.seed), rows)
+        planned = Planned(recipe(name, setting.profile, seed=setting.seed), rows)
         record = finished(base, planned)
         if announce and not record:
             announce(f"{name}: training on {len(rows):,} rows")

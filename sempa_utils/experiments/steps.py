@@ -143,7 +143,7 @@ def _layers(work: Work) -> LayerFigures:
     rhos = [scores.get(layer) for layer in range(len(after))]
     if not work.trained:
         return LayerFigures(rhos)
-    moved, moved_alike = zip(*(geometry.displacement(*states) for states in zip(before, after)))
+    moved, moved_alike = zip(*(geometry.displacement(old, new) for old, new in zip(before, after)))
     return LayerFigures(rhos, list(moved), list(moved_alike))
 
 
