@@ -77,7 +77,8 @@ class Reader:
 
     def run(self, batch: Batch) -> torch.Tensor:
         """Return the decoder's states after the final norm for the batch's own tokens: (rows, T, width)."""
-        mask, inputs = batch.mask, {"use_cache": False}
+        inputs: dict[str, Any] = {"use_cache": False}
+        mask = batch.mask
         if self.ways.padding == "left":
             # Positions count from a sentence's own first token, whatever padding stands before it.
             inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0) + len(batch.prefix)

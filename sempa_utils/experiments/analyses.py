@@ -46,7 +46,7 @@ def template_grid(
         for label, model in each_model(base, {BASE: None} | {name: run.adapter for name, run in runs.items()})
     }
     means = {(label, method): score.mean.value for label, row in figures.items() for method, score in row.items()}
-    best = max(means, key=means.get)
+    best = max(means, key=lambda cell: means[cell])
     headline = (
         f"mean ρ × 100: {means[best]:.2f} at best ({best[0]}, read with {best[1]}); "
         f"the base {' and '.join(f'{means[BASE, method]:.2f} ({method})' for method in EXTRACTIONS)}"
@@ -143,7 +143,9 @@ def _record(name: str, figures, *, headline: str, origin: records.Origin) -> Run
     return records.run_record(name, figures, headline=headline, origin=origin)
 
 
-def _origin(setting: Setting, base, runs: Mapping[str | int, TrainingRecord], tasks: Tasks) -> records.Origin:
+def _origin(
+    setting: Setting, base, runs: Mapping[str, TrainingRecord] | Mapping[int, TrainingRecord], tasks: Tasks
+) -> records.Origin:
     recipes = [run.recipe for run in runs.values()]
     settings = {key: value for key, value in recipes[0].items() if all(recipe[key] == value for recipe in recipes)}
     settings |= {"training_precision": next(iter(runs.values())).model["precision"]}

@@ -140,7 +140,9 @@ def record_name(model: str, run: str) -> str:
 def recipe(run: str, profile: Profile, *, seed: int = 42) -> training.Recipe:
     """Return the recipe of a run, in a profile's sequence length and memory switches."""
     changes = {"seed": seed, "save_every": SAVE_EVERY} | ALL[run].changes
-    return training.Recipe.of_profile(profile, ALL[run].objective, **changes)
+    if (objective := ALL[run].objective) is None:
+        raise InputError(f"{run}: the base is not trained, so it has no recipe. Name another run.")
+    return training.Recipe.of_profile(profile, objective, **changes)
 
 
 def training_rows(run: str, setting: Setting, *, held_out: corpora.Corpus, limit: int | None = None) -> corpora.Corpus:

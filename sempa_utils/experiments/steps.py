@@ -77,7 +77,7 @@ class Work:
 
     def model(self, adapter: Path | None = None) -> AbstractContextManager[models.LanguageModel]:
         """Give the base with an adapter, by default the run's own, for a `with` block."""
-        return models.adapted(self.base, adapter or (self.trained and self.trained.adapter))
+        return models.adapted(self.base, adapter or (self.trained.adapter if self.trained else None))
 
     def beside_the_base(self, score: Callable[[models.LanguageModel], Scores]) -> dict[str, Scores]:
         """Return {BASE: what `score` gives of the base, run: of the run's model}; the base's is kept from before."""
