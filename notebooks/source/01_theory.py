@@ -397,13 +397,16 @@ optimiser = torch.optim.LBFGS(
 def expected_dpo_loss():
     optimiser.zero_grad()
     log_policy, log_reference = logits.log_softmax(-1), world_reference.log()
-    both = (
-        log_policy[:, pairs[:, 0]],
-        log_policy[:, pairs[:, 1]],
-        log_reference[:, pairs[:, 0]],
-        log_reference[:, pairs[:, 1]],
+    chosen, rejected = pairs[:, 0], pairs[:, 1]
+    loss_of_each = plackett_luce.dpo_loss(
+        log_policy[:, chosen],
+        log_policy[:, rejected],
+        reference_chosen=log_reference[:, chosen],
+        reference_rejected=log_reference[:, rejected],
+        beta=beta,
+        reduction="none",
     )
-    loss = (preferred * plackett_luce.dpo_loss(*both, beta, reduction="none")).sum()
+    loss = (preferred * loss_of_each).sum()
     loss.backward()
     return loss
 

@@ -239,7 +239,10 @@ with with_adapter.disable_adapter():
     ]
 beta = recipe.objective.beta
 ours = dpo_loss(*scored, *reference, beta).item()
-package = plackett_luce.dpo_loss(*scored, *reference, beta=beta).item()
+chosen, rejected = reference
+package = plackett_luce.dpo_loss(
+    *scored, reference_chosen=chosen, reference_rejected=rejected, beta=beta
+).item()
 print(
     f"loss of an untrained adapter: {ours:.6f} here, {package:.6f} in the package, ln 2 = {math.log(2):.6f}"
 )
