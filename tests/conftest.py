@@ -2,8 +2,12 @@
 
 import os
 
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("kit", deadline=None)  # a busy machine is slow, and not wrong
+hypothesis.settings.load_profile("kit")
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")

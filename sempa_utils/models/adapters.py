@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,9 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from sempa_utils.checks import InputError, file_sha256, require_space, write_whole
 from sempa_utils.models import identity
-
-if TYPE_CHECKING:
-    from sempa_utils.models.loading import LanguageModel
+from sempa_utils.models.language_model import LanguageModel
 
 FINISHED = Path(__file__).parents[1] / "adapters"  # trained by this kit, a folder each, with a model card
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
@@ -26,7 +24,7 @@ ADAPTER_NOTE = "sempa.json"  # what an adapter of this kit knows about its base
 
 
 @contextlib.contextmanager
-def adapted(base: "LanguageModel", adapter: Path | str | None) -> "Generator[LanguageModel, None, None]":
+def adapted(base: LanguageModel, adapter: Path | str | None) -> "Generator[LanguageModel, None, None]":
     """Give the base with an adapter on it, never merged, for a `with` block; the bare base for None.
 
     `adapter` is a folder, or a finished adapter's name. The weights are shared, so within the block the base carries
@@ -42,7 +40,7 @@ def adapted(base: "LanguageModel", adapter: Path | str | None) -> "Generator[Lan
 
 
 @contextlib.contextmanager
-def given_back(base: "LanguageModel") -> Generator[None, None, None]:
+def given_back(base: LanguageModel) -> Generator[None, None, None]:
     """Give the model back after the block as it was: weights, modules, hooks, switches, settings.
 
     Nothing is copied. Raises `InputError` where something has written into the weights all the same.
@@ -92,7 +90,7 @@ class _State:
             vars(settings).update(changed)
 
 
-def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
+def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:
     """Return the model with the adapter on it. Nothing takes it off but `given_back` around the call."""
     from peft import PeftModel
 
@@ -140,13 +138,13 @@ def _put_on(base: "LanguageModel", adapter: Path | str) -> "LanguageModel":
     return replace(base, model=wrapped)
 
 
-def check_adapter(base: "LanguageModel", adapter: Path | str) -> None:
+def check_adapter(base: LanguageModel, adapter: Path | str) -> None:
     """Raise an `InputError` as `adapted` does, unless the adapter goes onto this base."""
     with adapted(base, adapter):
         pass
 
 
-def save_adapter(language_model: "LanguageModel", folder: Path | str) -> Path:
+def save_adapter(language_model: LanguageModel, folder: Path | str) -> Path:
     """Save the adapter in PEFT's format, whole or not at all, with a note of its base model."""
     folder, model = Path(folder), language_model.model
     model.peft_config["default"].base_model_name_or_path = language_model.name
@@ -166,7 +164,7 @@ def adapter_fingerprint(folder: Path | str) -> str:
     return file_sha256(adapter_folder(folder) / WEIGHTS)[:16]
 
 
-def finished_adapters(base: "LanguageModel") -> dict[str, Path]:
+def finished_adapters(base: LanguageModel) -> dict[str, Path]:
     """Return the adapters that come with the kit for this base: {name: folder}; a name serves as a folder does."""
     notes = sorted(FINISHED.glob(f"*/{ADAPTER_NOTE}"))
     return {note.parent.name: note.parent for note in notes if _read(note)["base_fingerprint"] == base.fingerprint}

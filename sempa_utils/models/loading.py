@@ -1,7 +1,7 @@
 """Loading: a model with its tokenizer, by a packaged name, from a local directory, or by its hub id."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sempa_utils.checks import InputError, first_line, pick
-from sempa_utils.models import adapters, certificate, identity
+from sempa_utils.models import adapters, identity
+from sempa_utils.models.language_model import LanguageModel
 from sempa_utils.models.packaged import PACKAGED, PACKAGED_MODELS, fetch_packaged, quiet_load_reports
 from sempa_utils.models.precision import PRECISIONS, check_nf4, compute_dtype, keep_nf4_exact, nf4_config
 from sempa_utils.models.tokenizer import prepare
@@ -18,64 +19,6 @@ from sempa_utils.models.tokenizer import prepare
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]  # weights, settings, tokenizers
 HUB_LEFT_OUT = ["consolidated*", "*/*"]  # the same weights in the form of another library
 GIT_LFS = b"version https://git-lfs"  # how a file begins that holds but the address of its content
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A causal language model with its tokenizer and what a record needs to know about both."""
-
-    name: str  # a hub id or a directory's name
-    precision: str
-    model: Any  # of transformers, or PEFT's around it
-    tokenizer: Any
-    fingerprint: str  # of the base weights' first rows, the same in every precision
-    digest: str  # of all the base holds, in this precision
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return next(self.model.parameters()).device
-
-    @property
-    def decoder(self) -> Any:
-        """The transformer without its language-model head, adapters included."""
-        return identity.base_model(self.model).get_decoder()
-
-    @property
-    def adapter(self) -> str | None:
-        """Fingerprint of the adapter that takes part just now, "unsaved" of one without a folder; None without one."""
-        base = identity.base_model(self.model)
-        return getattr(base, "adapter_fingerprint", identity.UNSAVED) if identity.adapter_is_on(self.model) else None
-
-    @property
-    def ways(self) -> certificate.Ways:
-        """How this model is computed exactly, measured the first time. Raises `InputError` for no causal model."""
-        return certificate.ways_of(self.model, self.tokenizer)
-
-    def describe(self) -> dict[str, Any]:
-        """Return what a record keeps of the model."""
-        slower = {"ways": lines} if (lines := self.ways.lines()) else {}
-        return slower | {
-            "name": self.name,
-            "precision": self.precision,
-            "fingerprint": self.fingerprint,
-            "adapter": self.adapter,
-            "parameters": sum(shape.numel() for shape in identity.weight_shapes(self.model).values()),
-        }
-
-    def identity(self) -> dict[str, Any]:
-        """Return all that a figure made with this model depends on, as it is just now: a part of `figure_key`."""
-        adapter = identity.adapter_digest(self.model)
-        # Some kinds of adapter change the base and add the rest: switched off, they leave another base.
-        switched_off = adapter is None and identity.adapter_layers(self.model)
-        return {
-            "weights": [self.fingerprint, identity.base_digest(self.model) if switched_off else self.digest],
-            "precision": self.precision,
-            "device": self.device.type,
-            "settings": identity.settings_fingerprint(identity.base_model(self.model)),
-            "tokenizer": identity.tokenizer_fingerprint(self.tokenizer),
-            "adapter": adapter,
-        }
 
 
 def load(

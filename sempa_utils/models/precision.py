@@ -1,14 +1,12 @@
 """Precision: what weights are held in, NF4 that gives the same figures everywhere, and the type of the products."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig
 
 from sempa_utils.checks import InputError, first_line
-
-if TYPE_CHECKING:
-    from sempa_utils.models.loading import LanguageModel
+from sempa_utils.models.language_model import LanguageModel
 
 PRECISIONS = ("float32", "bfloat16", "nf4")
 
@@ -41,7 +39,7 @@ def compute_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
 
 
-def mixed_precision(language_model: "LanguageModel") -> dict[str, Any]:
+def mixed_precision(language_model: LanguageModel) -> dict[str, Any]:
     """Return a trainer's switches: bf16 or fp16 autocast where the model computes so, else none."""
     nf4 = language_model.precision == "nf4"
     dtype = compute_dtype(language_model.device.type) if nf4 else language_model.model.dtype

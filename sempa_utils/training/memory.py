@@ -114,7 +114,7 @@ def shape(name: str) -> PreTrainedConfig:
         raise
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{name}: no model configuration to be had. Name a model directory, a hub id that this machine can "
+            f"{name}: no model configuration there. Name a model directory, a hub id that this machine can "
             f"reach, 'packaged', or one of: {', '.join(SHAPES)}."
         ) from error
 

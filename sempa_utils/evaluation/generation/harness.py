@@ -349,7 +349,7 @@ def _config_and_tokenizer(model: str):
         return AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{model}: its configuration and tokenizer are not to be had ({str(error).splitlines()[0][:200]}). Name a "
+            f"{model}: its configuration and tokenizer cannot be read ({str(error).splitlines()[0][:200]}). Name a "
             "model directory, a hub id that this machine can reach, or 'packaged'."
         ) from error
 
