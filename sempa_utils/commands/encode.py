@@ -32,7 +32,6 @@ def run(options) -> None:
     """Read sentences, a line each, and write their vectors."""
     import numpy as np
 
-    from sempa_utils import models
     from sempa_utils.embedding import METHODS, Embedder
 
     output = Path(options.output)
@@ -49,7 +48,7 @@ def run(options) -> None:
         where = f", row {blank[0]}: a blank line" if blank else ": an empty file"
         raise InputError(f"{options.input}{where}. Each line must hold a sentence, so that rows and vectors agree.")
     precision = options.precision or profiles.get(options.profile).evaluation_precision
-    language_model = models.load(options.model, precision, adapter=options.adapter)
+    language_model = shared.load(options.model, precision, adapter=options.adapter)
     embedder = Embedder(language_model, options.method, layer=options.layer)
     how = {"show_progress_bar": True, "normalize_embeddings": options.normalise}
     vectors = embedder.encode(sentences, options.batch_size, **how)

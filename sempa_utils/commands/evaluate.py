@@ -115,7 +115,7 @@ def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]], prec
 
     layer = int(options.layer) if options.layer not in (None, "dev") else None
     for name in adapters:
-        base = models.load(name, precision)
+        base = shared.load(name, precision)
         for folder in adapters[name]:
             models.check_adapter(base, folder)
         prefix = f"{base.name.split('/')[-1]}: " if len(adapters) > 1 else ""

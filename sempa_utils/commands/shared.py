@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,16 @@ def setting(options):
 
     profile = profiles.get(options.profile)
     return Setting(options.model, profile, options.data, options.seed, options.precision)
+
+
+def load(name: str, precision: str, *, adapter: str | None = None):
+    """Return a loaded model, and say on standard error what of it is computed in another way than usual."""
+    from sempa_utils import models
+
+    language_model = models.load(name, precision, adapter=adapter)
+    for line in language_model.lines():
+        print(f"{language_model.name}: {line}", file=sys.stderr, flush=True)
+    return language_model
 
 
 def labels(folders: list[str]) -> dict[str, str]:

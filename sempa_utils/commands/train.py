@@ -22,7 +22,7 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Train an adapter and print what came of it."""
-    from sempa_utils import models, records, training
+    from sempa_utils import records, training
     from sempa_utils.data import corpora
     from sempa_utils.training import trainer
 
@@ -32,7 +32,7 @@ def run(options) -> None:
     limit = profile.triplets if options.triplets is None else options.triplets or None
     corpus = corpora.load_nli(options.data, limit, seed=options.seed, ranked=ranked)
     print(corpus.describe())
-    language_model = models.load(options.model, options.precision or profile.precision)
+    language_model = shared.load(options.model, options.precision or profile.precision)
     record = training.train(language_model, corpus, recipe=recipe, folder=options.output, resume=not options.fresh)
     if not processes.is_main_process:
         return

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sempa_utils.models import certificate, identity
+from sempa_utils.models.begin_token import BeginToken, begin_token_of
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,21 @@ class LanguageModel:
         """How this model is computed exactly, measured the first time. Raises `InputError` for no causal model."""
         return certificate.ways_of(self.model, self.tokenizer)
 
+    @property
+    def begin_token(self) -> BeginToken | None:
+        """What a begin token does for this model, measured the first time; None where the tokenizer has none."""
+        return begin_token_of(self.model, self.tokenizer)
+
+    def lines(self) -> list[str]:
+        """Return a line for each thing that is done another way than usual, or should be."""
+        warned = [begin.line()] if (begin := self.begin_token) and begin.warns else []
+        return self.ways.lines() + warned
+
     def describe(self) -> dict[str, Any]:
         """Return what a record keeps of the model."""
-        slower = {"ways": lines} if (lines := self.ways.lines()) else {}
-        return slower | {
+        unusual = {"ways": lines} if (lines := self.ways.lines()) else {}
+        unusual |= {"begin_token": begin.line()} if (begin := self.begin_token) and begin.warns else {}
+        return unusual | {
             "name": self.name,
             "precision": self.precision,
             "fingerprint": self.fingerprint,

@@ -1,7 +1,10 @@
-"""What a tokenizer must have before a model reads by it: padding, and a chat template, within the embedding table."""
+"""What a tokenizer must be before a model reads by it: padding, a chat template, and nothing behind a text."""
 
+import json
 import re
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from sempa_utils.checks import InputError
 from sempa_utils.data.templates import PLAIN_CHAT_TEMPLATE
@@ -13,7 +16,7 @@ PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|e
 def prepare(tokenizer: Any, rows: int) -> None:
     """Set padding, and the plain chat template where there is none, for an embedding table of `rows` rows.
 
-    Raises `InputError` where the end token has no row.
+    What it appends to a text is left out. Raises `InputError` where the end token has no row.
     """
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id >= rows:
         raise InputError(
@@ -21,6 +24,7 @@ def prepare(tokenizer: Any, rows: int) -> None:
             f"embedding table {rows} rows. Take the model's own tokenizer, or resize its embeddings and save it again."
         )
     set_padding(tokenizer, rows)
+    _append_nothing(tokenizer)
     if not tokenizer.chat_template:
         tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
 
@@ -39,3 +43,32 @@ def set_padding(tokenizer: Any, rows: int | None = None) -> None:
     candidates = (token for token in (*PAD_CANDIDATES, *reserved) if token in numbers and token != tokenizer.eos_token)
     # The last number: of ordinary words the rarest, since decoding leaves padding out.
     tokenizer.pad_token = next(candidates, tokenizer.eos_token or max(numbers, key=lambda token: numbers[token]))
+
+
+def _append_nothing(tokenizer: Any) -> None:
+    """Let a text end in its own last token: embeddings are read there, and answers follow it."""
+    if not _appended(tokenizer):
+        return
+    if getattr(tokenizer, "add_eos_token", False):
+        tokenizer.add_eos_token = False
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend and _appended(tokenizer):
+        rules = json.loads(backend.to_str())["post_processor"]
+        for part in rules.get("processors", [rules]):
+            items = part.get("single", [])
+            last = max((place for place, item in enumerate(items) if "Sequence" in item), default=len(items))
+            part |= {"single": items[: last + 1]} if items else {}
+        empty = {"type": "BPE", "vocab": {}, "merges": []}
+        rules = {"version": "1.0", "model": empty, "added_tokens": [], "post_processor": rules}
+        backend.post_processor = Tokenizer.from_str(json.dumps(rules)).post_processor
+    if token := _appended(tokenizer):
+        raise InputError(
+            f"The tokenizer appends {token!r} to every text, and embeddings are read from a text's own last token. "
+            "Save it again without (add_eos_token=False)."
+        )
+
+
+def _appended(tokenizer: Any) -> str:
+    """Return what the tokenizer puts behind a text; "" where it is nothing."""
+    tokens, own = tokenizer("A")["input_ids"], tokenizer("A", add_special_tokens=False)["input_ids"]
+    return "" if not own or tokens[-len(own) :] == own else tokenizer.convert_ids_to_tokens(tokens[-1])

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from sempa_utils.checks import InputError
 from sempa_utils.data.templates import PLAIN_CHAT_TEMPLATE, paraphrase_request
-from sempa_utils.models import LanguageModel
+from sempa_utils.models import LanguageModel, chat
 
 
 def preference_dataset(triplets, template: str = "keep_same_meaning") -> Dataset:
@@ -48,15 +48,7 @@ def answer_tokens(tokenizer, request: list[dict] | str, *, answer: str) -> tuple
     if isinstance(request, str):
         answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
         return tokenizer(request)["input_ids"], [*answer_ids, tokenizer.eos_token_id]
-    prompt = tokenizer.apply_chat_template(request, add_generation_prompt=True, tokenize=True, return_dict=False)
-    turns = [*request, {"role": "assistant", "content": answer}]
-    whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-    if whole[: len(prompt)] != prompt:
-        raise InputError(
-            "This tokenizer's chat template renders a request differently with and without its answer, so the "
-            "answer's tokens cannot be told apart. Set a chat template whose generation prompt is a prefix."
-        )
-    return prompt, whole[len(prompt) :]
+    return chat.answer_tokens(tokenizer, request, answer=answer)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from sempa_utils import objectives
 from sempa_utils.checks import InputError, decode_text, fingerprint
 from sempa_utils.data import corpora
 from sempa_utils.data.templates import paraphrase_request
-from sempa_utils.models import LanguageModel
+from sempa_utils.models import LanguageModel, chat
 from sempa_utils.objectives.answers import Pairwise
 
 REVISION = 1  # of the signals; raised with every change that moves one
@@ -216,8 +216,8 @@ def faults(answer: Answer, sentence: str) -> list[str]:
     unfinished: no end token within the limit. empty: not one letter or digit. copied: the sentence itself, or all of
     the request, whatever case and punctuation. looping: one to eight words that stand three times in a row.
     """
-    chat = paraphrase_request(sentence)
-    words, requested = _words(answer.text), _words(chat if isinstance(chat, str) else chat[-1]["content"])
+    request = paraphrase_request(sentence)
+    words, requested = _words(answer.text), _words(request if isinstance(request, str) else request[-1]["content"])
     faulty = {
         "unfinished": not answer.ended,
         "empty": not words,
@@ -399,14 +399,15 @@ SIGNALS = {
 def _prompt_tokens(tokenizer, prompt) -> list[int]:
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
-    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return chat.prompt_tokens(tokenizer, prompt)
 
 
 def _end_tokens(language_model: LanguageModel) -> list[int]:
-    """Where an answer ends: the tokenizer's end token, and those that the model's own settings name."""
-    named = language_model.model.generation_config.eos_token_id
+    """Where an answer ends: the tokenizer's end token, its chat template's, and those of the model's own settings."""
+    tokenizer, named = language_model.tokenizer, language_model.model.generation_config.eos_token_id
     named = named if isinstance(named, list) else [named]
-    return sorted({token for token in (language_model.tokenizer.eos_token_id, *named) if token is not None})
+    ends = (tokenizer.eos_token_id, chat.end_token(tokenizer), *named)
+    return sorted({token for token in ends if token is not None})
 
 
 def _together(language_model: LanguageModel, batch_size: int, left: bool = False) -> int:
