@@ -11,8 +11,7 @@ KEPT = "sempa_begin_token"  # the name under which a model keeps what was measur
 FACTOR = 1.5  # a perplexity lower by so much is no accident
 TEXT = (
     "The village lies at the end of a narrow valley. In winter the road is often closed by snow, and the people who "
-    "live there bake their own bread, keep a few animals and wait for the spring. A small shop opens twice a week, and "
-    "the doctor comes on Mondays if the weather allows it."
+    "live there bake their own bread, keep a few animals and wait for the spring."
 )
 
 
