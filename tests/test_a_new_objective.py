@@ -40,6 +40,7 @@ def model(no_data, tmp_path, monkeypatch):
 
 def test_it_trains_from_the_command_line(model, tmp_path, capsys):
     from sempa_utils import training
+    from sempa_utils.plots.training import training_curve
 
     options = ["--profile", "smoke", "--precision", "float32", "--triplets", "24", "--learning-rate", "3e-3"]
     arguments = ["train", "--model", model, "--objective", "margin", "--margin", "0.5", *options]
@@ -49,6 +50,10 @@ def test_it_trains_from_the_command_line(model, tmp_path, capsys):
     losses = [point.loss for point in record.curve]
     assert losses[0] == pytest.approx(0.25, abs=1e-4) and sum(losses[-6:]) / 6 < 0.2
     assert record.objective == "margin" and record.recipe["margin"] == 0.5
+    curve = training_curve(record)  # its dashed line is the loss of no preference, by this run's own margin
+    labels = [text.get_text() for text in curve.axes[0].texts]
+    dashed = [line for line in curve.axes[0].get_lines() if line.get_linestyle() == "--"]
+    assert dashed[0].get_ydata()[0] == pytest.approx(0.25) and "0.25: no preference" in labels
 
 
 def test_its_plan_is_that_of_a_pair(model, capsys):

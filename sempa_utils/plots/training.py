@@ -5,6 +5,8 @@ No function here loads a model or counts anything: what is drawn is what is hand
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from matplotlib import ticker
@@ -167,18 +169,21 @@ def lora_sketch(width_in: int, width_out: int, *, rank: int, frozen_weights: int
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def chance_loss(objective: str, candidates: int) -> float | None:
-    """Return the loss, in nats, of a model without a preference among its N candidates; None for `contrastive`.
+def chance_loss(objective: str, candidates: int, *, recipe: Mapping[str, Any] | None = None) -> float | None:
+    """Return the loss, in nats, of a model without a preference among its N candidates, as the objective says.
 
-    A contrastive loss starts elsewhere: cosines differ before any training.
+    Its settings are those of `recipe`, else its defaults. None where it starts elsewhere, as `contrastive` does.
+    Raises `ValueError` for an unknown objective or one candidate.
     """
+    from sempa_utils.objectives import OBJECTIVES  # not above: it brings torch, which other pictures do without
+
     if candidates < 2:
         raise ValueError(f"a preference needs 2 candidates or more, not {candidates}")
-    if objective == "contrastive":
-        return None
-    if objective not in ("pairwise", "listwise", "best_of_n", "one_word"):
+    if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}")
-    return math.log(math.factorial(candidates) if objective == "listwise" else candidates)
+    kind = OBJECTIVES[objective]
+    settings = {field.name: recipe[field.name] for field in fields(kind) if recipe and field.name in recipe}
+    return kind(**settings).chance_loss(candidates)
 
 
 def training_curve(run: TrainingCurve) -> Figure:
@@ -187,7 +192,7 @@ def training_curve(run: TrainingCurve) -> Figure:
     Thin lines are single steps, thick ones the mean of an eighth of the run.
     """
     curve, objective, candidates = run.curve, run.objective, run.candidates
-    chance = chance_loss(objective, candidates)
+    chance = chance_loss(objective, candidates, recipe=run.recipe)
     if objective == "pairwise":
         title, score, above = "Implicit reward", "β log(π / π_ref)", "chosen above rejected (%)"
         names = ("chosen", "rejected")
@@ -199,7 +204,9 @@ def training_curve(run: TrainingCurve) -> Figure:
         seen = [point.step * run.batch for point in curve]
         _noisy_line(left, seen, [point.loss for point in curve], "blue")
         if chance is not None:
-            name = f"ln {math.exp(chance):.0f}" + (f" = ln {candidates}!" if objective == "listwise" else "")
+            whole = round(math.exp(chance))
+            name = f"ln {whole}" if math.isclose(chance, math.log(whole)) else f"{chance:.3g}"
+            name += f" = ln {candidates}!" if objective == "listwise" else ""
             _dashed_line(left, chance, f"{name}: no preference")
         left.set(title="Loss", ylabel="loss (nats)")
         _noisy_line(middle, seen, [point.chosen_reward for point in curve], "green", names[0])
