@@ -44,6 +44,15 @@ def answer_tokens(tokenizer, turns: list[dict], *, answer: str) -> tuple[list[in
     return prompt, tokens[len(prompt) :]
 
 
+def is_plain(tokenizer, turns: list[dict]) -> bool:
+    """Whether a chat is what the template makes of it by itself: system words, thinking and dates as they stand."""
+    try:
+        plain = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except (jinja2.TemplateError, TypeError):
+        return False
+    return prompt_tokens(tokenizer, turns) == _tokens(tokenizer, plain)
+
+
 def end_token(tokenizer) -> int | None:
     """Return the special token by which the template closes an answer; None where it has none."""
     try:

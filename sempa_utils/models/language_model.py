@@ -7,6 +7,7 @@ import torch
 
 from sempa_utils.models import certificate, identity
 from sempa_utils.models.begin_token import BeginToken, begin_token_of
+from sempa_utils.models.tokenizer import APPENDED
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,16 @@ class LanguageModel:
     def lines(self) -> list[str]:
         """Return a line for each thing that is done another way than usual, or should be."""
         warned = [begin.line()] if (begin := self.begin_token) and begin.warns else []
-        return self.ways.lines() + warned
+        return self._other_ways() + warned
+
+    def _other_ways(self) -> list[str]:
+        token = getattr(self.tokenizer, APPENDED, None)
+        left_out = [f"the {token} that the tokenizer puts behind every text is left out"] if token else []
+        return self.ways.lines() + left_out
 
     def describe(self) -> dict[str, Any]:
         """Return what a record keeps of the model."""
-        unusual = {"ways": lines} if (lines := self.ways.lines()) else {}
+        unusual = {"ways": lines} if (lines := self._other_ways()) else {}
         unusual |= {"begin_token": begin.line()} if (begin := self.begin_token) and begin.warns else {}
         return unusual | {
             "name": self.name,

@@ -11,6 +11,7 @@ from sempa_utils.data.templates import PLAIN_CHAT_TEMPLATE
 
 # Tokens that may serve as padding because ordinary text never contains them.
 PAD_CANDIDATES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>", "<unk>")
+APPENDED = "sempa_appended"  # the name under which a tokenizer keeps what it put behind a text before
 
 
 def prepare(tokenizer: Any, rows: int) -> None:
@@ -47,8 +48,9 @@ def set_padding(tokenizer: Any, rows: int | None = None) -> None:
 
 def _append_nothing(tokenizer: Any) -> None:
     """Let a text end in its own last token: embeddings are read there, and answers follow it."""
-    if not _appended(tokenizer):
+    if not (token := _appended(tokenizer)):
         return
+    setattr(tokenizer, APPENDED, token)
     if getattr(tokenizer, "add_eos_token", False):
         tokenizer.add_eos_token = False
     backend = getattr(tokenizer, "backend_tokenizer", None)

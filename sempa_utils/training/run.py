@@ -23,7 +23,8 @@ import torch
 from sempa_utils import models, profiles
 from sempa_utils.checks import InputError, build_folder, require_space, write_whole
 from sempa_utils.data.corpora import Corpus, load_nli
-from sempa_utils.data.templates import REQUEST_TEMPLATES
+from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
+from sempa_utils.models import chat
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.profiles import Profile
 from sempa_utils.records import EXACT, CurveMean, CurvePoint, TrainingCurve, TrainingRecord, read_json, write_json
@@ -252,7 +253,8 @@ class PeakMemory:
 def _take_over(folder: Path, language_model: models.LanguageModel, *, corpus: Corpus, recipe: Recipe) -> bool:
     """Give a finished run of an older kit today's fingerprint, once, if base, precision, data and recipe are alike.
 
-    Older kits did not write down tokenizer and versions: those are taken on trust, and a line says so.
+    Older kits did not write down tokenizer and versions: those are taken on trust, and a line says so. They knew but
+    the quick ways and a template's own chat, so a run of a model that takes others may be wrong, and is not taken over.
     """
     mark, path = folder / RUN, folder / RECORD
     if not (mark.is_file() and path.is_file()) or "key" in json.loads(mark.read_text(encoding="utf8")):
@@ -263,7 +265,11 @@ def _take_over(folder: Path, language_model: models.LanguageModel, *, corpus: Co
     # What it did not know of yet it did not do.
     settings = settings_of(Recipe) | settings_of(type(recipe.objective))
     their_recipe = {name: setting.default for name, setting in settings.items()} | record["recipe"]
-    if not alike or any(their_recipe.get(name) != value for name, value in recipe.settings().items()):
+    template = recipe.settings().get("template")  # of the objectives over answers
+    request = paraphrase_request("A", template) if template else ""
+    exact = "ways" not in language_model.describe()
+    exact = exact and (isinstance(request, str) or chat.is_plain(language_model.tokenizer, request))
+    if not (alike and exact) or any(their_recipe.get(name) != value for name, value in recipe.settings().items()):
         return False
     record["fingerprint"] = run_fingerprint(language_model, corpus, recipe=recipe)
     for file, content in ((path, record), (mark, {"fingerprint": record["fingerprint"], "key": KEY})):
