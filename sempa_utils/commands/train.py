@@ -31,13 +31,17 @@ def run(options) -> None:
     ranked = options.ranked or recipe.objective.ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None
     corpus = corpora.load_nli(options.data, limit, seed=options.seed, ranked=ranked)
-    print(corpus.describe())
-    language_model = shared.load(options.model, options.precision or profile.precision)
+    speaks = processes.is_main_process
+    if speaks:
+        print(corpus.describe())
+    language_model = shared.load(options.model, options.precision or profile.precision, speaks=speaks)
     record = training.train(language_model, corpus, recipe=recipe, folder=options.output, resume=not options.fresh)
-    if not processes.is_main_process:
+    if not speaks:
         return
     if record.rows_too_long:
         print(f"{record.rows_too_long} rows were longer than {recipe.max_length} tokens and left out")
+    if left_out := record.candidates_left_out:
+        print(f"{left_out} times another row's sentence was no negative, since it says the same, and was left out")
     first, last = record.curve[0], record.last_quarter
     headline = (
         f"{recipe.objective.name}, {len(corpus):,} rows in {record.seconds:.0f} s: loss {first.loss:.4f} → "

@@ -101,7 +101,12 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def base_digest(model: nn.Module) -> str:
     """Return `weights_digest` of all that the base holds as it lies in memory, whatever adapter lies on it."""
-    return weights_digest(_of_base(model, base_model(model).state_dict(keep_vars=True).items()))
+    return weights_digest(base_tensors(model))
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the base's weights and saved buffers by their own names, tied ones once, whatever adapter lies on it."""
+    return _of_base(model, base_model(model).state_dict(keep_vars=True).items())
 
 
 def _of_base(model: nn.Module, tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def train(
                 last_quarter=_mean(curve[len(curve) * 3 // 4 :]),
                 steps=trainer.state.global_step,
                 rows_too_long=len(corpus) - len(trainer.train_dataset),
+                candidates_left_out=round(sum(point.left_out or 0 for point in curve) * recipe.batch) or None,
                 trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
                 seconds=seconds,
                 peak_memory_bytes=peak.peak,
