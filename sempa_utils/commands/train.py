@@ -48,6 +48,8 @@ def run(options) -> None:
         f"{last.loss:.4f} and accuracy {100 * last.accuracy:.0f} % over the last quarter, "
         f"peak memory {record.peak_memory_bytes / 2**30:.1f} GiB"
     )
+    if reached := record.model.get("experts"):
+        print(reached)
     print(f"{headline}\nadapter: {record.adapter}")
     if options.record:
         origin = records.Origin(record.model, record.data, record.recipe, options.seed)

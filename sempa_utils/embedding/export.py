@@ -164,9 +164,9 @@ def _bare(decoder, weights: dict[str, torch.Tensor]):
 def _read_back(language_model, folder: Path, *, method: str, beside: bool) -> None:
     """Raise an `InputError` unless what was written gives the Embedder's vectors when transformers loads it."""
     how: dict[str, Any] = {"adapter_kwargs": {"subfolder": ADAPTER_FOLDER}} if beside else {}
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=language_model.decoder.dtype, use_safetensors=True, **how).eval()
-    expected = Embedder(language_model, method).encode(list(PROBES), convert_to_tensor=True).float().cpu()
+    expected = torch.as_tensor(Embedder(language_model, method).encode(list(PROBES)))
     for sentence, vector in zip(PROBES, expected):
         ids = tokenizer.apply_chat_template([{"role": "user", "content": sentence}])["input_ids"]
         state = model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1].float()

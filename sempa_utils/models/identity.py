@@ -22,7 +22,7 @@ from sempa_utils.checks import fingerprint
 PACKAGES = ("torch", "transformers", "tokenizers")  # take part in every figure
 UNSAVED = "unsaved"  # in the place of an adapter's fingerprint, where it was never in a folder
 COLUMNS = 1021  # a prime, so that rows which change places come to stand in other columns
-WRAPPED = re.compile(r"\.(token_adapter\.)?(base_layer|original_module)\.")  # where PEFT keeps what it covers
+WRAPPED = re.compile(r"(\.(token_adapter\.)?(base_layer|original_module))+\.")  # where PEFT keeps what it covers
 # Of a configuration: where it came from, and a switch that training and generation turn.
 NO_SETTINGS = {"transformers_version", "architectures", "use_cache"}
 OF_NO_EFFECT = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from sempa_utils.checks import InputError
 from sempa_utils.models import Ways
 
-
 LEFT_OUT = -1e9  # nats: a score whose probability is 0 in float32, and which is a number still
 
 

@@ -93,6 +93,8 @@ def make_trainer(
         ours = {"recipe": recipe, "ways": ways}
         trainer: Any = SemanticTrainer(**given, **ours) if recipe.shared_prefix else DPOTrainer(**given)
     trainer.remove_callback(PrinterCallback)
+    if not recipe.train_router:
+        models.hold_routers(trainer.model)
     train_in_float32(trainer.model)
     return trainer
 
