@@ -175,7 +175,7 @@ def test_a_prompt_needs_no_end_token():
 
 @pytest.mark.parametrize("template", [GEMMA, SILENT])
 def test_trls_own_batches_are_refused_where_they_would_render_another_chat(no_data, tmp_path, template):
-    base = models.wrap(tiny_model(), tokenizer_of(template), name="tiny")
+    base = models.wrap(tiny_model(vocabulary=640), tokenizer_of(template), name="tiny")
     recipe = training.Recipe(micro_batch=4, max_length=256)
     rows = corpora.load_triplets(limit=4)
     with pytest.raises(InputError, match="tiny: TRL's own batches.*Leave out --stock-batches"):
