@@ -1,0 +1,45 @@
+"""Model cards of the finished adapters: what the hub reads of them, written from the records of their runs."""
+
+import re
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from sempa_utils import models, records
+from sempa_utils.data.corpora import STS_TASKS
+
+FRONT = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+STS_FILES = "princeton-nlp/datasets-for-simcse"  # SentEval's tasks as the hub has them
+TRAINED_ON = ["stanfordnlp/snli", "nyu-mll/multi_nli"]
+
+
+def with_metadata(card: str, name: str, run: records.RunRecord[records.GridFigures] | None) -> str:
+    """Return a card's text with its metadata made anew: base, licences, data, and the run's STS and perplexity."""
+    data = ModelCardData(
+        base_model=models.PACKAGED_MODELS[models.PACKAGED].name,
+        library_name="peft",
+        language="en",
+        license="apache-2.0",
+        datasets=TRAINED_ON,
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-embeddings", "lora", "sempa"],
+        model_name=name,
+        eval_results=_results(run.figures) if run else None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n{FRONT.sub('', card)}"
+
+
+def _results(figures: records.GridFigures) -> list[EvalResult]:
+    """Return the seven tasks and their mean, and the perplexity, as a model-index holds them."""
+    found = []
+    if figures.sts:
+        columns = figures.sts.scores.columns
+        for task in (*STS_TASKS, "mean"):
+            what = {"task_type": "sentence-similarity", "dataset_type": STS_FILES, "dataset_name": f"SentEval {task}"}
+            what |= {"dataset_config": task}  # else the hub's library puts all under the first one's name
+            score = {"metric_type": "spearmanr", "metric_name": "Spearman × 100, PromptEOL"}
+            found.append(EvalResult(**what, **score, metric_value=round(columns[task].value, 2)))
+    if figures.signals:
+        what = {"task_type": "text-generation", "dataset_type": "Salesforce/wikitext", "dataset_name": "WikiText-2"}
+        score = {"metric_type": "perplexity", "metric_value": round(figures.signals["perplexity"], 2)}
+        found.append(EvalResult(**what, **score))
+    return found
