@@ -25,6 +25,11 @@ class Profile:
     theory_steps: int = 12  # optimiser steps of notebook 01, six triplets each
     theory_held_out: int = 40  # triplets on which notebook 01 compares two scores
 
+    @property
+    def text_tokens(self) -> int | None:
+        """Tokens of text that a perplexity is taken over."""
+        return self.generation_items and 300 * self.generation_items
+
 
 PROFILES = {
     "smoke": Profile("tests of the notebooks", "nf4", "float32", 8, 4, 1, 128, 4, 40, 12, 2, False, 3, 8),

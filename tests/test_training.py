@@ -289,6 +289,28 @@ def test_the_recipe_is_the_papers():
     assert (recipe.batch, recipe.max_length, recipe.save_every) == (256, 1024, 20_000)
 
 
+def test_rate_and_kl_weight_follow_model_and_rows():
+    profile, fits = profiles.get("cpu"), training.recipe.FITS
+    for objective in ("pairwise", "contrastive"):
+        paper = training.Recipe.of_profile(profile, objective)
+        for fit in fits:
+            found = training.Recipe.fitted(profile, objective, parameters=fit.parameters, rows=fit.rows)
+            assert found == paper.changed(learning_rate=fit.learning_rate, kl_weight=fit.kl_weight)
+        largest = {"parameters": max(fit.parameters for fit in fits), "rows": max(fit.rows for fit in fits)}
+        for one in largest:
+            beyond = largest | {one: largest[one] + 1}
+            assert training.Recipe.fitted(profile, objective, **beyond) == paper
+    # The more rows, the lower the rate: a line of the table is never behind a wider one.
+    assert list(fits) == sorted(fits) and [fit.learning_rate for fit in fits] == sorted(
+        (fit.learning_rate for fit in fits), reverse=True
+    )
+    small = {"parameters": 1, "rows": 1}
+    given = training.Recipe.fitted(profile, **small, learning_rate=3e-4, kl_weight=0.0)
+    assert (given.learning_rate, given.kl_weight) == (3e-4, 0.0), "what is given goes before"
+    stock = training.Recipe.fitted(profile, **small, shared_prefix=False)
+    assert stock == training.Recipe.of_profile(profile, shared_prefix=False), "no KL term there, so no higher rate"
+
+
 def test_every_keyword_we_pass_is_known_to_the_libraries():
     # A keyword that a new release dropped is found here and not in the middle of a run.
     import re
