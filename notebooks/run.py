@@ -23,6 +23,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import psutil
+import torch
 from latex2mathml.converter import convert as to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -85,7 +86,7 @@ def main() -> int:
     data = os.environ.get("SEMPA_DATA_DIR")
     texts = [path.read_text(encoding="utf8") for path in sources]
     key = fingerprint(__version__, options.profile, model, data, *texts)
-    progress = Progress(build, stages(sources), key)
+    progress = Progress(build, stages(sources, first=not options.only), key)
     print(f"{build / 'index.html'} fills while this runs", flush=True)
     with FamilyMemory(os.getpid) as memory:
         for stage in progress.stages:
@@ -103,16 +104,18 @@ def main() -> int:
     return 0
 
 
-def stages(sources: list[Path]) -> list[list[Path]]:
+def stages(sources: list[Path], *, first: bool) -> list[list[Path]]:
     """Return what is executed one stage after the other; the notebooks of a stage side by side, on a core each.
 
-    The first stage trains what notebooks share and has its figures on the index page at once. What follows needs
-    less memory, so that two notebooks side by side stay below what the last one takes by itself.
+    The `first` stage trains what notebooks share and has its figures on the index page at once. What follows needs
+    less memory, so that two notebooks side by side stay below what the last one takes by itself; a GPU has one at a
+    time.
     """
-    first, pairs = HERE / "first.py", SIDE_BY_SIDE if (os.cpu_count() or 1) > 1 else ()
+    several = (os.cpu_count() or 1) > 1 and not torch.cuda.is_available()
+    pairs, script = SIDE_BY_SIDE if several else (), HERE / f"{FIRST}.py"
     beside = [[one for one in sources if one.stem[:2] in pair] for pair in pairs]
     alone = [[one] for one in sources if not any(one in pair for pair in beside)]
-    shared = [[first]] if first.is_file() else []
+    shared = [[script]] if first and script.is_file() else []
     return shared + sorted(
         [pair for pair in beside if pair] + alone, key=lambda stage: stage[0].stem
     )
@@ -140,6 +143,11 @@ class Progress:
         if self.path.is_file():
             state = json.loads(self.path.read_text(encoding="utf8"))
             self.done = state["done"] if state["key"] == key else {}
+        if (
+            FIRST in self.names and FIRST not in self.done
+        ):  # what another run left there is not this one's
+            for left in (build / "records" / f"{FIRST}.json", build / f"{FIRST}.png"):
+                left.unlink(missing_ok=True)
         self.write_index()
 
     @property

