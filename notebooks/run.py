@@ -32,7 +32,8 @@ from sempa_utils import __version__, models, profiles, records
 from sempa_utils.checks import InputError, fingerprint, write_whole
 
 HERE = Path(__file__).parent
-FIRST = "first"  # the script that comes before the notebooks
+# The scripts that come before the notebooks, and what the index page calls what they find.
+SCRIPTS = {"first": "What SemPA did", "others": "Beside it: other objectives, and no KL term"}
 SIDE_BY_SIDE = (("01", "04"), ("02", "03"))
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # of a notebook that has another one beside it
 
@@ -86,7 +87,7 @@ def main() -> int:
     data = os.environ.get("SEMPA_DATA_DIR")
     texts = [path.read_text(encoding="utf8") for path in sources]
     key = fingerprint(__version__, options.profile, model, data, *texts)
-    progress = Progress(build, stages(sources, first=not options.only), key)
+    progress = Progress(build, stages(sources, scripts=not options.only), key)
     print(f"{build / 'index.html'} fills while this runs", flush=True)
     with FamilyMemory(os.getpid) as memory:
         for stage in progress.stages:
@@ -104,21 +105,20 @@ def main() -> int:
     return 0
 
 
-def stages(sources: list[Path], *, first: bool) -> list[list[Path]]:
+def stages(sources: list[Path], *, scripts: bool) -> list[list[Path]]:
     """Return what is executed one stage after the other; the notebooks of a stage side by side, on a core each.
 
-    The `first` stage trains what notebooks share and has its figures on the index page at once. What follows needs
-    less memory, so that two notebooks side by side stay below what the last one takes by itself; a GPU has one at a
-    time.
+    The `scripts` train what notebooks share, SemPA first, and have their figures on the index page at once. What follows
+    needs less memory, so that two notebooks side by side stay below what the last one takes by itself; a GPU has one
+    at a time.
     """
     several = (os.cpu_count() or 1) > 1 and not torch.cuda.is_available()
-    pairs, script = SIDE_BY_SIDE if several else (), HERE / f"{FIRST}.py"
+    pairs, before = SIDE_BY_SIDE if several else (), [HERE / f"{name}.py" for name in SCRIPTS]
     beside = [[one for one in sources if one.stem[:2] in pair] for pair in pairs]
     alone = [[one] for one in sources if not any(one in pair for pair in beside)]
-    shared = [[script]] if first and script.is_file() else []
-    return shared + sorted(
-        [pair for pair in beside if pair] + alone, key=lambda stage: stage[0].stem
-    )
+    shared = [[script] for script in before if scripts and script.is_file()]
+    notebooks = [pair for pair in beside if pair] + alone
+    return shared + sorted(notebooks, key=lambda stage: stage[0].stem)
 
 
 def run_stage(stage: list[Path], progress: "Progress") -> bool:
@@ -143,19 +143,16 @@ class Progress:
         if self.path.is_file():
             state = json.loads(self.path.read_text(encoding="utf8"))
             self.done = state["done"] if state["key"] == key else {}
-        if (
-            FIRST in self.names and FIRST not in self.done
-        ):  # what another run left there is not this one's
-            for left in (build / "records" / f"{FIRST}.json", build / f"{FIRST}.png"):
-                left.unlink(missing_ok=True)
+        for name in SCRIPTS.keys() & set(self.names) - self.done.keys():
+            for left in (build / "records" / f"{name}.json", build / f"{name}.png"):
+                left.unlink(missing_ok=True)  # what another run left is not this one's
         self.write_index()
 
     @property
     def names(self) -> list[str]:
         """All that is executed, in the order of the index page."""
-        return [source.stem for stage in self.stages[:1] for source in stage] + sorted(
-            source.stem for stage in self.stages[1:] for source in stage
-        )
+        names = [source.stem for stage in self.stages for source in stage]
+        return sorted(names, key=lambda name: (name not in SCRIPTS, name))
 
     def execute(self, source: Path, *, alone: bool) -> bool:
         """Execute one and keep what it took; the index page shows it before and after. False after an error."""
@@ -182,7 +179,7 @@ class Progress:
             for name in self.names
         }
         stages = [[costs[source.stem].seconds for source in stage] for stage in self.stages]
-        minutes, notebooks = sum(map(max, stages)) / 60, sum(name != FIRST for name in costs)
+        minutes, notebooks = sum(map(max, stages)) / 60, sum(name not in SCRIPTS for name in costs)
         return records.run_record(
             f"make_run_{profile}",
             costs,
@@ -405,11 +402,11 @@ def index_row(progress: Progress, name: str) -> str:
         if cost
         else state
     )
-    headline = html.escape(headline_of(build, name)) if cost or name == FIRST else ""
-    if name == FIRST:
-        picture = build / "first.png"
-        told = f"<p><b>{headline}</b></p>{_image(picture.read_bytes())}" if headline else ""
-        return f'<div class="row first"><h2>What SemPA did</h2>{told}<small>{took}</small></div>'
+    headline = html.escape(headline_of(build, name)) if cost else ""
+    if name in SCRIPTS:
+        picture = _image((build / f"{name}.png").read_bytes()) if cost else ""
+        told = f"<h2>{SCRIPTS[name]}</h2><p><b>{headline}</b></p>{picture}<small>{took}</small>"
+        return f'<div class="row first">{told}</div>'
     if not cost:
         title = html.escape(_title(jupytext.read(HERE / "source" / f"{name}.py")))
         return f'<div class="row waits"><h2>{title}</h2><small>{took}</small></div>'
@@ -431,7 +428,7 @@ def publish(build: Path, summary: records.RunRecord, complete: bool) -> None:
     The summary of a run goes with them only if the run was of all notebooks: they then show its costs, not
     those of the run before.
     """
-    names = [name for name in summary.figures if name != FIRST]
+    names = [name for name in summary.figures if name not in SCRIPTS]
     for name in names:
         shutil.copyfile(build / f"{name}.ipynb", HERE / f"{name}.ipynb")
         record = build / "records" / f"notebook_{name}.json"
@@ -456,7 +453,7 @@ def replace_output(path: Path, before: str, after: str) -> None:
 
 def headline_of(build: Path, name: str) -> str:
     """Return the headline of a part's record, or nothing where it has left none."""
-    record = name if name == FIRST else f"notebook_{name}"
+    record = name if name in SCRIPTS else f"notebook_{name}"
     path = build / "records" / f"{record}.json"
     return records.load_run(path).headline if path.is_file() else ""
 

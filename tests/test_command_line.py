@@ -116,9 +116,9 @@ def test_train_then_encode_and_evaluate_with_the_adapter(capsys, no_data, direct
 def test_train_says_which_rate_it_takes_and_the_papers_is_a_word_away(capsys, no_data, directory, tmp_path):
     model = ("--model", directory, "--profile", "smoke", "--precision", "float32", "--triplets", 8)
     said = {
-        (): (1e-3, 10.0, "learning rate 0.001, KL weight 10: fitted to model and rows (--recipe paper"),
+        (): (2e-3, 10.0, "learning rate 0.002, KL weight 10: fitted to model and rows (--recipe paper"),
         ("--recipe", "paper"): (1e-4, 0.0, "learning rate 0.0001, KL weight 0: the paper's"),
-        ("--kl-weight", "2"): (1e-3, 2.0, "learning rate 0.001, KL weight 2: fitted"),
+        ("--kl-weight", "2"): (2e-3, 2.0, "learning rate 0.002, KL weight 2: fitted"),
     }
     for number, (options, (rate, weight, line)) in enumerate(said.items()):
         code, out, _ = call(capsys, "train", *model, *options, "--output", tmp_path / str(number))

@@ -269,7 +269,7 @@ def test_a_profile_that_wants_more_rows_than_there_are_still_holds_some_out(no_d
     monkeypatch.setattr(training.run, "train", lambda _, corpus, *__, **___: {"rows": len(corpus)})
     for name in ("cpu", "t4", "24gb", "paper"):
         record, rows, held_out = training.train_profile(profile=profiles.get(name))
-        assert len(held_out) >= 100 and len(rows) >= 160 and record["rows"] == len(rows)
+        assert len(held_out) >= 60 and len(rows) >= 96 and record["rows"] == len(rows)
         assert not {row.anchor for row in rows.rows} & {row.anchor for row in held_out.rows}
 
 

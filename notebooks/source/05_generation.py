@@ -540,11 +540,7 @@ settings = records.settings_table(
 display(Markdown(settings))
 
 # %%
-best = {
-    row: f"{signed(one.difference.value)} STS, {signed(one.price)} % perplexity"
-    for row, one in found.items()
-    if row != "SemPA"
-}
+best = {row: one.brief() for row, one in found.items() if row != "SemPA"}
 record_of_run = records.run_record(
     "notebook_05_generation",
     figures={

@@ -47,6 +47,10 @@ class Effect:
             f"{self.perplexity:.1f} ({_signed(self.price)} %)"
         )
 
+    def brief(self) -> str:
+        """Return what is gained and paid."""
+        return f"{_signed(self.difference.value)} STS, {_signed(self.price)} % perplexity"
+
 
 def effects(
     base: models.LanguageModel, adapters: Mapping[str, Path], *, trained_on: corpora.Corpus, profile: Profile, seed=42

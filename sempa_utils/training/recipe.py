@@ -30,7 +30,7 @@ class Fit(NamedTuple):
 # Found on dev splits with the packaged model: in few steps a small model learns at a higher rate alone, and the KL term
 # keeps its words. What is larger than any line here takes the paper's values.
 FITS = (
-    Fit(500_000_000, 400, 1e-3, 10.0),
+    Fit(500_000_000, 400, 2e-3, 10.0),
     Fit(500_000_000, 10_000, 5e-4, 10.0),
 )
 OF_PROFILE = ("micro_batch", "accumulation", "max_length", "save_every", "gradient_checkpointing")
