@@ -33,23 +33,29 @@ def run(options) -> None:
     ranked = options.ranked or kind.ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None
     corpus = corpora.load_nli(options.data, limit, seed=options.seed, ranked=ranked)
-    print(corpus.describe())
-    language_model = shared.load(options.model, options.precision or profile.precision)
+    speaks = processes.is_main_process
+    if speaks:
+        print(corpus.describe())
+    language_model = shared.load(options.model, options.precision or profile.precision, speaks=speaks)
     recipe = shared.recipe(options, parameters=language_model.parameters, rows=len(corpus))
-    if processes.is_main_process:
+    if speaks:
         whose = "the paper's" if options.recipe == "paper" else "fitted to model and rows (--recipe paper: the paper's)"
         print(f"learning rate {recipe.learning_rate:g}, KL weight {recipe.kl_weight:g}: {whose}", flush=True)
     record = training.train(language_model, corpus, recipe=recipe, folder=options.output, resume=not options.fresh)
-    if not processes.is_main_process:
+    if not speaks:
         return
     if record.rows_too_long:
         print(f"{record.rows_too_long} rows were longer than {recipe.max_length} tokens and left out")
+    if left_out := record.candidates_left_out:
+        print(f"{left_out} times another row's sentence was no negative, since it says the same, and was left out")
     first, last = record.curve[0], record.last_quarter
     headline = (
         f"{recipe.objective.name}, {len(corpus):,} rows in {record.seconds:.0f} s: loss {first.loss:.4f} → "
         f"{last.loss:.4f} and accuracy {100 * last.accuracy:.0f} % over the last quarter, "
         f"peak memory {record.peak_memory_bytes / 2**30:.1f} GiB"
     )
+    if reached := record.model.get("experts"):
+        print(reached)
     print(f"{headline}\nadapter: {record.adapter}")
     if options.record:
         origin = records.Origin(record.model, record.data, record.recipe, options.seed)

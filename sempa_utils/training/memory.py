@@ -248,6 +248,8 @@ def _adapted(config, setting: _Setting):
     if setting.precision == "nf4":
         _pack(model, setting.compute)
     model: Any = get_peft_model(model, lora_config(setting.recipe, config.model_type))
+    if not setting.recipe.train_router:
+        models.hold_routers(model)
     if setting.recipe.gradient_checkpointing:
         model.enable_input_require_grads()
         model.get_base_model().activation_checkpointing_enable()
@@ -347,7 +349,9 @@ def _as_trained(setting: _Setting):
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(functions, "linear", linear))
         stack.enter_context(mock.patch.object(functions, "scaled_dot_product_attention", attention))
-        if mixed:  # PEFT's 4-bit layers ask this before they cast; torch has no autocast for the meta device
+        # Torch has no autocast for the meta device: PEFT's layers over experts switch it off, its 4-bit ones ask for it
+        stack.enter_context(mock.patch.object(torch, "autocast", lambda *_, **__: contextlib.nullcontext()))
+        if mixed:
             stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda *_: True))
         yield
 

@@ -33,6 +33,8 @@ FITS = (
     Fit(500_000_000, 400, 2e-3, 10.0),
     Fit(500_000_000, 10_000, 5e-4, 10.0),
 )
+# Settings that came when runs had names already: at these values they are no part of one.
+LATER = {"train_router": False}
 OF_PROFILE = ("micro_batch", "accumulation", "max_length", "save_every", "gradient_checkpointing")
 
 
@@ -60,6 +62,8 @@ class Recipe:
     max_gradient_norm: float = setting(1.0, "longer gradients are cut to this length")
     gradient_checkpointing: bool = setting(False, "less memory, a second forward")
     cache_reference: bool = setting(None, "compute what the base says once; the default: for several epochs", kind=bool)
+    train_router: bool = setting(False, "also what chooses the experts of a mixture: it learned to balance them, and a "
+                                 "few thousand rows unlearn that")  # fmt: skip
     shared_prefix: bool = True  # False: TRL's own batches, the same result more slowly
     seed: int = 42
 
@@ -140,6 +144,10 @@ class Recipe:
         """Return all of it by name, as a record keeps it: the objective's name, its settings, the recipe's own."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
         return {"objective": own.pop("objective").name, **asdict(self.objective), **own}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that name a run."""
+        return {name: value for name, value in self.settings().items() if (name, value) not in LATER.items()}
 
 
 def lora_config(recipe: Recipe, model_type: str = "") -> LoraConfig:

@@ -93,6 +93,8 @@ def make_trainer(
         ours = {"recipe": recipe, "ways": ways}
         trainer: Any = SemanticTrainer(**given, **ours) if recipe.shared_prefix else DPOTrainer(**given)
     trainer.remove_callback(PrinterCallback)
+    if not recipe.train_router:
+        models.hold_routers(trainer.model)
     train_in_float32(trainer.model)
     return trainer
 
@@ -149,23 +151,27 @@ class SemanticTrainer(DPOTrainer):
                 f"Step {self.state.global_step + 1}: the loss is {outcome.loss.item()} in the batch of training rows "
                 f"{numbers}. Lower the learning rate, or train in float32 or bfloat16; the last whole checkpoint stays."
             )
-        self._keep_metrics(outcome, "train" if model.training else "eval")
+        self._keep_metrics(outcome, inputs.left_out, "train" if model.training else "eval")
         return (outcome.loss, None) if return_outputs else outcome.loss
 
     def reference_of(self, batch: Batch) -> torch.Tensor:
         """Return what the frozen base gives for a batch, row by row."""
         return self.step.reference(self.model, batch)
 
-    def _keep_metrics(self, outcome: Outcome, mode: str) -> None:
-        """Keep the figures that TRL logs, under its names."""
+    def _keep_metrics(self, outcome: Outcome, left_out: torch.Tensor | None, mode: str) -> None:
+        """Keep the figures that TRL logs, under its names, and how many candidates were no negatives."""
         scores, preferred = outcome.scores.scores.detach().float(), outcome.scores.preferred[:, None]
         best = scores.gather(1, preferred)[:, 0]
-        others = (scores.sum(dim=1) - best) / (scores.shape[1] - 1)
+        negatives = torch.ones_like(scores, dtype=torch.bool) if left_out is None else ~left_out
+        negatives = negatives.scatter(1, preferred, False)
+        count = negatives.sum(dim=1)
+        others = torch.where(negatives, scores, 0).sum(dim=1) / count.clamp(min=1)
         figures = {
             "rewards/chosen": best,
             "rewards/rejected": others,
             "rewards/margins": best - others,
             "rewards/accuracies": (best > scores.scatter(1, preferred, -math.inf).amax(dim=1)).float(),
+            "left_out": (scores.shape[1] - 1 - count).float(),
         }
         if outcome.divergence is not None:
             figures["divergence"] = outcome.divergence.detach()
@@ -257,6 +263,7 @@ def _point(entry: dict) -> CurvePoint:
         # In float16 the scaler skips such a step and tries a smaller scale.
         gradient_norm=gradient_norm if math.isfinite(gradient_norm) else None,
         divergence=entry.get("divergence"),
+        left_out=entry.get("left_out") or None,
     )
 
 
