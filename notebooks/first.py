@@ -1,7 +1,7 @@
 """Train SemPA and write down at once what it did; `notebooks/run.py` calls this before anything else.
 
-The notebooks find all of it again: adapter, cosines, perplexity. What was found stands in build/records/first.json and,
-as a picture, in build/first.png.
+The notebooks find all of it again: adapter, cosines, perplexity. What was found stands in build/records/make_run_first.json
+and, as a picture, in build/first.png.
 """
 
 import os
@@ -34,7 +34,9 @@ def train_and_score(runs: dict[str, dict], record: str, *, finished: bool = Fals
     if len(found) > 1:
         headline = "; ".join(f"{row} {one.brief()}" for row, one in found.items())
     origin = records.Origin(base.describe(), rows.record(), run.recipe, SEED)
-    records.save_run(records.run_record(record, found, headline=headline, origin=origin))
+    records.save_run(
+        records.run_record(f"make_run_{record}", found, headline=headline, origin=origin)
+    )
     print(headline, flush=True)
 
 

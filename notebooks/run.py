@@ -144,7 +144,7 @@ class Progress:
             state = json.loads(self.path.read_text(encoding="utf8"))
             self.done = state["done"] if state["key"] == key else {}
         for name in SCRIPTS.keys() & set(self.names) - self.done.keys():
-            for left in (build / "records" / f"{name}.json", build / f"{name}.png"):
+            for left in (record_of(build, name), build / f"{name}.png"):
                 left.unlink(missing_ok=True)  # what another run left is not this one's
         self.write_index()
 
@@ -429,10 +429,10 @@ def publish(build: Path, summary: records.RunRecord, complete: bool) -> None:
     those of the run before.
     """
     names = [name for name in summary.figures if name not in SCRIPTS]
+    for record in (record_of(build, name) for name in summary.figures):
+        shutil.copyfile(record, records.committed_folder() / record.name)
     for name in names:
         shutil.copyfile(build / f"{name}.ipynb", HERE / f"{name}.ipynb")
-        record = build / "records" / f"notebook_{name}.json"
-        shutil.copyfile(record, records.committed_folder() / record.name)
     if complete:
         shown = {name: records.costs(name) for name in names}
         shutil.copyfile(build / "summary.json", records.committed_folder() / f"{summary.name}.json")
@@ -451,10 +451,14 @@ def replace_output(path: Path, before: str, after: str) -> None:
         nbformat.write(notebook, draft)
 
 
+def record_of(build: Path, name: str) -> Path:
+    """Return where a part of the run leaves its record."""
+    return build / "records" / f"{'make_run' if name in SCRIPTS else 'notebook'}_{name}.json"
+
+
 def headline_of(build: Path, name: str) -> str:
     """Return the headline of a part's record, or nothing where it has left none."""
-    record = name if name in SCRIPTS else f"notebook_{name}"
-    path = build / "records" / f"{record}.json"
+    path = record_of(build, name)
     return records.load_run(path).headline if path.is_file() else ""
 
 

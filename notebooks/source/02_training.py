@@ -512,8 +512,8 @@ found = effect.effects(
 print(f"SemPA, {len(training_rows):,} triplets: {found.words()}")
 
 # %% [markdown]
-# The same run with another rate, without the KL term, and with other objectives, each with its price, stands in
-# notebook 05. What the model writes is the next question.
+# The same run without the KL term, and other objectives on the same rows, each with its price, stand in notebook 05.
+# What the model writes is the next question.
 
 # %% [markdown]
 # ## 9 · What the model says now
