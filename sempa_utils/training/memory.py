@@ -346,10 +346,14 @@ def _as_trained(setting: _Setting):
         products = (cast(query), cast(key), cast(value), dropout_p, is_causal)
         return fused(*products, attn_mask=cast(attn_mask), scale=scale)[0]
 
+    def grouped_mm(states, weight, **_):
+        return states @ weight[0]  # of this shape, whichever expert a token goes to
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(functions, "linear", linear))
         stack.enter_context(mock.patch.object(functions, "scaled_dot_product_attention", attention))
-        # Torch has no autocast for the meta device: PEFT's layers over experts switch it off, its 4-bit ones ask for it
+        stack.enter_context(mock.patch.object(functions, "grouped_mm", grouped_mm))
+        # Torch has no autocast for the meta device; PEFT's layers over experts switch it off, 4-bit ones ask for it.
         stack.enter_context(mock.patch.object(torch, "autocast", lambda *_, **__: contextlib.nullcontext()))
         if mixed:
             stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda *_: True))

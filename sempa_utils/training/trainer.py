@@ -22,7 +22,8 @@ from trl import DPOConfig, DPOTrainer
 from sempa_utils import models, objectives
 from sempa_utils.checks import InputError, build_folder, write_whole
 from sempa_utils.data.corpora import Corpus
-from sempa_utils.data.templates import REQUEST_TEMPLATES
+from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
+from sempa_utils.models import chat
 from sempa_utils.records import CurvePoint
 from sempa_utils.training.recipe import Recipe, lora_config, train_in_float32
 from sempa_utils.training.step import REVISION, Batch, Outcome, Step
@@ -106,6 +107,12 @@ def check(language_model: models.LanguageModel, corpus: Corpus, *, recipe: Recip
         raise InputError(
             f"{corpus.name}: {recipe.objective.name} needs an entailed, a neutral and a contradicted sentence per "
             "premise. Load the rows with corpora.load_ranked_nli (--ranked)."
+        )
+    request = paraphrase_request("A", recipe.settings()["template"]) if not recipe.shared_prefix else ""
+    if not isinstance(request, str) and not chat.is_plain(language_model.tokenizer, request):
+        raise InputError(
+            f"{language_model.name}: TRL's own batches render a chat as its template stands, and this one would not "
+            "take the request so (no system role, thinking, or a date). Leave out --stock-batches."
         )
     if recipe.accumulation % together:
         raise InputError(
