@@ -40,16 +40,14 @@ class Effect:
 
     def words(self) -> str:
         """Return the effect as half a sentence."""
-        change, within = self.difference, self.difference.bounds
-        return (
-            f"{self.task} ρ × 100 {self.before:.1f} → {self.after:.1f} ({_signed(change.value)}, 95 % "
-            f"{_signed(within.low)} to {_signed(within.high)}), perplexity {self.perplexity_before:.1f} → "
-            f"{self.perplexity:.1f} ({_signed(self.price)} %)"
-        )
+        change, within = self.difference.value, self.difference.bounds
+        sts = f"{self.before:.1f} → {self.after:.1f} ({change:+.1f}, 95 % {within.low:+.1f} to {within.high:+.1f})"
+        price = f"{self.perplexity_before:.1f} → {self.perplexity:.1f} ({self.price:+.1f} %)"
+        return f"{self.task} ρ × 100 {_minus(sts)}, perplexity {_minus(price)}"
 
     def brief(self) -> str:
         """Return what is gained and paid."""
-        return f"{_signed(self.difference.value)} STS, {_signed(self.price)} % perplexity"
+        return _minus(f"{self.difference.value:+.1f} STS, {self.price:+.1f} % perplexity")
 
 
 def effects(
@@ -97,5 +95,5 @@ def perplexity(language_model: models.LanguageModel, text: corpora.Corpus, *, li
     return records.read_json(path, dict[str, float])["perplexity"]
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+def _minus(numbers: str) -> str:
+    return numbers.replace("-", "−")
