@@ -12,14 +12,18 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
 import nbformat
 import psutil
+import torch
 from latex2mathml.converter import convert as to_mathml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -28,6 +32,10 @@ from sempa_utils import __version__, models, profiles, records
 from sempa_utils.checks import InputError, fingerprint, write_whole
 
 HERE = Path(__file__).parent
+# The scripts that come before the notebooks, and what the index page calls what they find.
+SCRIPTS = {"first": "What SemPA did", "others": "Beside it: other objectives, and no KL term"}
+SIDE_BY_SIDE = (("01", "04"), ("02", "03"))
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # of a notebook that has another one beside it
 
 
 def main() -> int:
@@ -76,36 +84,19 @@ def main() -> int:
     )
 
     started = time.perf_counter()
-    state_path = build / "state.json"
-    texts = [path.read_text(encoding="utf8") for path in sources]
     data = os.environ.get("SEMPA_DATA_DIR")
-    state = _read_state(state_path, fingerprint(__version__, options.profile, model, data, *texts))
-    for source in sources:
-        if source.stem in state["done"]:
-            print(f"{source.stem}: done before the interruption", flush=True)
-            continue
-        cost = execute(source, build)
-        if cost is None:
-            return 1
-        state["done"][source.stem] = cost
-        with write_whole(state_path) as draft:
-            draft.write_text(json.dumps(state), encoding="utf8")
-
-    costs = {
-        name: records.NotebookCost(**cost, headline=_headline(build, name))
-        for name, cost in state["done"].items()
-    }
-    minutes = sum(cost.seconds for cost in costs.values()) / 60
-    summary = records.run_record(
-        f"make_run_{options.profile}",
-        costs,
-        headline=f"{len(sources)} notebooks in {minutes:.1f} minutes",
-        origin=records.Origin({"name": model}),
-    )
+    texts = [path.read_text(encoding="utf8") for path in sources]
+    key = fingerprint(__version__, options.profile, model, data, *texts)
+    progress = Progress(build, stages(sources, scripts=not options.only), key)
+    print(f"{build / 'index.html'} fills while this runs", flush=True)
+    with FamilyMemory(os.getpid) as memory:
+        for stage in progress.stages:
+            if not run_stage(stage, progress):
+                return 1
+    summary = progress.summary(options.profile, model, memory.peak)
     records.write_json(build / "summary.json", summary)
-    with write_whole(build / "index.html") as draft:
-        draft.write_text(index_page(summary, build), encoding="utf8")
-    state_path.unlink()
+    progress.write_index(summary)
+    progress.path.unlink()
     if options.publish:
         publish(build, summary, complete=not options.only)
     print(
@@ -114,8 +105,110 @@ def main() -> int:
     return 0
 
 
-def execute(source: Path, build: Path) -> dict | None:
-    """Execute one notebook; write its copy and page; return its cost, or None after an error."""
+def stages(sources: list[Path], *, scripts: bool) -> list[list[Path]]:
+    """Return what is executed one stage after the other; the notebooks of a stage side by side, on a core each.
+
+    The `scripts` train what notebooks share, SemPA first, and have their figures on the index page at once. What follows
+    needs less memory, so that two notebooks side by side stay below what the last one takes by itself; a GPU has one
+    at a time.
+    """
+    several = (os.cpu_count() or 1) > 1 and not torch.cuda.is_available()
+    pairs, before = SIDE_BY_SIDE if several else (), [HERE / f"{name}.py" for name in SCRIPTS]
+    beside = [[one for one in sources if one.stem[:2] in pair] for pair in pairs]
+    alone = [[one] for one in sources if not any(one in pair for pair in beside)]
+    shared = [[script] for script in before if scripts and script.is_file()]
+    notebooks = [pair for pair in beside if pair] + alone
+    return shared + sorted(notebooks, key=lambda stage: stage[0].stem)
+
+
+def run_stage(stage: list[Path], progress: "Progress") -> bool:
+    """Execute what is left of a stage; tell whether all of it is done."""
+    left = []
+    for source in stage:
+        if source.stem in progress.done:
+            print(f"{source.stem}: done before the interruption", flush=True)
+        else:
+            left.append(source)
+    with ThreadPoolExecutor(max(1, len(left))) as lanes:
+        return all(lanes.map(lambda source: progress.execute(source, alone=len(left) == 1), left))
+
+
+class Progress:
+    """What of a run is done, in build/state.json, and the index page that shows it."""
+
+    def __init__(self, build: Path, stages: list[list[Path]], key: str):
+        self.build, self.stages, self.key = build, stages, key
+        self.path, self.done, self.running = build / "state.json", {}, set()
+        self.lock = threading.Lock()
+        if self.path.is_file():
+            state = json.loads(self.path.read_text(encoding="utf8"))
+            self.done = state["done"] if state["key"] == key else {}
+        for name in SCRIPTS.keys() & set(self.names) - self.done.keys():
+            for left in (record_of(build, name), build / f"{name}.png"):
+                left.unlink(missing_ok=True)  # what another run left is not this one's
+        self.write_index()
+
+    @property
+    def names(self) -> list[str]:
+        """All that is executed, in the order of the index page."""
+        names = [source.stem for stage in self.stages for source in stage]
+        return sorted(names, key=lambda name: (name not in SCRIPTS, name))
+
+    def execute(self, source: Path, *, alone: bool) -> bool:
+        """Execute one and keep what it took; the index page shows it before and after. False after an error."""
+        with self.lock:
+            self.running.add(source.stem)
+            self.write_index()
+        run = execute if source.parent.name == "source" else execute_script
+        cost = run(source, self.build, alone=alone)
+        with self.lock:
+            self.running.discard(source.stem)
+            if cost:
+                self.done[source.stem] = cost
+                with write_whole(self.path) as draft:
+                    draft.write_text(
+                        json.dumps({"key": self.key, "done": self.done}), encoding="utf8"
+                    )
+            self.write_index()
+        return cost is not None
+
+    def summary(self, profile: str, model: str, peak: int) -> records.RunRecord:
+        """Return the record of the run: time, memory and headline of each part."""
+        costs = {
+            name: records.NotebookCost(**self.done[name], headline=headline_of(self.build, name))
+            for name in self.names
+        }
+        stages = [[costs[source.stem].seconds for source in stage] for stage in self.stages]
+        minutes, notebooks = sum(map(max, stages)) / 60, sum(name not in SCRIPTS for name in costs)
+        return records.run_record(
+            f"make_run_{profile}",
+            costs,
+            headline=f"{notebooks} notebooks in {minutes:.1f} minutes, {peak / 2**30:.1f} GiB",
+            origin=records.Origin({"name": model}),
+        )
+
+    def write_index(self, summary: records.RunRecord | None = None) -> None:
+        """Write build/index.html as things stand; with the summary it is whole."""
+        with write_whole(self.build / "index.html") as draft:
+            draft.write_text(index_page(self, summary), encoding="utf8")
+
+
+def execute_script(source: Path, build: Path, *, alone: bool) -> dict | None:
+    """Run a script with all cores; return its cost, or None after an error."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, str(source)], cwd=HERE.parent)
+    with FamilyMemory(lambda: process.pid) as memory:
+        if process.wait():
+            print(f"{source.stem}: FAILED", file=sys.stderr)
+            return None
+    return {"seconds": round(time.perf_counter() - started, 1), "peak_memory_bytes": memory.peak}
+
+
+def execute(source: Path, build: Path, *, alone: bool) -> dict | None:
+    """Execute one notebook; write its copy and page; return its cost, or None after an error.
+
+    One that is not `alone` computes on one thread.
+    """
     notebook = jupytext.read(source)
     notebook.metadata["kernelspec"] = {
         "display_name": "Python 3",
@@ -131,14 +224,15 @@ def execute(source: Path, build: Path) -> dict | None:
     def after_cell(cell, cell_index, execute_reply):
         nonlocal done
         done += 1
-        print(
-            f"\r{source.stem}: cell {done} of {total}, {time.perf_counter() - started:.0f} s ",
-            end="",
-            flush=True,
-        )
+        if alone:
+            print(
+                f"\r{source.stem}: cell {done} of {total}, {time.perf_counter() - started:.0f} s ",
+                end="",
+                flush=True,
+            )
 
     started = time.perf_counter()
-    print(f"{source.stem}: starting", end="", flush=True)
+    print(f"{source.stem}: starting", end="" if alone else "\n", flush=True)
     client = NotebookClient(
         notebook,
         timeout=None,
@@ -149,9 +243,10 @@ def execute(source: Path, build: Path) -> dict | None:
         resources={"metadata": {"path": str(HERE)}},
         on_cell_executed=after_cell,
     )
-    with KernelMemory(client) as memory:
+    threads = {} if alone else {name: "1" for name in THREADS}
+    with FamilyMemory(lambda: client.km.provisioner.pid) as memory:
         try:
-            client.execute()
+            client.execute(env=os.environ | threads)
         except CellExecutionError as error:
             nbformat.write(notebook, build / f"{source.stem}.ipynb")
             print(
@@ -172,17 +267,17 @@ def execute(source: Path, build: Path) -> dict | None:
     return cost
 
 
-class KernelMemory:
-    """Measure the highest memory that a client's kernel holds inside a `with` block: `peak`, in bytes."""
+class FamilyMemory:
+    """Measure the highest memory that a process and its children hold inside a `with` block: `peak`, in bytes."""
 
-    def __init__(self, client: NotebookClient):
-        self.client, self.peak, self._done = client, 0, threading.Event()
+    def __init__(self, number: Callable[[], int]):
+        self.number, self.peak, self._done = number, 0, threading.Event()
 
     def _measure(self):
         while not self._done.wait(0.25):
             try:
-                kernel = psutil.Process(self.client.km.provisioner.pid)
-                family = [kernel, *kernel.children(recursive=True)]
+                parent = psutil.Process(self.number())
+                family = [parent, *parent.children(recursive=True)]
                 self.peak = max(self.peak, sum(process.memory_info().rss for process in family))
             except (AttributeError, TypeError, psutil.Error):
                 continue  # not yet started, or already gone
@@ -266,35 +361,65 @@ mtd[columnalign=left] { text-align: left; } mtd[columnalign=right] { text-align:
 """
 
 
-def index_page(summary: records.RunRecord, build: Path) -> str:
-    """Return the page that links the notebooks' pages with a picture and a headline each."""
-    rows = []
-    for name, cost in summary.figures.items():
-        picture = _first_picture(build / f"{name}.ipynb")
-        image = f'<img alt="" src="data:image/png;base64,{picture}">' if picture else ""
-        rows.append(
-            f'<a class="row" href="{name}.html"><div class="image">{image}</div><div>'
-            f"<h2>{html.escape(_title(build / f'{name}.ipynb'))}</h2><p>{html.escape(cost.headline)}</p>"
-            f"<small>{cost.seconds / 60:.1f} min · {cost.peak_memory_bytes / 2**30:.1f} GiB</small></div></a>"
-        )
-    machine, versions = summary.machine, summary.versions
+def index_page(progress: Progress, summary: records.RunRecord | None) -> str:
+    """Return the page that links the notebooks' pages with a picture and a headline each, or says what they wait for.
+
+    Until there is a summary the page loads itself anew.
+    """
+    environment = records.environment()
+    machine, versions = environment["machine"], environment["versions"]
     where = machine["gpu"] or f"{machine['cores']} cores, {machine['memory_gigabytes']} GiB, no GPU"
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>SemPA kit</title>
+    numbers = (
+        '. Numbers are in <a href="summary.json">summary.json</a>'
+        if summary
+        else "; it is still running"
+    )
+    refresh = "" if summary else '<meta http-equiv="refresh" content="5">'
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>SemPA kit</title>{refresh}
 <meta name="viewport" content="width=device-width"><style>
 body {{ font: 16px/1.5 system-ui, 'DejaVu Sans', sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; }}
 .row {{ display: flex; gap: 1.5rem; align-items: center; padding: 1rem; margin: 1rem 0; border: 1px solid #ddd;
   border-radius: 8px; color: inherit; text-decoration: none; }}
-.row:hover {{ border-color: #0072B2; }}
+.row:hover {{ border-color: #0072B2; }} .waits {{ opacity: .55; border-style: dashed; }}
 .image {{ flex: 0 0 17rem; }} img {{ width: 100%; max-height: 9rem; object-fit: contain; }}
+.first {{ display: block; border-color: #0072B2; }} .first img {{ max-height: 16rem; margin-top: .6rem; }}
 h2 {{ font-size: 1.1rem; margin: 0; color: #0072B2; }} p {{ margin: .4rem 0; }} small {{ color: #666; }}
 @media (max-width: 40rem) {{ .row {{ flex-direction: column; }} }}
 </style><h1>SemPA kit: this run</h1>
-<p>{html.escape(summary.command)}, model {html.escape(summary.model["name"])}; {html.escape(where)};
-torch {versions["torch"]}, transformers {versions["transformers"]},
-trl {versions["trl"]}. Numbers are in <a href="summary.json">summary.json</a>.</p>
-{"".join(rows)}</html>
+<p>{html.escape(os.environ["SEMPA_COMMAND"])}, model {html.escape(os.environ["SEMPA_MODEL"])}; {html.escape(where)};
+torch {versions["torch"]}, transformers {versions["transformers"]}, trl {versions["trl"]}{numbers}.</p>
+{"".join(index_row(progress, name) for name in progress.names)}</html>
 """
+
+
+def index_row(progress: Progress, name: str) -> str:
+    """Return what the index page says of one part of the run."""
+    build, cost = progress.build, progress.done.get(name)
+    state = "running" if name in progress.running else "waits"
+    took = (
+        f"{cost['seconds'] / 60:.1f} min · {cost['peak_memory_bytes'] / 2**30:.1f} GiB"
+        if cost
+        else state
+    )
+    headline = html.escape(headline_of(build, name)) if cost else ""
+    if name in SCRIPTS:
+        picture = _image((build / f"{name}.png").read_bytes()) if cost else ""
+        told = f"<h2>{SCRIPTS[name]}</h2><p><b>{headline}</b></p>{picture}<small>{took}</small>"
+        return f'<div class="row first">{told}</div>'
+    if not cost:
+        title = html.escape(_title(jupytext.read(HERE / "source" / f"{name}.py")))
+        return f'<div class="row waits"><h2>{title}</h2><small>{took}</small></div>'
+    notebook = nbformat.read(build / f"{name}.ipynb", as_version=4)
+    picture = _first_picture(notebook)
+    return (
+        f'<a class="row" href="{name}.html"><div class="image">{_image(picture) if picture else ""}</div><div>'
+        f"<h2>{html.escape(_title(notebook))}</h2><p>{headline}</p><small>{took}</small></div></a>"
+    )
+
+
+def _image(picture: bytes) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
 
 
 def publish(build: Path, summary: records.RunRecord, complete: bool) -> None:
@@ -303,12 +428,13 @@ def publish(build: Path, summary: records.RunRecord, complete: bool) -> None:
     The summary of a run goes with them only if the run was of all notebooks: they then show its costs, not
     those of the run before.
     """
-    for name in summary.figures:
-        shutil.copyfile(build / f"{name}.ipynb", HERE / f"{name}.ipynb")
-        record = build / "records" / f"notebook_{name}.json"
+    names = [name for name in summary.figures if name not in SCRIPTS]
+    for record in (record_of(build, name) for name in summary.figures):
         shutil.copyfile(record, records.committed_folder() / record.name)
+    for name in names:
+        shutil.copyfile(build / f"{name}.ipynb", HERE / f"{name}.ipynb")
     if complete:
-        shown = {name: records.costs(name) for name in summary.figures}
+        shown = {name: records.costs(name) for name in names}
         shutil.copyfile(build / "summary.json", records.committed_folder() / f"{summary.name}.json")
         for name, before in shown.items():
             replace_output(HERE / f"{name}.ipynb", before, records.costs(name))
@@ -325,31 +451,26 @@ def replace_output(path: Path, before: str, after: str) -> None:
         nbformat.write(notebook, draft)
 
 
-def _read_state(path: Path, key: str) -> dict:
-    if path.is_file():
-        state = json.loads(path.read_text(encoding="utf8"))
-        if state["key"] == key:
-            return state
-    return {"key": key, "done": {}}
+def record_of(build: Path, name: str) -> Path:
+    """Return where a part of the run leaves its record."""
+    return build / "records" / f"{'make_run' if name in SCRIPTS else 'notebook'}_{name}.json"
 
 
-def _headline(build: Path, name: str) -> str:
-    path = build / "records" / f"notebook_{name}.json"
+def headline_of(build: Path, name: str) -> str:
+    """Return the headline of a part's record, or nothing where it has left none."""
+    path = record_of(build, name)
     return records.load_run(path).headline if path.is_file() else ""
 
 
-def _title(path: Path) -> str:
-    first = nbformat.read(path, as_version=4).cells[0].source
-    return first.splitlines()[0].lstrip("# ")
+def _title(notebook) -> str:
+    return notebook.cells[0].source.splitlines()[0].lstrip("# ")
 
 
-def _first_picture(path: Path) -> str | None:
-    for cell in nbformat.read(path, as_version=4).cells:
+def _first_picture(notebook) -> bytes | None:
+    for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                picture = output.data["image/png"].replace("\n", "")
-                base64.b64decode(picture, validate=True)
-                return picture
+                return base64.b64decode(output.data["image/png"])
     return None
 
 

@@ -80,7 +80,7 @@ def test_a_cell_of_the_grid_is_the_score_of_that_adapter(build):
     # All templates saw the same rows by the same recipe.
     assert len({models.adapter_fingerprint(adapter) for adapter in adapters.values()}) == 5
     assert [one["rows"] for one in found.data] == [10, 40] and "template" not in found.settings
-    assert found.settings["learning_rate"] == 1e-4 and len(found.settings["adapters"]) == 5
+    assert found.settings["learning_rate"] == 2e-3 and len(found.settings["adapters"]) == 5
     assert "40 pairs a task" in found.headline
 
 

@@ -113,6 +113,20 @@ def test_train_then_encode_and_evaluate_with_the_adapter(capsys, no_data, direct
     assert "mini-STS" in out and "40 pairs a task" in out
 
 
+def test_train_says_which_rate_it_takes_and_the_papers_is_a_word_away(capsys, no_data, directory, tmp_path):
+    model = ("--model", directory, "--profile", "smoke", "--precision", "float32", "--triplets", 8)
+    said = {
+        (): (2e-3, 10.0, "learning rate 0.002, KL weight 10: fitted to model and rows (--recipe paper"),
+        ("--recipe", "paper"): (1e-4, 0.0, "learning rate 0.0001, KL weight 0: the paper's"),
+        ("--kl-weight", "2"): (2e-3, 2.0, "learning rate 0.002, KL weight 2: fitted"),
+    }
+    for number, (options, (rate, weight, line)) in enumerate(said.items()):
+        code, out, _ = call(capsys, "train", *model, *options, "--output", tmp_path / str(number))
+        recipe = read_record(tmp_path / str(number)).recipe
+        assert code == 0 and line in "\n".join(out.splitlines()[:2])
+        assert (recipe["learning_rate"], recipe["kl_weight"]) == (rate, weight)
+
+
 def test_every_objective_trains_and_several_adapters_stand_in_one_table(capsys, no_data, directory, tmp_path):
     model = ("--model", directory, "--profile", "smoke", "--precision", "float32")
     size = ("--triplets", 16, "--ranked", "--micro-batch", 8)

@@ -39,7 +39,10 @@ def test_every_notebook_runs_at_the_smallest_size(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     summary = records.load_run(tmp_path / "summary.json", dict[str, records.NotebookCost])
     index = (tmp_path / "index.html").read_text(encoding="utf8")
-    assert list(summary.figures) == [source.stem for source in SOURCES]
+    assert list(summary.figures) == [*runner.SCRIPTS, *(source.stem for source in SOURCES)]
+    assert "What SemPA did" in index and "http-equiv" not in index and "mini-STS ρ × 100" in index
+    for name, title in runner.SCRIPTS.items():
+        assert summary.figures.pop(name).headline in index and title in index
     for name, cost in summary.figures.items():
         assert cost.seconds > 0 and cost.peak_memory_bytes > 5e7
         assert re.search(r"\d", cost.headline), f"{name}: the headline names a figure"
@@ -81,6 +84,32 @@ def test_an_interrupted_run_goes_on_at_the_notebook_it_was_in(tmp_path, monkeypa
     # A third run starts anew.
     assert runner.main() == 0
     assert "before the interruption" not in capsys.readouterr().out
+
+
+def test_the_index_page_fills_while_the_rest_runs(tmp_path, monkeypatch):
+    page = "import pathlib; shown = pathlib.Path('../build/index.html').read_text('utf8'); "
+    check = page + "assert shown.count('running') == 2 and 'href=\"01_first.html\"' in shown and 'refresh' in shown"
+    folder = small_kit(tmp_path, monkeypatch, check)
+    assert runner.main() == 0
+    index = (folder / "build" / "index.html").read_text(encoding="utf8")
+    assert index.count("href=") == 3 and "refresh" not in index, "two notebooks and the summary"
+
+
+def test_a_pair_of_notebooks_runs_side_by_side_on_a_thread_each(tmp_path, monkeypatch):
+    # Each waits for the other: one after the other they would wait for ever.
+    meet = (
+        "import os, pathlib, time\n{}.touch()\nwhile not {}.exists(): time.sleep(0.05)\n"
+        "assert os.environ['OMP_NUM_THREADS'] == '1'"
+    )
+    one, other = "pathlib.Path('one')", "pathlib.Path('other')"
+    folder = small_kit(tmp_path, monkeypatch, meet.format(one, other))
+    (folder / "notebooks" / "source" / "01_first.py").write_text(
+        f"# %% [markdown]\n# # First\n\n# %%\n{meet.format(other, one)}\n", encoding="utf8"
+    )
+    monkeypatch.setattr(runner, "SIDE_BY_SIDE", (("01", "02"),))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert runner.main() == 0
 
 
 def test_a_changed_notebook_is_not_taken_for_done(tmp_path, monkeypatch, capsys):

@@ -83,8 +83,9 @@ from sempa_utils.plots import interactive
 from sempa_utils.plots import space as space_plots
 
 # The adapters of notebook 02 are found, or trained now, before a model is loaded to look at.
-record, training_rows, _ = training.train_profile(MODEL, profile, seed=SEED)
-words_record, _, _ = training.train_profile(MODEL, profile, objective="one_word", seed=SEED)
+RUNS = {"SemPA": {"seed": SEED}, "one word": {"seed": SEED, "objective": "one_word"}}
+trained = training.train_profiles(MODEL, profile, runs=RUNS)
+(record, training_rows, _), (words_record, _, _) = trained.values()
 base = models.load(MODEL, profile.evaluation_precision)
 exact = profile.evaluation_precision == "float32"
 sentence = "The match was called off because of the heavy rain."

@@ -61,6 +61,10 @@ MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id
 SEED = 42
 
 profile = profiles.get(PROFILE)
+
+from sempa_utils.experiments import effect
+
+display(Markdown(effect.at_first_sight()))
 display(Markdown(records.costs("04_sts")))
 
 # %% [markdown]
@@ -657,6 +661,12 @@ settings = records.settings_table(
             "40,000 to 80,000, the number chosen on STS-B dev",
             f"{len(training_rows):,}, {training_rows.source}",
         ),
+        ("learning rate", "1e-4", f"{record.recipe['learning_rate']:g}"),
+        (
+            "KL(base ‖ model) on plain text",
+            "none",
+            f"weight {record.recipe['kl_weight']:g}: fitted to model and rows (notebook 02)",
+        ),
         ("tasks", "STS12–16, STS-B, SICK-R", ", ".join(tasks)),
         ("pairs per task", "all", profile.sts_pairs if sampled or len(tasks) == 1 else "all"),
         (
@@ -682,11 +692,16 @@ display(Markdown(settings))
 
 # %%
 means = {row: figures.mean.value for row, figures in comparison.rows.items()}
+# Perplexity beside it, as on the index page: both are found again, not computed anew.
+found = effect.effects(
+    base, {"SemPA": record.adapter}, trained_on=training_rows, profile=profile, seed=SEED
+)["SemPA"]
 best = max(means, key=means.get)
-named = dict.fromkeys(["mean pooling", "PromptEOL", "SemPA", best])
+named = dict.fromkeys(["mean pooling", best])
 record_of_run = records.run_record(
     "notebook_04_sts",
     figures={
+        "sempa": found,
         "tasks": comparison,
         "dev_by_layer": {"task": dev_task, "chosen": chosen, "curves": curves},
         "mini_sts": {row: results[mini].score.value for row, results in scores.items()},
@@ -696,7 +711,7 @@ record_of_run = records.run_record(
         "search": search,
     },
     headline=(
-        f"{what}{', sampled' if sampled else ''}, ρ × 100: "
+        f"SemPA, {len(training_rows):,} triplets: {found.words()}{', sampled' if sampled else ''}; "
         + ", ".join(f"{row} {means[row]:.1f}" for row in named)
         + f"; the right sentence of {len(everything) - 1} first for {search['SemPA'].recall:.0f} % (SemPA)"
     ),

@@ -60,14 +60,19 @@ MODEL = os.environ.get("SEMPA_MODEL", "packaged")  # "packaged" (135M), a hub id
 SEED = 42
 
 profile = profiles.get(PROFILE)
+
+from sempa_utils.experiments import effect
+
+display(Markdown(effect.at_first_sight()))
 display(Markdown(records.costs("05_generation")))
 
 # %% [markdown]
 # ## 1 · Models from the same rows
 #
-# Three adapters on the same base, trained with the same budget: the contrastive baseline, the paper's
-# pairwise preference (SemPA, notebook 02's adapter), and the ranking of three sentences that the paper
-# names as an open step. What is trained already is found again.
+# Four adapters on the same base, trained on the same rows at the same rate: the paper's pairwise preference
+# (SemPA, notebook 02's adapter), the ranking of three sentences that the paper names as an open step, and the
+# contrastive baseline, which nothing holds to the base. What the KL term does for SemPA, the same run without it
+# tells. What is trained already is found again.
 
 # %%
 from sempa_utils import models, training
@@ -78,28 +83,33 @@ from sempa_utils.evaluation.generation import signals
 from sempa_utils.plots import generation as generation_plots
 
 BASE = "base"
-OBJECTIVES = {"contrastive": "contrastive", "SemPA": "pairwise", "listwise SemPA": "listwise"}
+RUNS = {
+    "contrastive": {"objective": "contrastive", "kl_weight": 0.0},
+    "SemPA": {},
+    "listwise SemPA": {"objective": "listwise"},
+}
+WITHOUT_KL = {"SemPA without KL": {"kl_weight": 0.0}}
 
-adapters, runs, trained_on = {}, {}, {}
-for row, objective in OBJECTIVES.items():
-    runs[row], training_rows, aside = training.train_profile(
-        MODEL, profile, objective=objective, seed=SEED
-    )
-    adapters[row], trained_on[row] = runs[row].adapter, training_rows
-    if objective == "pairwise":
-        held_out = aside
+every = {row: changes | {"seed": SEED} for row, changes in (RUNS | WITHOUT_KL).items()}
+trained = training.train_profiles(MODEL, profile, runs=every)
+runs = {row: one.record for row, one in trained.items()}
+adapters = {row: run.adapter for row, run in runs.items()}
+training_rows, held_out = trained["SemPA"].corpus, trained["SemPA"].held_out
 
 base = models.load(MODEL, profile.evaluation_precision)
 finished = models.finished_adapters(base)  # what this kit brings for this base, if anything
 adapters |= {row: path for row, path in finished.items() if row not in adapters}
-rows = [BASE, *adapters]
+rows = [BASE, *(row for row in adapters if row not in WITHOUT_KL)]
 
-anchors = [[one[0] for one in corpus.rows] for corpus in trained_on.values()]
+anchors = [[one[0] for one in corpus.rows] for _, corpus, _ in trained.values()]
 same = "the same" if all(one == anchors[0] for one in anchors) else "not all the same"
 print(f"trained here on {len(anchors[0])} rows each, {same} anchors: {training_rows.source}")
 for row, record in runs.items():
     losses = record.curve[0].loss, record.last_quarter.loss
-    print(f"{row:<16} steps {record.steps}, its own loss {losses[0]:.2f} → {losses[1]:.2f}")
+    how = f"rate {record.recipe['learning_rate']:g}, KL weight {record.recipe['kl_weight']:g}"
+    print(
+        f"{row:<16} {how:<26} steps {record.steps}, its own loss {losses[0]:.2f} → {losses[1]:.2f}"
+    )
 print("finished adapters of the kit:", ", ".join(finished) or "none for this base")
 
 # %% [markdown]
@@ -252,7 +262,7 @@ for row in rows:
 sts_compared = sts.summary(embedded, against=BASE, seed=SEED)
 
 points = {}  # of each model, what generation and STS gain
-for row in adapters:
+for row in rows[1:]:
     spoken, read = (each.rows[row].mean.difference for each in (compared, sts_compared))
     points[row] = spoken, read
     print(f"{row:<16} STS {signed(read.value)}, generation {signed(spoken.value)}")
@@ -301,16 +311,13 @@ display(
 
 # %%
 some = held_out.sample(profile.generation_items and 3 * profile.generation_items, SEED)
-text = signals.load_text()
-trained = {one for corpus in trained_on.values() for row in corpus.rows for one in row}
-unseen = [one for one in text.rows if one not in trained]
-tokens = profile.generation_items and 300 * profile.generation_items
+text, tokens = effect.unseen_text(training_rows), profile.text_tokens
 rewritten, measured = {}, {}
 for row in rows:
     with models.adapted(base, adapters.get(row)) as model:
         rewritten[row] = signals.paraphrases(model, [one.anchor for one in some.rows])
         measured[row] = signals.signals(
-            model, unseen, rows=some.rows, answers=rewritten[row], limit=tokens
+            model, text.rows, rows=some.rows, answers=rewritten[row], limit=tokens
         )
 print(
     f"perplexity: {'all' if tokens is None else f'{tokens:,}'} tokens of {text.name}, {text.source}"
@@ -323,12 +330,20 @@ for name, meaning in signals.SIGNALS.items():
     lines.append(f"| {meaning} | {' | '.join(cells)} |")
 display(Markdown("\n".join(lines)))
 
+# %% [markdown]
+# **Gained and paid, and what the KL term is worth.** Up is a better embedding, right is more surprise at text that
+# training did not touch. The arrow that the term is meant to bend is the one from *SemPA without KL* to *SemPA*.
+
 # %%
-changes = {
-    row: 100 * (measured[row]["perplexity"] / measured[BASE]["perplexity"] - 1) for row in adapters
+found = effect.effects(base, adapters, trained_on=training_rows, profile=profile, seed=SEED)
+for row, one in found.items():
+    print(f"{row:<16} {one.words()}")
+ends = {
+    row: [records.FrontierPoint(run.data["rows"], found[row].after, found[row].perplexity)]
+    for row, run in runs.items()
 }
-for row, change in changes.items():
-    print(f"{row:<16} perplexity {signed(change)} %, STS {signed(points[row][1].value)}")
+start = records.FrontierPoint(0, found["SemPA"].before, found["SemPA"].perplexity_before)
+display(generation_plots.frontier(ends, start, text=text.name, gained=sts_name))
 
 # %% [markdown]
 # The same request, answered by all (the likeliest token at each step):
@@ -443,7 +458,7 @@ display(generation_plots.spread_by_prompt(entropies))
 
 # %%
 divergences = {
-    kind: {row: signals.divergence(of_rows[BASE], of_rows[row]).numpy() for row in adapters}
+    kind: {row: signals.divergence(of_rows[BASE], of_rows[row]).numpy() for row in rows[1:]}
     for kind, of_rows in next_token.items()
 }
 display(generation_plots.spread_by_prompt(divergences, "KL(base ‖ model) of the next token (nats)"))
@@ -490,7 +505,13 @@ settings = records.settings_table(
             "contrastive baseline",
             "InfoNCE on the PromptEOL embedding; rate and temperature not stated",
             f"the same; rate {runs['contrastive'].recipe['learning_rate']:g}, "
-            f"τ {runs['contrastive'].recipe['temperature']:g}",
+            f"τ {runs['contrastive'].recipe['temperature']:g}, no KL term",
+        ),
+        ("SemPA's learning rate", "1e-4", f"{runs['SemPA'].recipe['learning_rate']:g}"),
+        (
+            "KL(base ‖ model) on plain text",
+            "none",
+            f"weight {runs['SemPA'].recipe['kl_weight']:g}, and 0 beside it",
         ),
         (
             "benchmarks",
@@ -519,10 +540,7 @@ settings = records.settings_table(
 display(Markdown(settings))
 
 # %%
-best = {
-    row: f"{signed(points[row][1].value)} STS, {signed(changes[row])} % perplexity"
-    for row in adapters
-}
+best = {row: one.brief() for row, one in found.items() if row != "SemPA"}
 record_of_run = records.run_record(
     "notebook_05_generation",
     figures={
@@ -533,7 +551,7 @@ record_of_run = records.run_record(
         },
         "sts": {row: figures.mean for row, figures in sts_compared.rows.items()},
         "signals": measured,
-        "perplexity_change": changes,
+        "effects": found,
         "entropy": {
             kind: {row: one.mean() for row, one in of_rows.items()}
             for kind, of_rows in entropies.items()
@@ -545,10 +563,10 @@ record_of_run = records.run_record(
         "adapters": {row: models.adapter_fingerprint(path) for row, path in adapters.items()},
     },
     headline=(
-        f"{len(items)} benchmarks, {sum(items.values())} items, mean: "
+        f"SemPA, {len(training_rows):,} triplets: {found['SemPA'].words()}; beside it "
+        + "; ".join(f"{row} {words}" for row, words in best.items())
+        + f"; {len(items)} benchmarks, {sum(items.values())} items, mean: "
         + ", ".join(f"{row} {figures.mean.value:.1f}" for row, figures in compared.rows.items())
-        + "; less the base: "
-        + "; ".join(f"{row} {text}" for row, text in best.items())
     ),
     origin=records.Origin(
         model=base.describe(),

@@ -1,5 +1,7 @@
 """`plan`: the memory of a training run, before it is tried."""
 
+import sys
+
 from sempa_utils import profiles
 from sempa_utils.commands import shared
 
@@ -25,9 +27,10 @@ def run(options) -> None:
     from sempa_utils import models
     from sempa_utils.training import memory
 
-    recipe, profile = shared.recipe(options), profiles.get(options.profile)
+    profile, config = profiles.get(options.profile), memory.shape(options.model)
     precision = options.precision or profile.precision
-    config = memory.shape(options.model)
+    of = {"parameters": memory.empty(config).num_parameters(), "rows": profile.triplets or sys.maxsize}
+    recipe = shared.recipe(options, **of)
     here = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else None
     capacity = options.capacity * 2**30 if options.capacity else here
     compute = models.compute_dtype("cuda") if here else None

@@ -59,8 +59,10 @@ def add_recipe(command: Parser) -> None:
 def _add_recipe(command: Parser) -> None:
     from sempa_utils.objectives import OBJECTIVES
     from sempa_utils.objectives.objective import settings_of
-    from sempa_utils.training.recipe import OF_PROFILE, Recipe
+    from sempa_utils.training.recipe import OF_PROFILE, RECIPES, Recipe
 
+    about = "learning rate and KL weight, if not given: fitted to model and rows, or the paper's (default: fitted)"
+    command.add_argument("--recipe", choices=RECIPES, default="fitted", help=about)
     command.add_argument("--objective", default="pairwise", help=f"{', '.join(OBJECTIVES)} (default: pairwise)")
     known: dict[str, dict[str, dataclasses.Field]] = {}
     for name, kind in OBJECTIVES.items():
@@ -92,8 +94,8 @@ def add_record(command) -> None:
     command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
 
 
-def recipe(options):
-    """Return the recipe of a profile with what the command line changes."""
+def recipe(options, *, parameters: int, rows: int):
+    """Return a profile's recipe, the paper's or fitted to a model and its rows, with what the command line changes."""
     from sempa_utils.objectives import OBJECTIVES
     from sempa_utils.objectives.objective import settings_of
     from sempa_utils.training import Recipe
@@ -101,7 +103,10 @@ def recipe(options):
     names = {"seed"}.union(*map(settings_of, (Recipe, *OBJECTIVES.values())))
     changes = {name: value for name, value in vars(options).items() if name in names and value is not None}
     changes["shared_prefix"] = not options.stock_batches
-    return Recipe.of_profile(profiles.get(options.profile), options.objective, **changes)
+    profile = profiles.get(options.profile)
+    if options.recipe == "paper":
+        return Recipe.of_profile(profile, options.objective, **changes)
+    return Recipe.fitted(profile, options.objective, parameters=parameters, rows=rows, **changes)
 
 
 def setting(options):

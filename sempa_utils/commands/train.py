@@ -23,18 +23,24 @@ def add(commands) -> None:
 def run(options) -> None:
     """Train an adapter and print what came of it."""
     from sempa_utils import records, training
+    from sempa_utils.checks import pick
     from sempa_utils.data import corpora
+    from sempa_utils.objectives import OBJECTIVES
     from sempa_utils.training import trainer
 
     processes = trainer.processes()  # each process takes its own GPU before a model is loaded
-    recipe, profile = shared.recipe(options), profiles.get(options.profile)
-    ranked = options.ranked or recipe.objective.ranked
+    profile, kind = profiles.get(options.profile), pick(options.objective, OBJECTIVES, what="objective")
+    ranked = options.ranked or kind.ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None
     corpus = corpora.load_nli(options.data, limit, seed=options.seed, ranked=ranked)
     speaks = processes.is_main_process
     if speaks:
         print(corpus.describe())
     language_model = shared.load(options.model, options.precision or profile.precision, speaks=speaks)
+    recipe = shared.recipe(options, parameters=language_model.parameters, rows=len(corpus))
+    if speaks:
+        whose = "the paper's" if options.recipe == "paper" else "fitted to model and rows (--recipe paper: the paper's)"
+        print(f"learning rate {recipe.learning_rate:g}, KL weight {recipe.kl_weight:g}: {whose}", flush=True)
     record = training.train(language_model, corpus, recipe=recipe, folder=options.output, resume=not options.fresh)
     if not speaks:
         return

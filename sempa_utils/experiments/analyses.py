@@ -5,8 +5,9 @@ Interrupted and started again, it goes on: a run is found by its fingerprint. On
 for all training, then for all scoring.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,11 +122,15 @@ def _tasks(setting: Setting, names: list[str] | None) -> Tasks:
     return sts.load_tasks(names, setting.directory, limit=setting.profile.sts_pairs, seed=setting.seed)
 
 
-def _planned(setting: Setting, objective: str, **changes) -> Planned:
-    """Return a run of the profile's recipe with changes: what `training.train_profile` trains is found here too."""
-    changes = {"seed": setting.seed} | changes
-    run = training.profile_run(setting.profile, objective, directory=setting.directory, **changes)
-    return Planned(run.recipe, run.corpus)
+def _planned(setting: Setting, objective: str, **changes) -> Callable[[models.LanguageModel], Planned]:
+    """Plan a run of the profile's recipe with changes: what `training.train_profile` trains is found here too."""
+
+    def plan(base: models.LanguageModel) -> Planned:
+        on: dict[str, Any] = {"parameters": base.parameters, "directory": setting.directory, "seed": setting.seed}
+        run = training.profile_run(setting.profile, objective, **on | changes)
+        return Planned(run.recipe, run.corpus)
+
+    return plan
 
 
 def _method(run: TrainingRecord) -> str:

@@ -32,9 +32,9 @@ class Run:
     rows: int | None = None  # at most; None: what the sizes say
 
 
-_ANSWERS = {"micro_batch": 8, "accumulation": 4}
+_ANSWERS = {"micro_batch": 8, "accumulation": 4, "learning_rate": 1e-4}  # the paper's rate
 _QUICK = {"micro_batch": 8, "accumulation": 2, "learning_rate": 5e-4}  # the rate that a small model needs
-_SLOTS = {"micro_batch": 16, "accumulation": 1, "chunk": 16}
+_SLOTS = {"micro_batch": 16, "accumulation": 1, "learning_rate": 5e-4, "chunk": 16}
 _WORDS = _SLOTS | {"cache_reference": True}  # the runs that differ by their seed share what the base says
 _WHOLE = {"gradient_caching": False}  # a batch of short sentences fits, and a second forward is saved
 _KL = {"kl_weight": KL_WEIGHT}

@@ -1,7 +1,7 @@
 """What every series of runs is made of: a setting, runs that are trained or found, and models to measure."""
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -51,10 +51,12 @@ def finished(base: models.LanguageModel, planned: Planned) -> TrainingRecord | N
     return training.read_record(training.run_folder(base, planned.corpus, recipe=planned.recipe))
 
 
-def trained_runs(setting: Setting, runs: Mapping[Label, Planned]) -> dict[Label, TrainingRecord]:
-    """Return each run's record, trained now if it is not there; no model is left in memory."""
+def trained_runs(
+    setting: Setting, runs: Mapping[Label, Callable[[models.LanguageModel], Planned]]
+) -> dict[Label, TrainingRecord]:
+    """Return each run's record, planned for the base and trained now if it is not there; no model is left in memory."""
     base = setting.load()
-    done = {label: trained(base, run) for label, run in tqdm(runs.items(), desc="training", unit="run")}
+    done = {label: trained(base, plan(base)) for label, plan in tqdm(runs.items(), desc="training", unit="run")}
     del base
     gc.collect()  # a trainer refers to itself, and would keep the base in memory beside the next
     return done

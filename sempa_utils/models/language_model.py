@@ -38,6 +38,11 @@ class LanguageModel:
         return getattr(base, "adapter_fingerprint", identity.UNSAVED) if identity.adapter_is_on(self.model) else None
 
     @property
+    def parameters(self) -> int:
+        """How many weights the base has."""
+        return sum(shape.numel() for shape in identity.weight_shapes(self.model).values())
+
+    @property
     def ways(self) -> certificate.Ways:
         """How this model is computed exactly, measured the first time. Raises `InputError` for no causal model."""
         return certificate.ways_of(self.model, self.tokenizer)
@@ -67,7 +72,7 @@ class LanguageModel:
             "precision": self.precision,
             "fingerprint": self.fingerprint,
             "adapter": self.adapter,
-            "parameters": sum(shape.numel() for shape in identity.weight_shapes(self.model).values()),
+            "parameters": self.parameters,
         }
 
     def identity(self) -> dict[str, Any]:

@@ -15,4 +15,5 @@ from sempa_utils.training.run import (
     run_folder,
     train,
     train_profile,
+    train_profiles,
 )

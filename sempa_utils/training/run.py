@@ -12,19 +12,20 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 import torch
 
 from sempa_utils import models, profiles
-from sempa_utils.checks import InputError, build_folder, require_space, write_whole
+from sempa_utils.checks import InputError, build_folder, pick, require_space, write_whole
 from sempa_utils.data.corpora import Corpus, load_nli
 from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
 from sempa_utils.models import chat
+from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.profiles import Profile
 from sempa_utils.records import EXACT, CurveMean, CurvePoint, TrainingCurve, TrainingRecord, read_json, write_json
@@ -140,39 +141,65 @@ class ProfileRun(NamedTuple):
 
 
 def profile_run(
-    profile: Profile, objective: str = "pairwise", *, directory: str | Path | None = None, **changes
+    profile: Profile,
+    objective: str = "pairwise",
+    *,
+    parameters: int,
+    directory: str | Path | None = None,
+    **changes,
 ) -> ProfileRun:
-    """Return a profile's run, with `changes` of its recipe."""
-    recipe = Recipe.of_profile(profile, objective, **changes)
-    corpus = load_nli(directory, ranked=recipe.objective.ranked)
-    rows, held_out = corpus.split(profile.triplets, profile.picture_triplets, seed=recipe.seed)
+    """Return a profile's run, its recipe fitted to its rows and to a model of so many weights; `changes` go before."""
+    seed = changes.get("seed", Recipe.seed)
+    corpus = load_nli(directory, ranked=pick(objective, OBJECTIVES, what="objective").ranked)
+    rows, held_out = corpus.split(profile.triplets, profile.picture_triplets, seed=seed)
+    recipe = Recipe.fitted(profile, objective, parameters=parameters, rows=len(rows), **changes)
     return ProfileRun(recipe, rows, held_out)
+
+
+class ProfileTrained(NamedTuple):
+    """What came of a profile's run, its training rows, and the rows that were held out."""
+
+    record: TrainingRecord
+    corpus: Corpus
+    held_out: Corpus
 
 
 def train_profile(
     name: str = models.PACKAGED,
     profile: Profile | None = None,
     *,
-    objective: str = "pairwise",
-    seed: int = 42,
     again: bool = False,
     on_curve: Callable[[TrainingCurve], None] | None = None,
-) -> tuple[TrainingRecord, Corpus, Corpus]:
-    """Train what a profile says, or find it already trained; return (record, training rows, held-out rows).
+    **changes,
+) -> ProfileTrained:
+    """Train what a profile says, or find it already trained.
 
-    The run's folder is build/adapters/<run's fingerprint>; `again` trains anew what is there; `on_curve` as in
-    `train`. No model is left in memory.
+    `changes` are an objective's name and of its recipe, as `profile_run` takes them; `again` trains anew what is there;
+    `on_curve` as in `train`. The run's folder is build/adapters/<run's fingerprint>. No model is left in memory.
     """
+    [trained] = train_profiles(name, profile, runs={"": changes}, again=again, on_curve=on_curve).values()
+    return trained
+
+
+def train_profiles(
+    name: str = models.PACKAGED,
+    profile: Profile | None = None,
+    *,
+    runs: Mapping[str, Mapping[str, Any]],
+    again: bool = False,
+    on_curve: Callable[[TrainingCurve], None] | None = None,
+) -> dict[str, ProfileTrained]:
+    """Train or find several runs of a profile, {label: changes as of `train_profile`}; the base is loaded once."""
     profile = profile or profiles.get()
-    planned = profile_run(profile, objective, seed=seed)
-    language_model = models.load(name, profile.precision)
-    folder = run_folder(language_model, planned.corpus, recipe=planned.recipe)
-    record = train(
-        language_model, planned.corpus, recipe=planned.recipe, folder=folder, resume=not again, on_curve=on_curve
-    )
+    language_model, done = models.load(name, profile.precision), {}
+    for label, changes in runs.items():
+        planned = profile_run(profile, parameters=language_model.parameters, **changes)
+        folder = run_folder(language_model, planned.corpus, recipe=planned.recipe)
+        how = {"recipe": planned.recipe, "folder": folder, "resume": not again, "on_curve": on_curve}
+        done[label] = ProfileTrained(train(language_model, planned.corpus, **how), planned.corpus, planned.held_out)
     del language_model
     gc.collect()  # a trainer refers to itself and to the model
-    return record, planned.corpus, planned.held_out
+    return done
 
 
 def run_folder(language_model: models.LanguageModel, corpus: Corpus, *, recipe: Recipe) -> Path:
