@@ -284,6 +284,7 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
         (["evaluate", "--layer", "best"], "neither a number nor 'dev'"),
         (["evaluate", "--adapter", "./nowhere"], "adapter_config.json: no such file"),
         (["evaluate", "--tasks", "STS17"], "'STS1"),
+        (["evaluate", "--dev", "--split", "dev"], "Leave --tasks and --split out"),
         (["evaluate", "--tasks", "STS12"], "mini-STS"),
         (["evaluate", "--tasks", "mini-STS", "--split", "train"], "split of mini-STS"),
         (["evaluate", "--tasks", "mini-STS", "--model", "./nowhere"], "no such directory"),

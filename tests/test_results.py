@@ -259,13 +259,14 @@ GRID = records.GridFigures(
     signals={"perplexity": 29.5},
     frontier=[records.FrontierPoint(8, 64.5, 29.25)],
     generation=records.GenerationFigures(ROW, {"gsm8k": {"rows": 3}}),
+    dev=records.DevFigures(ROW, [{"name": "STS-B dev", "rows": 3}], {"STS-B dev": 1, "any": 1}),
 )
 CURVE = records.DataSizeCurve("STS-B", [records.DataSizePoint(8, 61.5, ROW)])
 VALUES = [INTERVAL, DIFFERENCE, SCORE, ROW, COMPARISON, POINT, MEAN, TRAINING, GRID, CURVE]
 VALUES += [records.SeedSpread({42: ROW, 43: ROW}, 1.5, 0.25), records.NotebookCost(6.5, 10**9, "a figure")]
 VALUES += [records.TrainingCurve(recipe=RECIPE, candidates=3, curve=[POINT]), records.GridFigures()]
 VALUES += [records.Origin({"name": "m"}, [{"rows": 5}], {"beta": 0.1, "limit": None}, 42), records.Origin()]
-VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation]
+VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation, GRID.dev]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)

@@ -14,7 +14,7 @@ def add(commands) -> None:
     shared.add_seed(command)
     command.add_argument("--runs", help="comma-separated (default: the grid and its trials; --state lists them)")
     command.add_argument(
-        "--steps", help="comma-separated: sts, geometry, layers, signals, frontier, generation (default: all)"
+        "--steps", help="comma-separated: sts, geometry, layers, signals, frontier, generation, dev (default: all)"
     )
     command.add_argument("--triplets", type=int, help="training rows (default, and 0: all)")
     command.add_argument(

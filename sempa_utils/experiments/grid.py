@@ -5,7 +5,7 @@ nothing. Whatever could be chosen was chosen on STS-B dev; the tests are read an
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from sempa_utils import models, records, training
@@ -60,7 +60,7 @@ TRIALS = {
     "one_word_2048_swapped": Run("one_word", _WORDS | {"accumulation": 2, "learning_rate": 1e-4}, 2048),
 }
 ALL = RUNS | TRIALS
-TRIAL_STEPS = ("frontier",)
+TRIAL_STEPS = ("frontier", "dev")
 State = dict[str, dict[str, bool]]  # {run: {"train" or step: whether it is done}}
 
 
@@ -191,6 +191,7 @@ def _load(setting: Setting, sizes: Sizes, asked: dict[str, list[str]], *, check_
     wanted = any("generation" in steps for steps in asked.values())
     benchmark_data = check_tasks(benchmarks, setting.model if check_context else None) if wanted else None
     dev = corpora.load_sts(corpora.dev_task(directory), directory, split="dev")
+    dev_wanted = any("dev" in steps for steps in asked.values())
     return Data(
         tasks=sts.load_tasks(None, directory, limit=sizes.sts_pairs, seed=seed),
         dev=dev.sample(sizes.frontier_pairs, seed),
@@ -199,6 +200,7 @@ def _load(setting: Setting, sizes: Sizes, asked: dict[str, list[str]], *, check_
         held_out=corpora.packaged_ranked_nli().sample(sizes.held_out, seed),
         benchmarks=benchmarks,
         benchmark_data=benchmark_data,
+        dev_tasks=sts.load_dev_tasks(directory, limit=sizes.dev_pairs, seed=seed) if dev_wanted else None,
     )
 
 
@@ -226,7 +228,7 @@ def _write(work: Work, folder: Path, steps: list[str]) -> None:
     """Write the run's record with the figures of `steps`, or add those to the record that is there."""
     run, data = work.trained, work.data.records()
     model = work.base.describe() | {"adapter": run and run.adapter_fingerprint}
-    settings = {"recipe": run and run.recipe, "sizes": asdict(work.sizes)}
+    settings = {"recipe": run and run.recipe, "sizes": work.sizes.recorded()}
     origin = records.Origin(model, [run.data, *data] if run else data, settings, work.seed)
     name = record_name(work.base.name, work.name)
     figures = GridFigures(TrainingFigures.of(run))

@@ -22,6 +22,7 @@ from sempa_utils.records.types import (
     CurvePoint,
     DataSizeCurve,
     DataSizePoint,
+    DevFigures,
     Difference,
     FrontierPoint,
     GenerationFigures,

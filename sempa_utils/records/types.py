@@ -177,6 +177,15 @@ class StsFigures(Result):
 
 
 @dataclass(frozen=True)
+class DevFigures(Result):
+    """A run on the dev tasks, what they are, and how many of its training rows have a sentence of theirs."""
+
+    scores: RowScores
+    data: list[dict[str, JSON]]
+    training_rows_with_their_sentences: dict[str, int]  # by task, and of any of them; of the base none
+
+
+@dataclass(frozen=True)
 class LayerFigures(Result):
     """A figure a layer: ρ × 100 (None where all pairs are alike), the rest as `geometry.displacement` gives it."""
 
@@ -213,6 +222,7 @@ class GridFigures(Result):
     signals: dict[str, float] | None = None
     frontier: list[FrontierPoint] | None = None
     generation: GenerationFigures | None = None
+    dev: DevFigures | None = None
 
 
 @dataclass(frozen=True)
