@@ -84,7 +84,7 @@ def test_the_best_third_goes_on_and_a_second_call_computes_nothing(place, traini
         assert going_on == [point.changes for point in figures.ranked(rows)][: len(going_on)]
     assert len({str(point.changes) for point in figures.tried[:4]}) == 4
     assert figures.best == figures.tried[-1] and lines[-1] == record.headline
-    assert len(lines) == 8 and lines[4].startswith("1 of 2 on 16 rows: learning_rate ")
+    assert len(lines) == 8 and lines[4].startswith("16 rows, learning_rate ")
     assert f"dev mean {figures.best.scores.mean.value:.2f}, perplexity " in record.headline
 
     path = place / "records" / NAME
@@ -126,6 +126,8 @@ def test_a_candidate_beyond_the_budget_is_not_started_and_said(place, trainings)
     # More minutes go on from there; none at all leave everything out, and say so.
     longer, _ = do(place, folder="short")
     assert untimed(longer.figures) == untimed(whole.figures)
+    again, _ = do(place, replace(SMALL, minutes=room / 60), folder="short")
+    assert again == longer, "a smaller budget takes nothing away"
     nothing, lines = do(place, replace(SMALL, minutes=1e-6), folder="nothing")
     assert nothing.figures.best is None and len(nothing.figures.left_out) == 4 and "left out: 4" in lines[-1]
 
@@ -188,6 +190,36 @@ def test_who_is_over_the_limit_ranks_behind_all_who_are_within(tried):
     assert all(figures.within(one) == (one.perplexity <= 30.3 + 1e-9) for one in points if one.perplexity != 30.3)
 
 
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 300), st.floats(0.1, 20))
+def test_halving_keeps_to_its_budget_and_tells_what_it_left_out(count, first, rows, minutes):
+    rungs = search.rungs_to(rows, first)
+    assert rungs == sorted(set(rungs)) and rungs[-1] == rows and rungs[0] == min(first, rows)
+    candidates = [{"learning_rate": 1e-3 * (number + 1)} for number in range(count)]
+
+    def judge(changes, rows):
+        return replace(point(1e3 * changes["learning_rate"], 30.0, rows), changes=changes, training_seconds=rows / 10)
+
+    start = SearchFigures(minutes, 1.0, replace(point(50.0, 30.0, 0), training_seconds=0.0), [], [])
+    every = list(search.halving(start, candidates, rungs=rungs, judge=judge))
+    last = every[-1]
+    assert last.seconds <= max(60 * minutes, 2.0 + 2.0 + rungs[0] / 10), "the first one alone is started on trust"
+    assert [len(one.tried) for one in every if not one.left_out] == list(range(1, len(last.tried) + 1))
+    # All of a rung are tried or left out, and the best third of it goes on, down to one.
+    expected = count
+    for number, rung in enumerate(rungs):
+        tried = [one.changes for one in last.tried if one.rows == rung]
+        left = [one.changes for one in last.left_out if one.rows == rung]
+        assert len(tried) + len(left) == expected
+        if left or expected == 1:
+            assert not any(one.rows > rung for one in (*last.tried, *last.left_out))
+            break
+        expected = -(-expected // 3)
+        best = sorted((changes["learning_rate"] for changes in tried), reverse=True)[:expected]
+        if number + 1 < len(rungs):
+            following = [one.changes for one in (*last.tried, *last.left_out) if one.rows == rungs[number + 1]]
+            assert [changes["learning_rate"] for changes in following] == best
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_combination_is_a_recipe_once(objective):
     what, setting = Search(objective), Setting(profile=profiles.get("cpu"))
@@ -225,7 +257,7 @@ def test_the_command_writes_record_and_picture(place, monkeypatch, capsys):
     assert command_line.main(arguments) == 0
     assert sorted(path.name for path in (place / "out").iterdir()) == [NAME, NAME.replace(".json", ".png")]
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("1 of 2 on 8 rows: learning_rate") and out[2].startswith("pairwise: 2 runs tried; base")
+    assert out[0].startswith("8 rows, learning_rate") and out[2].startswith("pairwise: 2 runs tried; base")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ already fallen to nothing, and a run's schedule is part of its recipe.
 import itertools
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,45 +94,74 @@ def run(
 
     The record is written into `folder` (build/records) as search_MODEL_OBJECTIVE.json after every candidate. What was
     trained and scored before is found again with the seconds that it took, so the same budget gives the same record,
-    and a larger one goes on. Of `sizes` it takes triplets, dev pairs and text tokens. Rows with a sentence of the dev
-    tasks are left out. Raises `InputError` for a record in the way that tells of another search.
+    a larger one goes on, and a smaller one than the record's is that of the record. Of `sizes` it takes triplets, dev
+    pairs and text tokens. Rows with a sentence of the dev tasks are left out. Raises `InputError` for a record in the
+    way that tells of another search.
     """
     sizes, folder = sizes or Sizes(), Path(folder or build_folder() / "records")
     corpus, dev = _load(setting, search, sizes)
-    candidates, base = search.candidates(setting.seed), setting.load()
+    base = setting.load()
     name = record_name(base.name, search.objective, series="search")
     origin = _origin(setting, search, base, corpus, dev)
     alike = records.run_record(name, None, headline="", origin=origin)
     before = recorded(folder / f"{name}.json", alike, kind=SearchFigures)
-    start, _ = _judged(base, None, changes={}, dev=dev)
-    figures, rows = SearchFigures(search.minutes, search.perplexity_limit, start, [], []), search.first_rows
+    known = before.figures.tried if before else []
+    minutes = max(search.minutes, before.figures.minutes if before else 0.0)
 
-    def record() -> RunRecord[SearchFigures]:
-        return records.run_record(name, figures, headline=headline(search.objective, figures), origin=origin)
+    def judge(changes: Changes, rows: int) -> SearchPoint:
+        planned = Planned(recipe(search, changes, setting=setting), corpus.sample(rows, setting.seed))
+        return _judged(base, planned, changes=changes, dev=dev)
 
-    while True:
-        rung = corpus.sample(rows, setting.seed)
-        for number, changes in enumerate(candidates):
-            needed = expected([start, *figures.tried], len(rung))
-            if figures.seconds + needed > 60 * search.minutes:
-                rest = [LeftOut(one, len(rung), needed) for one in candidates[number:]]
-                figures = replace(figures, left_out=rest)
-                break
-            planned = Planned(recipe(search, changes, setting=setting), rung)
-            point, new = _judged(base, planned, changes=changes, dev=dev)
-            figures = replace(figures, tried=[*figures.tried, point])
-            announce(f"{number + 1} of {len(candidates)} on {len(rung):,} rows: {described(figures, point)}")
-            if new:
-                records.save_run(record(), folder)
-        if figures.left_out or len(candidates) == 1 or len(rung) == len(corpus):
-            break
-        candidates = [point.changes for point in figures.ranked(len(rung))][: -(-len(candidates) // 3)]
-        rows *= 2
+    def save(figures: SearchFigures) -> RunRecord[SearchFigures]:
+        found = headline(search.objective, figures)
+        record = records.run_record(name, figures, headline=found, origin=origin)
+        records.save_run(record, folder)
+        return record
+
+    start = SearchFigures(minutes, search.perplexity_limit, _judged(base, None, changes={}, dev=dev), [], [])
+    rungs, figures = rungs_to(len(corpus), search.first_rows), start
+    for figures in halving(start, search.candidates(setting.seed), rungs=rungs, judge=judge):
+        if not figures.left_out:
+            announce(described(figures, figures.tried[-1]))
+            if figures.tried[-1] not in known:
+                save(figures)
     announce(headline(search.objective, figures))
-    if before and records.plain(before.figures) == records.plain(figures):
-        return before  # says when and by what command it was made
-    records.save_run(record(), folder)
-    return record()
+    # A record to which nothing is new says when and by what command it was made.
+    same = before and records.plain(before.figures) == records.plain(figures)
+    return before if same else save(figures)
+
+
+def rungs_to(rows: int, first: int) -> list[int]:
+    """Return the numbers of rows of a search's rungs: each twice the one before, the last all there are."""
+    rungs = [min(first, rows)]
+    while rungs[-1] < rows:
+        rungs.append(min(2 * rungs[-1], rows))
+    return rungs
+
+
+def halving(
+    figures: SearchFigures,
+    candidates: list[Changes],
+    *,
+    rungs: list[int],
+    judge: Callable[[Changes, int], SearchPoint],
+) -> Iterator[SearchFigures]:
+    """Yield the figures after each candidate: all on the first number of rows, on each further one the best third.
+
+    `judge` trains and scores a candidate on so many rows. One that does not fit into the budget by the speed so far is
+    not started: then the last figures tell what is left out.
+    """
+    for rows in rungs:
+        for number, changes in enumerate(candidates):
+            needed = expected([figures.base, *figures.tried], rows)
+            if figures.seconds + needed > 60 * figures.minutes:
+                yield replace(figures, left_out=[LeftOut(one, rows, needed) for one in candidates[number:]])
+                return
+            figures = replace(figures, tried=[*figures.tried, judge(changes, rows)])
+            yield figures
+        if len(candidates) == 1:
+            return
+        candidates = [point.changes for point in figures.ranked(rows)][: -(-len(candidates) // 3)]
 
 
 def expected(points: list[SearchPoint], rows: int) -> float:
@@ -144,7 +173,7 @@ def expected(points: list[SearchPoint], rows: int) -> float:
 
 def described(figures: SearchFigures, point: SearchPoint) -> str:
     """Return a candidate and what came of it in words, with how much of the budget is gone."""
-    what = _words(point.changes)
+    what = f"{point.rows:,} rows, {_words(point.changes)}"
     change = f"{figures.change(point):+.1f} %".replace("-", "−")
     spent = f"{figures.seconds / 60:.1f} of {figures.minutes:g} minutes"
     return f"{what}: dev mean {point.scores.mean.value:.2f}, perplexity {change}, {point.seconds:.0f} s ({spent})"
@@ -155,7 +184,7 @@ def headline(objective: str, figures: SearchFigures) -> str:
     told = f"{objective}: {len(figures.tried)} runs tried; base: dev mean {figures.base.scores.mean.value:.2f}"
     if best := figures.best:
         over = "" if figures.within(best) else f"; none stays within {figures.perplexity_limit:g} % of its perplexity"
-        told += f"; best on {best.rows:,} rows{over}: {described(figures, best)}"
+        told += f"; best{over}: {described(figures, best)}"
     if rest := figures.left_out:
         told += (
             f"; left out: {len(rest)} on {rest[0].rows:,} rows, each some {rest[0].seconds / 60:.1f} minutes, "
@@ -193,16 +222,15 @@ def _origin(
         "values": search.grid,
         "recipe": {key: value for key, value in recipes[0].items() if all(one[key] == value for one in recipes)},
         "first_rows": search.first_rows,
+        "perplexity_limit": search.perplexity_limit,
         "text_tokens": dev.text_tokens,
     }
     data = [one.record() for one in (corpus, *dev.tasks.values(), dev.text)]
     return records.Origin(base.describe(), data, settings, setting.seed)
 
 
-def _judged(
-    base: models.LanguageModel, planned: Planned | None, *, changes: Changes, dev: _Dev
-) -> tuple[SearchPoint, bool]:
-    """Return a candidate's figures, or the base's, and whether they were computed now; they are kept by their key."""
+def _judged(base: models.LanguageModel, planned: Planned | None, *, changes: Changes, dev: _Dev) -> SearchPoint:
+    """Return the figures of a candidate, or of the base; they are kept by all that they depend on."""
     started = time.perf_counter()
     run = trained(base, planned) if planned else None
     training_seconds = max(run.seconds, time.perf_counter() - started) if run else 0.0  # found again: what it took then
@@ -215,13 +243,12 @@ def _judged(
     }
     key = models.figure_key("search", REVISION, packages=("peft", "numpy", "scipy"), **depends_on)
     path = build_folder() / "search" / f"{key}.json"
-    new = not path.is_file()
-    if new:
+    if not path.is_file():
         started = time.perf_counter()
         with models.adapted(base, run.adapter if run else None) as model:
             scores = sts.row_scores(sts.evaluate(Embedder(model), dev.tasks, show_progress_bar=True))
             surprise = signals.perplexity(model, dev.text.rows, limit=dev.text_tokens).value
         seconds = training_seconds, time.perf_counter() - started
-        point = SearchPoint(changes, len(planned.corpus) if planned else 0, scores, surprise, *seconds)
-        records.write_json(path, point)
-    return records.read_json(path, SearchPoint), new
+        rows = len(planned.corpus) if planned else 0
+        records.write_json(path, SearchPoint(changes, rows, scores, surprise, *seconds))
+    return records.read_json(path, SearchPoint)

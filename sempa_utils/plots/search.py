@@ -42,6 +42,7 @@ def search(figures: SearchFigures) -> Figure:
             note(axes, f"{at[1]:.2f}", at=at, offset=(11, 4), fontsize=10)
         changes = np.array([0.0, figures.perplexity_limit, *(change for change, _ in places)])
         scale_of_changes(axes, changes, band=max(3.0, figures.perplexity_limit))
+        axes.margins(y=0.12)
         axes.set(xlabel="perplexity, change from the base", ylabel="mean of the dev tasks (ρ × 100)")
         grey: dict[str, Any] = {"color": COLOURS["grey"], "linestyle": "", "markersize": 7}
         keys = [Line2D([], [], marker=marks[rows], label=f"{rows:,} rows", **grey) for rows in rungs]
