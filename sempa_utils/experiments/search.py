@@ -248,7 +248,7 @@ def _judged(base: models.LanguageModel, planned: Planned | None, *, changes: Cha
         with models.adapted(base, run.adapter if run else None) as model:
             scores = sts.row_scores(sts.evaluate(Embedder(model), dev.tasks, show_progress_bar=True))
             surprise = signals.perplexity(model, dev.text.rows, limit=dev.text_tokens).value
-        seconds = training_seconds, time.perf_counter() - started
+        seconds = time.perf_counter() - started
         rows = len(planned.corpus) if planned else 0
-        records.write_json(path, SearchPoint(changes, rows, scores, surprise, *seconds))
+        records.write_json(path, SearchPoint(changes, rows, scores, surprise, training_seconds, seconds))
     return records.read_json(path, SearchPoint)
