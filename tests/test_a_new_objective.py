@@ -21,8 +21,8 @@ class Margin(Answers):
     cacheable: ClassVar[bool] = True
     margin: float = setting(0.25, "by which the preferred answer's reward should be the higher one")
 
-    def loss(self, policy, reference, head) -> Scores:
-        outcome = super().loss(policy, reference, head=head)
+    def loss(self, policy, reference, **given) -> Scores:
+        outcome = super().loss(policy, reference, **given)
         apart = outcome.scores[:, 0] - outcome.scores[:, 1] - self.margin
         return outcome._replace(loss=apart.square().mean())
 

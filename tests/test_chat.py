@@ -5,8 +5,9 @@ import datetime
 import pytest
 from conftest import tiny_model, tiny_tokenizer
 
-from sempa_utils import models
+from sempa_utils import models, training
 from sempa_utils.checks import InputError
+from sempa_utils.data import corpora
 from sempa_utils.data.templates import PLAIN_CHAT_TEMPLATE, SYSTEM_PROMPT, paraphrase_request
 from sempa_utils.evaluation.generation import signals
 from sempa_utils.models import chat
@@ -170,3 +171,13 @@ def test_a_prompt_needs_no_end_token():
     tokenizer.eos_token = None
     assert signals._prompt_tokens(tokenizer, REQUEST) == ids(tokenizer, FAMILIES["plain"][1])
     assert chat.end_token(tokenizer) is None
+
+
+@pytest.mark.parametrize("template", [GEMMA, SILENT])
+def test_trls_own_batches_are_refused_where_they_would_render_another_chat(no_data, tmp_path, template):
+    base = models.wrap(tiny_model(vocabulary=640), tokenizer_of(template), name="tiny")
+    recipe = training.Recipe(micro_batch=4, max_length=256)
+    rows = corpora.load_triplets(limit=4)
+    with pytest.raises(InputError, match="tiny: TRL's own batches.*Leave out --stock-batches"):
+        training.train(base, rows, recipe=recipe.changed(shared_prefix=False), folder=tmp_path / "stock")
+    assert training.train(base, rows, recipe=recipe, folder=tmp_path / "tree").steps == 1

@@ -80,6 +80,41 @@ def test_an_adapter_is_merged_or_kept_beside(tiny, adapted, tmp_path, merge):
     np.testing.assert_array_equal(Embedder(adapted).encode(SENTENCES), expected, "the model handed over is as before")
 
 
+KINDS = {
+    "weight-decomposed": {"use_dora": True},
+    "whole embedding table": {"modules_to_save": ["embed_tokens"]},
+    "some tokens": {"trainable_token_indices": [5, 6, 300]},
+    "biases too": {"bias": "lora_only"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_survives_or_is_refused(tmp_path, kind):
+    from peft import LoraConfig, get_peft_model
+
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    config = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM", **KINDS[kind])
+    model = get_peft_model(tiny_model(), config)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_A" not in name:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "adapter")
+    adapted = models.load(str(tmp_path / "tiny"), adapter=tmp_path / "adapter")
+    expected = Embedder(adapted).encode(SENTENCES)
+    np.testing.assert_allclose(
+        load(export(adapted, tmp_path / "merged")).encode(SENTENCES), expected, rtol=0, atol=1e-5
+    )
+    if kind == "weight-decomposed":  # transformers loads such an adapter without its magnitudes
+        with pytest.raises(InputError, match="read back.*leave out --beside"):
+            export(adapted, tmp_path / "beside", merge=False)
+        assert not (tmp_path / "beside").exists()
+    else:
+        folder = export(adapted, tmp_path / "beside", merge=False)
+        np.testing.assert_allclose(load(folder).encode(SENTENCES), expected, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(Embedder(adapted).encode(SENTENCES), expected, "the model handed over is as before")
+
+
 def test_a_model_saved_again_is_the_same(adapted, tmp_path):
     model = load(export(adapted, tmp_path / "model"))
     model.save_pretrained(str(tmp_path / "again"))

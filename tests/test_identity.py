@@ -131,7 +131,7 @@ def test_every_field_of_a_recipe_is_in_its_runs_key(tiny, monkeypatch):
     for name, value in recipe.settings().items():
         changed = dict(recipe.settings(), **{name: f"not {value}"})
         other = type(
-            "Changed", (), {"settings": lambda self, changed=changed: changed, "objective": recipe.objective}
+            "Changed", (), {"identity": lambda self, changed=changed: changed, "objective": recipe.objective}
         )()
         keys.append(training.run_fingerprint(tiny, corpus, recipe=other))
     assert len(set(keys)) == 1 + len(recipe.settings()) > 20

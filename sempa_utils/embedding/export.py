@@ -11,16 +11,18 @@ import importlib.metadata
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from transformers import AutoModel, AutoTokenizer
 
 from sempa_utils import __version__, checks, models
 from sempa_utils.checks import InputError, require_space, write_whole
 from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
+from sempa_utils.models import identity
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -36,6 +38,8 @@ CHAT_TEMPLATE = """\
 {% if text[-1:] == '?' %}{% set text = text[:-1] ~ '.' %}{% endif %}
 {{ BEFORE ~ text ~ AFTER }}"""
 
+# Below it a vector is another one; in half precision merging rounds every weight once more.
+LOWEST_COSINE = {torch.float32: 0.9999, torch.bfloat16: 0.99, torch.float16: 0.99}
 PROBES = ("", 'Is it "so"?', "A kettle, ça alors: 水 🙂", "0")  # sentences whose tokens an export is checked on
 
 CARD = """\
@@ -75,9 +79,10 @@ def export(language_model, folder: Path | str, *, method: str = "prompteol", mer
     Its `encode` gives the vectors of `Embedder(language_model, method)`, but for a sentence of more tokens than
     `max_length`: that is cut at a token and closed with a full stop. An adapter is merged into the weights, which in
     bfloat16 rounds, or kept beside them (`merge=False`); such a folder is copied as it is, since sentence-transformers'
-    own `save_pretrained` would write the adapter alone. Raises `InputError` for a method that is more than a template
-    and its last token, for NF4 weights, for a tokenizer that reads a chat differently from a text, and for a folder
-    with other things in it.
+    own `save_pretrained` would write the adapter alone. What was written is read back and compared before it takes its
+    place. Raises `InputError` for a method that is more than a template and its last token, for NF4 weights, for a
+    tokenizer that reads a chat differently from a text, for an adapter that does not survive, and for a folder with
+    other things in it.
     """
     folder = Path(folder)
     if method not in EXPORTABLE:
@@ -91,13 +96,11 @@ def export(language_model, folder: Path | str, *, method: str = "prompteol", mer
         raise InputError(f"{folder}: there is something else here already. Name a new folder.")
     max_length = Embedder(language_model, method).max_length
     tokenizer = _tokenizer(language_model, method, max_length)
-    weights = _weights(language_model.decoder, merge)
-    adapted = hasattr(language_model.model, "peft_config")
-    require_space(
-        folder.parent, sum(weight.nbytes for weight in weights.values()) + 50_000_000, purpose="the exported model"
-    )
+    decoder, adapted = _decoder(language_model, merge), hasattr(language_model.model, "peft_config")
+    size = sum(weight.nbytes for weight in decoder.state_dict().values())
+    require_space(folder.parent, size + 50_000_000, purpose="the exported model")
     with write_whole(folder) as draft:
-        _bare(language_model.decoder, weights).save_pretrained(draft)
+        decoder.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         if adapted and not merge:
             _save_adapter(language_model, draft / ADAPTER_FOLDER)
@@ -110,6 +113,7 @@ def export(language_model, folder: Path | str, *, method: str = "prompteol", mer
         about = {**vars(language_model), "adapter": adapter, "method": method, "max_length": max_length}
         card = CARD.format(**about, template=EXTRACTION_TEMPLATES[method], version=__version__)
         (draft / "README.md").write_text(card, encoding="utf8")
+        _read_back(language_model, draft, method=method, beside=adapted and not merge)
     return folder
 
 
@@ -133,18 +137,19 @@ def _tokenizer(language_model, method: str, max_length: int):
     return tokenizer
 
 
-def _weights(decoder, merge: bool) -> dict[str, torch.Tensor]:
-    """Return the decoder's weights under their own names, the adapter's added to them or left out."""
-    layers = {f"{name}.base_layer.weight": m for name, m in decoder.named_modules() if hasattr(m, "get_delta_weight")}
-    weights = {}
-    with torch.no_grad():
-        for name, weight in decoder.state_dict().items():
-            if ".lora_" not in name:
-                plain = name.replace(".base_layer.", ".")
-                weights[plain] = weight
-                if merge and name in layers:
-                    weights[plain] = weight + layers[name].get_delta_weight("default").to(weight.dtype)
-    return weights
+def _decoder(language_model, merge: bool):
+    """Return the decoder that is written: of a copy with the adapter merged by PEFT's own rule, or the base's alone."""
+    model = language_model.model
+    if not merge or not hasattr(model, "peft_config"):
+        return _bare(language_model.decoder, identity.base_tensors(language_model.decoder))
+    try:
+        merged = copy.deepcopy(model).merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError, AttributeError, RuntimeError) as error:  # by kind of adapter
+        raise InputError(
+            f"{language_model.name}: PEFT cannot merge this adapter: {' '.join(str(error).split())[:200]} "
+            "Export it beside the base (--beside), or use the Embedder."
+        ) from error
+    return merged.get_decoder()
 
 
 def _bare(decoder, weights: dict[str, torch.Tensor]):
@@ -153,6 +158,25 @@ def _bare(decoder, weights: dict[str, torch.Tensor]):
         bare = type(decoder)(copy.deepcopy(decoder.config))
     bare.load_state_dict(weights, assign=True)
     return bare
+
+
+@torch.no_grad()
+def _read_back(language_model, folder: Path, *, method: str, beside: bool) -> None:
+    """Raise an `InputError` unless what was written gives the Embedder's vectors when transformers loads it."""
+    how: dict[str, Any] = {"adapter_kwargs": {"subfolder": ADAPTER_FOLDER}} if beside else {}
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=language_model.decoder.dtype, use_safetensors=True, **how).eval()
+    expected = torch.as_tensor(Embedder(language_model, method).encode(list(PROBES)))
+    for sentence, vector in zip(PROBES, expected):
+        ids = tokenizer.apply_chat_template([{"role": "user", "content": sentence}])["input_ids"]
+        state = model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1].float()
+        cosine = torch.cosine_similarity(state, vector, dim=0).item()
+        if not cosine > LOWEST_COSINE[model.dtype]:
+            raise InputError(
+                f"{language_model.name}: read back, the exported model gives another vector (cosine {cosine:.3f}), so "
+                "nothing was written: this kind of adapter does not survive "
+                f"{'being loaded beside its base; leave out --beside' if beside else 'being merged; use the Embedder'}."
+            )
 
 
 def _save_adapter(language_model, folder: Path) -> None:

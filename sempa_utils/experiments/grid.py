@@ -35,6 +35,7 @@ class Run:
 
 
 _ANSWERS = {"micro_batch": 8, "accumulation": 4}
+_QUICK = {"micro_batch": 8, "accumulation": 2, "learning_rate": 5e-4}  # the rate that a small model needs
 _SLOTS = {"micro_batch": 16, "accumulation": 1, "chunk": 16}
 _WORDS = _SLOTS | {"cache_reference": True}  # the runs that differ by their seed share what the base says
 _WHOLE = {"gradient_caching": False}  # a batch of short sentences fits, and a second forward is saved
@@ -43,7 +44,7 @@ _KL = {"kl_weight": KL_WEIGHT}
 RUNS = {
     BASE: Run(None),
     "pairwise": Run("pairwise", _ANSWERS),
-    "pairwise_kl": Run("pairwise", _ANSWERS | _KL),
+    "pairwise_kl": Run("pairwise", _QUICK | _KL),
     "listwise": Run("listwise", _ANSWERS),
     "one_word": Run("one_word", _WORDS),
     "one_word_seed_43": Run("one_word", _WORDS | {"seed": 43}),
@@ -56,7 +57,7 @@ RECOMMENDED = "contrastive_kl"  # for small models: the point of the frontier wh
 # What a choice in a recipe does, on fewer rows and on dev alone: the first of each objective is the grid's recipe.
 TRIALS = {
     "pairwise_2048": Run("pairwise", _ANSWERS, 2048),
-    "pairwise_2048_swapped": Run("pairwise", {"micro_batch": 8, "accumulation": 2, "learning_rate": 5e-4}, 2048),
+    "pairwise_2048_swapped": Run("pairwise", _QUICK, 2048),
     "pairwise_2048_bare": Run("pairwise", _ANSWERS | {"template": "prompteol"}, 2048),
     "one_word_2048": Run("one_word", _WORDS, 2048),
     "one_word_2048_swapped": Run("one_word", _WORDS | {"accumulation": 2, "learning_rate": 1e-4}, 2048),

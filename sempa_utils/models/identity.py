@@ -22,7 +22,7 @@ from sempa_utils.checks import fingerprint
 PACKAGES = ("torch", "transformers", "tokenizers")  # take part in every figure
 UNSAVED = "unsaved"  # in the place of an adapter's fingerprint, where it was never in a folder
 COLUMNS = 1021  # a prime, so that rows which change places come to stand in other columns
-WRAPPED = re.compile(r"\.(token_adapter\.)?(base_layer|original_module)\.")  # where PEFT keeps what it covers
+WRAPPED = re.compile(r"(\.(token_adapter\.)?(base_layer|original_module))+\.")  # where PEFT keeps what it covers
 # Of a configuration: where it came from, and a switch that training and generation turn.
 NO_SETTINGS = {"transformers_version", "architectures", "use_cache"}
 OF_NO_EFFECT = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
@@ -101,7 +101,12 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def base_digest(model: nn.Module) -> str:
     """Return `weights_digest` of all that the base holds as it lies in memory, whatever adapter lies on it."""
-    return weights_digest(_of_base(model, base_model(model).state_dict(keep_vars=True).items()))
+    return weights_digest(base_tensors(model))
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the base's weights and saved buffers by their own names, tied ones once, whatever adapter lies on it."""
+    return _of_base(model, base_model(model).state_dict(keep_vars=True).items())
 
 
 def _of_base(model: nn.Module, tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sempa_utils.models import certificate, identity
+from sempa_utils.models import certificate, experts, identity
 from sempa_utils.models.begin_token import BeginToken, begin_token_of
 from sempa_utils.models.tokenizer import APPENDED
 
@@ -55,7 +55,8 @@ class LanguageModel:
     def _other_ways(self) -> list[str]:
         token = getattr(self.tokenizer, APPENDED, None)
         left_out = [f"the {token} that the tokenizer puts behind every text is left out"] if token else []
-        return self.ways.lines() + left_out
+        unpacked = experts.left_by_nf4(self.model) if self.precision == "nf4" else None
+        return self.ways.lines() + left_out + ([unpacked] if unpacked else [])
 
     def describe(self) -> dict[str, Any]:
         """Return what a record keeps of the model."""

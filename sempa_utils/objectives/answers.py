@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sempa_utils.checks import InputError, pick
 from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
 from sempa_utils.models import Ways
-from sempa_utils.objectives.objective import Objective, Scores, TokenCounts, Tokens, require_positive, setting
+from sempa_utils.objectives.objective import LEFT_OUT, Objective, Scores, TokenCounts, Tokens, require_positive, setting
 from sempa_utils.objectives.preferences import answer_tokens, preference_dataset
 from sempa_utils.theory import plackett_luce
 
@@ -72,8 +72,10 @@ class Answers(Objective):
     def by_row(self, values: Tensor, rows: int) -> Tensor:
         return values.view(rows, -1)
 
-    def loss(self, policy: Tensor, reference: Tensor, *, head) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, *, head, left_out: Tensor | None = None) -> Scores:
         policy = policy.view(reference.shape)
+        if left_out is not None:
+            policy = policy.masked_fill(left_out, LEFT_OUT / self.beta)
         loss = plackett_luce.listwise_dpo_loss(policy, reference, beta=self.beta, top_k=self.top_k)
         rewards = plackett_luce.implicit_reward(policy, reference, beta=self.beta)
         return Scores(loss, rewards, torch.zeros(len(rewards), dtype=torch.long, device=rewards.device))
@@ -122,6 +124,7 @@ class BestOfN(Answers):
     """As pairwise, with other anchors' entailed sentences among the candidates."""
 
     name: ClassVar[str] = "best_of_n"
+    revision: ClassVar[int] = 2
     candidates: int = setting(5, "sentences of which the entailed one should be the best")
 
     def check(self, micro_batch: int) -> None:
@@ -135,11 +138,22 @@ class BestOfN(Answers):
     def shared(self, answers: list[list[list[int]]]) -> list[list[list[int]]]:
         """Return each row's answers and, behind them, the next rows' best ones; a small batch gives all it has."""
         rows = len(answers)
-        missing = min(self.candidates - len(answers[0]), rows - 1)
         return [
-            [*mine, *(answers[(row + step) % rows][0] for step in range(1, missing + 1))]
+            [*mine, *(answers[(row + step) % rows][0] for step in self._steps(rows))]
             for row, mine in enumerate(answers)
         ]
+
+    def left_out(self, rows: list[AnswerTokens]) -> list[list[bool]]:
+        def same(row: AnswerTokens, other: AnswerTokens) -> bool:
+            return row["prompt"] == other["prompt"] or row["answers"][0] == other["answers"][0]
+
+        count = len(rows)
+        of_others = [[same(row, rows[(n + step) % count]) for step in self._steps(count)] for n, row in enumerate(rows)]
+        return [[False, False, *others] for others in of_others]
+
+    def _steps(self, rows: int) -> range:
+        """Return how many rows on those stand whose best answers are shared."""
+        return range(1, min(self.candidates - 2, rows - 1) + 1)
 
     def candidate_count(self, rows: int) -> int:
         return min(self.candidates, rows + 1)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from sempa_utils.checks import InputError
 from sempa_utils.models import Ways
 
+LEFT_OUT = -1e9  # nats: a score whose probability is 0 in float32, and which is a number still
+
 
 def setting(default: Any, about: str, *, kind: type | None = None) -> Any:
     """Return a dataclass field that the command line offers as an option; `about` is its help, `kind` its type."""
@@ -48,7 +50,7 @@ class Scores(NamedTuple):
     """What an objective makes of a batch."""
 
     loss: Tensor  # a number, in nats
-    scores: Tensor  # (rows, N): of each row's candidates
+    scores: Tensor  # (rows, N): of each row's candidates; `LEFT_OUT` for one that is no negative
     preferred: Tensor  # (rows,): the place of the one that should win
 
 
@@ -96,7 +98,14 @@ class Objective:
         """Return what the base read of a batch, row by row: (rows, …)."""
         raise NotImplementedError
 
-    def loss(self, policy: Tensor, reference: Tensor, *, head) -> Scores:
+    def left_out(self, rows: list) -> list[list[bool]]:
+        """Return for each row which of its candidates are no negatives; empty where no row has another's.
+
+        A sentence that another row prefers for the same anchor, or that says word for word what is preferred or asked.
+        """
+        return []
+
+    def loss(self, policy: Tensor, reference: Tensor, *, head, left_out: Tensor | None = None) -> Scores:
         """Return loss and scores of what was read of a batch, and of the base's `by_row`; `head` as of `Ways.head`."""
         raise NotImplementedError
 

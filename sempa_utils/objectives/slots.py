@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sempa_utils.checks import pick
 from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.models import Ways, head_logits
-from sempa_utils.objectives.objective import Objective, Scores, TokenCounts, Tokens, require_positive, setting
+from sempa_utils.objectives.objective import LEFT_OUT, Objective, Scores, TokenCounts, Tokens, require_positive, setting
 from sempa_utils.theory import plackett_luce
 
 COLUMNS = ("anchor", "preferred", "rejected")
@@ -33,6 +33,7 @@ class Slots(Objective):
 
     learning_rate: ClassVar[float] = 5e-4
     in_batch: ClassVar[bool] = True
+    revision: ClassVar[int] = 2
     extraction_template: str = setting("prompteol", "template whose slot is read")
 
     def check(self, micro_batch: int) -> None:
@@ -80,6 +81,15 @@ class Slots(Objective):
     def by_row(self, values: Tensor, rows: int) -> Tensor:
         return values.view(3, rows, -1).transpose(0, 1)
 
+    def left_out(self, rows: list[Any]) -> list[list[bool]]:
+        def repeats(row, sentence) -> bool:
+            return sentence in (row["anchor"], row["preferred"])
+
+        def agrees(row, other) -> bool:
+            return row is not other and (row["anchor"] == other["anchor"] or repeats(row, other["preferred"]))
+
+        return [[*(agrees(row, x) for x in rows), *(repeats(row, x["rejected"]) for x in rows)] for row in rows]
+
     def candidate_count(self, rows: int) -> int:
         return 2 * rows
 
@@ -105,13 +115,14 @@ class OneWord(Slots):
         """The anchors, and of both directions the preferred sentences."""
         return COLUMNS[:2] if self.symmetric else COLUMNS[:1]
 
-    def loss(self, policy: Tensor, reference: Tensor, *, head) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, *, head, left_out: Tensor | None = None) -> Scores:
         anchor, preferred, rejected = reference.unbind(dim=1)  # each (rows, width)
         states, *others = policy.split(len(anchor))
-        outcome = in_batch_loss(self._scores(head, states, anchor, torch.cat([preferred, rejected])))
+        outcome = in_batch_loss(self._scores(head, states, anchor, torch.cat([preferred, rejected])), left_out)
         for state in others:
             back = self._scores(head, state, preferred, anchor)
-            outcome = outcome._replace(loss=(outcome.loss + in_batch_loss(back).loss) / 2)
+            agree = None if left_out is None else left_out[:, : len(anchor)].T
+            outcome = outcome._replace(loss=(outcome.loss + in_batch_loss(back, agree).loss) / 2)
         return outcome
 
     def _scores(self, head, policy: Tensor, reference: Tensor, candidates: Tensor) -> Tensor:
@@ -143,9 +154,10 @@ class Contrastive(Slots):
         """All three columns."""
         return COLUMNS
 
-    def loss(self, policy: Tensor, reference: Tensor, *, head) -> Scores:
+    def loss(self, policy: Tensor, reference: Tensor, *, head, left_out: Tensor | None = None) -> Scores:
         rows = len(policy) // 3
-        return in_batch_loss(cosine_scores(policy[:rows], policy[rows:], temperature=self.temperature))
+        scores = cosine_scores(policy[:rows], policy[rows:], temperature=self.temperature)
+        return in_batch_loss(scores, left_out)
 
     def chance_loss(self, candidates: int) -> None:
         """Return None: cosines differ before any training."""
@@ -156,8 +168,10 @@ def _batches(sentences: list[list[int]], ways: Ways, chunk: int) -> list:
     return [batch for part in parts for batch in ways.slots(part)]
 
 
-def in_batch_loss(scores: Tensor) -> Scores:
-    """Return minus the mean log-probability that row i's candidate i is the best: scores (rows, N ≥ rows)."""
+def in_batch_loss(scores: Tensor, left_out: Tensor | None = None) -> Scores:
+    """Return minus the mean log-probability that row i's candidate i is the best: scores, left_out (rows, N ≥ rows)."""
+    if left_out is not None:
+        scores = scores.masked_fill(left_out, LEFT_OUT)
     preferred = torch.arange(len(scores), device=scores.device)
     return Scores(-plackett_luce.best_of_log_prob(scores, preferred).mean(), scores, preferred)
 

@@ -100,6 +100,7 @@ class CurvePoint(Result):
     learning_rate: float
     gradient_norm: float | None = None  # None: a step that float16 skipped
     divergence: float | None = None  # KL(base ‖ model) in nats, where the recipe weighs it
+    left_out: float | None = None  # candidates of an anchor that are no negatives, on average; None: none were
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class TrainingRecord(TrainingCurve):
     last_quarter: CurveMean
     steps: int
     rows_too_long: int  # left out
+    candidates_left_out: int | None = None  # in the whole run: equal sentences, which are no negatives; None: none were
     trainable_parameters: int
     seconds: float
     peak_memory_bytes: int

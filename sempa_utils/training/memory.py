@@ -248,6 +248,8 @@ def _adapted(config, setting: _Setting):
     if setting.precision == "nf4":
         _pack(model, setting.compute)
     model: Any = get_peft_model(model, lora_config(setting.recipe, config.model_type))
+    if not setting.recipe.train_router:
+        models.hold_routers(model)
     if setting.recipe.gradient_checkpointing:
         model.enable_input_require_grads()
         model.get_base_model().activation_checkpointing_enable()
@@ -344,10 +346,16 @@ def _as_trained(setting: _Setting):
         products = (cast(query), cast(key), cast(value), dropout_p, is_causal)
         return fused(*products, attn_mask=cast(attn_mask), scale=scale)[0]
 
+    def grouped_mm(states, weight, **_):
+        return states @ weight[0]  # of this shape, whichever expert a token goes to
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(functions, "linear", linear))
         stack.enter_context(mock.patch.object(functions, "scaled_dot_product_attention", attention))
-        if mixed:  # PEFT's 4-bit layers ask this before they cast; torch has no autocast for the meta device
+        stack.enter_context(mock.patch.object(functions, "grouped_mm", grouped_mm))
+        # Torch has no autocast for the meta device; PEFT's layers over experts switch it off, 4-bit ones ask for it.
+        stack.enter_context(mock.patch.object(torch, "autocast", lambda *_, **__: contextlib.nullcontext()))
+        if mixed:
             stack.enter_context(mock.patch.object(torch, "is_autocast_enabled", lambda *_: True))
         yield
 

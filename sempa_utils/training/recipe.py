@@ -15,6 +15,8 @@ from sempa_utils.profiles import Profile
 MOMENTS = {"adamw_torch": 8, "paged_adamw_8bit": 2}  # bytes per trained weight, both moments together
 MAMBA = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 IN_BATCH = 16  # rows that are each other's candidates, at least
+# Settings that came when runs had names already: at these values they are no part of one.
+LATER = {"train_router": False}
 OF_PROFILE = ("micro_batch", "accumulation", "max_length", "save_every", "gradient_checkpointing")
 
 
@@ -42,6 +44,8 @@ class Recipe:
     max_gradient_norm: float = setting(1.0, "longer gradients are cut to this length")
     gradient_checkpointing: bool = setting(False, "less memory, a second forward")
     cache_reference: bool = setting(None, "compute what the base says once; the default: for several epochs", kind=bool)
+    train_router: bool = setting(False, "also what chooses the experts of a mixture: it learned to balance them, and a "
+                                 "few thousand rows unlearn that")  # fmt: skip
     shared_prefix: bool = True  # False: TRL's own batches, the same result more slowly
     seed: int = 42
 
@@ -112,6 +116,10 @@ class Recipe:
         """Return all of it by name, as a record keeps it: the objective's name, its settings, the recipe's own."""
         own = {one.name: getattr(self, one.name) for one in fields(self)}
         return {"objective": own.pop("objective").name, **asdict(self.objective), **own}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that name a run."""
+        return {name: value for name, value in self.settings().items() if (name, value) not in LATER.items()}
 
 
 def lora_config(recipe: Recipe, model_type: str = "") -> LoraConfig:

@@ -38,7 +38,7 @@ KEY = 2  # what the fingerprint in `RUN` is made of; older kits wrote no number 
 
 def run_fingerprint(language_model: models.LanguageModel, corpus: Corpus, *, recipe: Recipe) -> str:
     """Name a training run by all that its result depends on: base, tokenizer, data, the whole recipe, versions."""
-    of_run = {"base": language_model.identity(), "data": corpus.fingerprint, "recipe": recipe.settings()}
+    of_run = {"base": language_model.identity(), "data": corpus.fingerprint, "recipe": recipe.identity()}
     of_run |= {"objective": recipe.objective.revision, "templates": REQUEST_TEMPLATES}
     return models.figure_key("training", step.REVISION, packages=("peft", "trl", "accelerate"), **of_run)
 
@@ -83,6 +83,7 @@ def train(
     base, described = language_model.identity(), language_model.describe()
     with models.given_back(language_model), _advice_where_memory_is_full(language_model, recipe):
         trainer = make_trainer(language_model, corpus, recipe=recipe, folder=folder, on_curve=show)
+        described |= {"experts": line} if (line := models.reached_by(trainer.model)) else {}
         started = time.perf_counter()
         with write_whole(folder / RUN) as draft:
             draft.write_text(json.dumps({"fingerprint": identity, "key": KEY}) + "\n", encoding="utf8")
@@ -105,6 +106,7 @@ def train(
                 last_quarter=_mean(curve[len(curve) * 3 // 4 :]),
                 steps=trainer.state.global_step,
                 rows_too_long=len(corpus) - len(trainer.train_dataset),
+                candidates_left_out=round(sum(point.left_out or 0 for point in curve) * recipe.batch) or None,
                 trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
                 seconds=seconds,
                 peak_memory_bytes=peak.peak,

@@ -24,12 +24,14 @@ class Batch(NamedTuple):
     policy: list  # what the model reads with the adapter on
     reference: list  # what the frozen base reads; empty: the same, or nothing
     plain: list  # some anchors as plain text, for the divergence
+    left_out: Tensor | None = None  # (rows, N): candidates that are no negatives; None where there are none
 
     def to(self, device, **_) -> "Batch":
         """Return the batch on a device."""
         parts = self.policy, self.reference, self.plain
         policy, reference, plain = ([part.to(device) for part in some] for some in parts)
-        return Batch(self.rows.to(device), policy, reference, plain)
+        left_out = None if self.left_out is None else self.left_out.to(device)
+        return Batch(self.rows.to(device), policy, reference, plain, left_out)
 
 
 class Outcome(NamedTuple):
@@ -56,7 +58,9 @@ class Step:
         texts = [row["plain"] for row in rows[: self.recipe.kl_texts]]
         plain = self.ways.texts(texts) if self.recipe.kl_weight else []
         numbers = torch.tensor([row["row"] for row in rows])
-        return Batch(numbers, objective.batches(rows, self.ways, chunk=chunk), reference, plain)
+        none = objective.left_out(rows)
+        left_out = torch.tensor(none) if any(map(any, none)) else None
+        return Batch(numbers, objective.batches(rows, self.ways, chunk=chunk), reference, plain, left_out)
 
     def compute(self, model: nn.Module, batch: Batch, *, reference: Tensor | None = None) -> Outcome:
         """Return the loss of a batch and what it was made of.
@@ -72,7 +76,7 @@ class Step:
             if reference is None:
                 reference = self.reference(model, batch) if objective.reference else policy.new_empty(0)
             if policy.isfinite().all():
-                scores = objective.loss(policy, reference, head=head)
+                scores = objective.loss(policy, reference, head=head, left_out=batch.left_out)
             else:
                 nothing = torch.zeros(len(policy), dtype=torch.long, device=policy.device)
                 scores = Scores(policy.sum(), policy.view(len(policy), -1), nothing)

@@ -22,7 +22,8 @@ from trl import DPOConfig, DPOTrainer
 from sempa_utils import models, objectives
 from sempa_utils.checks import InputError, build_folder, write_whole
 from sempa_utils.data.corpora import Corpus
-from sempa_utils.data.templates import REQUEST_TEMPLATES
+from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
+from sempa_utils.models import chat
 from sempa_utils.records import CurvePoint
 from sempa_utils.training.recipe import Recipe, lora_config, train_in_float32
 from sempa_utils.training.step import REVISION, Batch, Outcome, Step
@@ -93,6 +94,8 @@ def make_trainer(
         ours = {"recipe": recipe, "ways": ways}
         trainer: Any = SemanticTrainer(**given, **ours) if recipe.shared_prefix else DPOTrainer(**given)
     trainer.remove_callback(PrinterCallback)
+    if not recipe.train_router:
+        models.hold_routers(trainer.model)
     train_in_float32(trainer.model)
     return trainer
 
@@ -104,6 +107,12 @@ def check(language_model: models.LanguageModel, corpus: Corpus, *, recipe: Recip
         raise InputError(
             f"{corpus.name}: {recipe.objective.name} needs an entailed, a neutral and a contradicted sentence per "
             "premise. Load the rows with corpora.load_ranked_nli (--ranked)."
+        )
+    request = paraphrase_request("A", recipe.settings()["template"]) if not recipe.shared_prefix else ""
+    if not isinstance(request, str) and not chat.is_plain(language_model.tokenizer, request):
+        raise InputError(
+            f"{language_model.name}: TRL's own batches render a chat as its template stands, and this one would not "
+            "take the request so (no system role, thinking, or a date). Leave out --stock-batches."
         )
     if recipe.accumulation % together:
         raise InputError(
@@ -149,23 +158,27 @@ class SemanticTrainer(DPOTrainer):
                 f"Step {self.state.global_step + 1}: the loss is {outcome.loss.item()} in the batch of training rows "
                 f"{numbers}. Lower the learning rate, or train in float32 or bfloat16; the last whole checkpoint stays."
             )
-        self._keep_metrics(outcome, "train" if model.training else "eval")
+        self._keep_metrics(outcome, inputs.left_out, "train" if model.training else "eval")
         return (outcome.loss, None) if return_outputs else outcome.loss
 
     def reference_of(self, batch: Batch) -> torch.Tensor:
         """Return what the frozen base gives for a batch, row by row."""
         return self.step.reference(self.model, batch)
 
-    def _keep_metrics(self, outcome: Outcome, mode: str) -> None:
-        """Keep the figures that TRL logs, under its names."""
+    def _keep_metrics(self, outcome: Outcome, left_out: torch.Tensor | None, mode: str) -> None:
+        """Keep the figures that TRL logs, under its names, and how many candidates were no negatives."""
         scores, preferred = outcome.scores.scores.detach().float(), outcome.scores.preferred[:, None]
         best = scores.gather(1, preferred)[:, 0]
-        others = (scores.sum(dim=1) - best) / (scores.shape[1] - 1)
+        negatives = torch.ones_like(scores, dtype=torch.bool) if left_out is None else ~left_out
+        negatives = negatives.scatter(1, preferred, False)
+        count = negatives.sum(dim=1)
+        others = torch.where(negatives, scores, 0).sum(dim=1) / count.clamp(min=1)
         figures = {
             "rewards/chosen": best,
             "rewards/rejected": others,
             "rewards/margins": best - others,
             "rewards/accuracies": (best > scores.scatter(1, preferred, -math.inf).amax(dim=1)).float(),
+            "left_out": (scores.shape[1] - 1 - count).float(),
         }
         if outcome.divergence is not None:
             figures["divergence"] = outcome.divergence.detach()
@@ -257,6 +270,7 @@ def _point(entry: dict) -> CurvePoint:
         # In float16 the scaler skips such a step and tries a smaller scale.
         gradient_norm=gradient_norm if math.isfinite(gradient_norm) else None,
         divergence=entry.get("divergence"),
+        left_out=entry.get("left_out") or None,
     )
 
 
