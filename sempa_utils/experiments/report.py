@@ -259,7 +259,7 @@ def _comparison(name: str) -> records.Comparison:
 TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "speech": speech, "space": space,
           "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
           "recommended": recommended, "methods": methods, "first-trials": first_trials,
-          "dev-sets": dev_sets}  # fmt: skip
+          "dev-sets": dev_sets, "dev-tasks": dev_tasks}  # fmt: skip
 
 
 def fill(text: str, recorded: Recorded) -> str:
