@@ -13,6 +13,7 @@ from conftest import tiny_model, tiny_tokenizer
 from sempa_utils import __main__ as command_line
 from sempa_utils import records
 from sempa_utils.commands import doctor
+from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
 from sempa_utils.training import read_record
 
@@ -298,6 +299,7 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
         (["evaluate", "--layer", "best"], "neither a number nor 'dev'"),
         (["evaluate", "--adapter", "./nowhere"], "adapter_config.json: no such file"),
         (["evaluate", "--tasks", "STS17"], "'STS1"),
+        (["evaluate", "--dev", "--split", "dev"], "Leave --tasks and --split out"),
         (["evaluate", "--tasks", "STS12"], "mini-STS"),
         (["evaluate", "--tasks", "mini-STS", "--split", "train"], "split of mini-STS"),
         (["evaluate", "--tasks", "mini-STS", "--model", "./nowhere"], "no such directory"),
@@ -341,6 +343,18 @@ def test_encode_refuses_another_encoding(capsys, directory, tmp_path, encoding):
     row = 1 if encoding == "utf-16" else 2
     assert code == 1 and f"{lines}: not UTF-8 text (row {row}: " in err and err.count("\n") == 1
     assert not (tmp_path / "v.npy").exists()
+
+
+def test_dev_tasks_are_scored_and_kept_out_of_training(capsys, no_data, directory, tmp_path, monkeypatch):
+    code, out, _ = call(capsys, "evaluate", "--model", directory, "--methods", "mean", "--dev", "--limit", 30)
+    assert code == 0 and "dev tasks, 30 pairs a task" in out and "mini-STS dev" in out
+    known = corpora.load_sts("mini-STS", split="dev").rows[2].first.upper()
+    rows = [corpora.Triplet(known, "Something else.", "Nothing of it."), *corpora.load_triplets().rows[:8]]
+    monkeypatch.setattr(corpora, "load_triplets", lambda *_, **__: corpora._corpus("NLI triplets", rows, "made here"))
+    options = ["train", "--model", directory, "--profile", "smoke", "--precision", "float32", "--triplets", 0]
+    code, out, _ = call(capsys, *options, "--apart-from-dev", "--output", tmp_path / "run")
+    assert code == 0
+    assert out.startswith("NLI triplets: 8 rows from made here; dropped: 1 with a sentence of the dev tasks\n")
 
 
 def test_one_task_is_enough_for_evaluate_and_doctor(capsys, no_data, directory, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import socket
 import tarfile
 import threading
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -50,11 +51,13 @@ def write_sts(root: Path) -> Path:
             folder = downstream / "STS" / f"{task}-en-test"
             write(folder / f"STS.input.{subset}.txt", f"{task} {subset} a\tb\nc\td\n")
             write(folder / f"STS.gs.{subset}.txt", "5\n2.5\n")
-    for split in ("dev", "test"):
+    for split in corpora.SPLITS["STS-B"]:
         stsb = f"main\tsource\t2012\t1\t4.200\tone {split}\ttwo\nmain\tsource\t2012\t2\t0\tthree\tfour\n"
         write(downstream / "STS" / "STSBenchmark" / f"sts-{split}.csv", stsb)
     sick = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
     write(downstream / "SICK" / "SICK_test_annotated.txt", sick + "7\ta\tb\t4.5\tNEUTRAL\n8\tc\td\t1\tNEUTRAL\n")
+    for part in ("train", "trial"):
+        write(downstream / "SICK" / f"SICK_{part}.txt", sick + f"9\tE {part}\tf\t2\tNEUTRAL\n10\tB\ta.\t3\tNEUTRAL\n")
     return downstream
 
 
@@ -419,7 +422,20 @@ def test_unknown_tasks_and_splits_name_the_nearest(sts):
     assert "Did you mean 'STS13'" in refused(load, sts, "STS113")
     assert "Did you mean 'SICK-R'" in refused(load, sts, "SICKR")
     assert "Unknown split of STS12 'dev'" in refused(load, sts, "STS12", "dev")
-    assert "Unknown split of STS-B 'train'" in refused(load, sts, "STS-B", "train")
+    assert "Unknown split of STS-B 'trial'. Did you mean 'train'" in refused(load, sts, "STS-B", "trial")
+    assert "Unknown split of mini-STS 'train'" in refused(load, sts, "mini-STS", "train")
+
+
+def test_the_train_splits_have_their_parts_and_the_others_stay_whole(sts):
+    genres = "main-news\tMSRpar\t2012train\t1\t4.0\ta\tb\nmain-captions\tMSRvid\t2012train\t2\t1.0\tc\td\n"
+    for split in ("train", "dev"):
+        write(sts / "STS" / "STSBenchmark" / f"sts-{split}.csv", genres)
+    assert load(sts, "STS-B", "train").rows == [Pair("a", "b", 4.0, "main-news"), Pair("c", "d", 1.0, "main-captions")]
+    assert load(sts, "STS-B", "dev").rows == [Pair("a", "b", 4.0), Pair("c", "d", 1.0)]
+    assert [pair.subset for pair in load(sts, "SICK-R", "train").rows] == ["trial", "trial", "train", "train"]
+    assert load(sts, "SICK-R", "train").rows[2] == Pair("E train", "f", 2.0, "train")
+    (sts / "SICK" / "SICK_trial.txt").unlink()
+    assert "SICK_trial.txt: no such file" in refused(load, sts, "SICK-R", "train")
 
 
 # --- Files of people: marks, encodings, quotes, a part of the layout -------------------------------
@@ -610,6 +626,32 @@ def test_without_compares_first_sentences():
     # A ranked row with a premise that was trained on is no held-out row, whatever its answers.
     premises = Corpus("ranked", [RankedRow("a1", "x", "y", "z"), RankedRow("new", "x", "y", "z")], "a test", "0")
     assert [row.premise for row in premises.without(some).rows] == ["new"]
+
+
+WORDS = st.sampled_from(["A dog", "a  DOG !", "adog", "A cat", "cat", "No"])
+
+
+@given(
+    rows=st.lists(st.builds(Triplet, WORDS, WORDS, WORDS), max_size=12),
+    pairs=st.lists(st.builds(Pair, WORDS, WORDS, st.floats(0, 5), st.just("A dog")), max_size=3),
+)
+def test_rows_are_apart_from_sentences_whatever_case_and_marks(rows, pairs):
+    whole, others = Corpus("rows", rows, "a test", "0"), Corpus("pairs", pairs, "a test", "1")
+    left = whole.apart_from([others])
+    taken = {corpora.letters(text) for pair in pairs for text in (pair.first, pair.second)}
+    assert left.rows == [row for row in rows if not {corpora.letters(text) for text in row} & taken]
+    assert sum(left.dropped.values()) == len(rows) - len(left)
+    # A part's name is no sentence, and nothing is apart from itself.
+    assert not whole.apart_from([whole]).rows and whole.apart_from([]).rows == rows
+    assert others.without_pairs_of([others]).rows == [] and others.without_pairs_of([]).rows == pairs
+
+
+def test_a_pair_is_known_in_either_order_and_with_another_score():
+    task = Corpus("task", [Pair("A b.", "c", 1.0, "x"), Pair("A b.", "d", 2.0), Pair("e", "e", 3.0)], "a test", "0")
+    test = Corpus("test", [Pair("C", "a  B", 4.0), Pair("e", "f", 1.0)], "a test", "1")
+    left = task.without_pairs_of([test])
+    assert left.rows == task.rows[1:] and left.dropped == {"pairs of a test": 1}
+    assert left.name == "task" and "1 pairs of a test" in left.describe()
 
 
 @given(
@@ -999,6 +1041,13 @@ def test_the_real_tasks_have_their_exact_pairs(data_directory, task):
 @pytest.mark.data
 def test_the_real_sts_b_dev_set(data_directory):
     assert len(corpora.load_sts("STS-B", data_directory, split="dev")) == 1500
+
+
+@pytest.mark.data
+def test_the_real_train_splits(data_directory):
+    stsb, sick = (corpora.load_sts(task, data_directory, split="train") for task in ("STS-B", "SICK-R"))
+    parts = [Counter(pair.subset for pair in corpus.rows) for corpus in (stsb, sick)]
+    assert parts == [{"main-captions": 2000, "main-forum": 450, "main-news": 3299}, {"trial": 500, "train": 4500}]
 
 
 @pytest.mark.data

@@ -218,6 +218,34 @@ def test_pairs_with_a_training_sentence_are_left_out(place, monkeypatch):
     assert found.mean.value != figures.scores.mean.value and found.mean.count == len(unseen)
 
 
+def test_dev_is_scored_beside_the_base_and_says_what_training_knew_of_it(place, monkeypatch):
+    [task] = sts.load_dev_tasks().values()
+    known = corpora.Triplet(task.rows[3].first.upper() + " !", "Something else.", "Nothing of it.")
+    rows = [known, *corpora.load_triplets(None, 23, seed=42).rows]
+    monkeypatch.setattr(corpora, "load_triplets", lambda *_, **__: corpora._corpus("NLI triplets", rows, "made here"))
+    do(place, ["base", "pairwise"], ["dev"], sizes=replace(SIZES, dev_pairs=40))
+    base, trained = (record(place, run).figures.dev for run in ("base", "pairwise"))
+    assert base.training_rows_with_their_sentences == {} and base.scores.mean.difference is None
+    assert trained.training_rows_with_their_sentences == {"mini-STS dev": 1, "any": 1}
+    assert trained.data == base.data == [task.sample(40, 42).record()] and trained.scores.mean.difference
+    pairs = task.sample(40, 42).rows
+    cosines = sts.pair_similarities(Embedder(models.load(str(place / "Tiny"))).encode, pairs)
+    assert base.scores.mean.value == pytest.approx(sts.spearman(cosines, [pair.score for pair in pairs]), abs=1e-3)
+    # How many pairs, its own data tell: no other step of a record is another's for it.
+    do(place, ["base"], ["geometry"])
+    do(place, ["base"], ["dev"], sizes=replace(SIZES, dev_pairs=30))
+    figures = record(place, "base").figures
+    assert figures.geometry and figures.dev.scores.mean.count == 30
+    state, _ = do(place, ["base"], ["dev"], sizes=replace(SIZES, dev_pairs=20), state_only=True)
+    assert not state["base"]["dev"]
+
+
+def test_the_sizes_of_a_committed_record_are_those_of_today():
+    for path in records.committed_folder().glob("reproduce_*.json"):
+        sizes = records.load_run(path, GridFigures).settings["sizes"]
+        assert sizes == grid.Sizes().recorded(), path.name
+
+
 def test_another_size_is_another_figure(place):
     do(place, ["base"], ["geometry"])
     path = place / "build" / "reproduce"

@@ -1,5 +1,6 @@
 """The tables of README and model cards: made from records, stale ones are told."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from sempa_utils import records
 from sempa_utils.checks import InputError
 from sempa_utils.experiments import report
+from sempa_utils.experiments.agreement import KINDS, agreement, here_and_there
 from sempa_utils.experiments.grid import ALL, RUNS, record_name
 from sempa_utils.records import (
     Difference,
@@ -123,6 +125,31 @@ def test_a_table_is_written_whatever_is_not_there_yet(found, run, step):
         lines = table(found).splitlines()
         assert 2 <= len(lines) <= len(whole[name])
         assert len({line.count("|") for line in lines}) == 1, "every row has every column"
+
+
+def test_a_kind_of_data_is_held_against_the_tasks_that_it_has_no_part_in():
+    def scored(parts: float, others: float) -> dict[str, TaskScore]:
+        apart = {"images": parts, "OnWN": 99.0}
+        return {"STS14": TaskScore(90.0, 5, parts=apart), "STS15": TaskScore(80.0, 5, parts=apart)} | {
+            "STS-B": TaskScore(others, 5),
+            "SICK-R": TaskScore(others + 2, 5),
+        }
+
+    runs = {"base": scored(10.0, 50.0), "one": scored(20.0, 55.0), "two": scored(40.0, 65.0)}
+    kind = KINDS["captions of images"]
+    here, there = here_and_there(kind, runs | {"without": {"STS14": TaskScore(1.0, 1), "STS15": TaskScore(1.0, 1)}})
+    assert here == {"base": 10.0, "one": 20.0, "two": 40.0} and there == {"base": 51.0, "one": 56.0, "two": 66.0}
+    assert agreement(here, there) == (2, pytest.approx(1.0), pytest.approx(0.0)), "in proportion: 10 for 5, 30 for 15"
+    turned = agreement(here, {"base": 51.0, "one": 66.0, "two": 56.0})
+    assert turned.rank_correlation == pytest.approx(0.5) and turned.error > 5
+    for few in ({"base": 1.0, "one": 2.0}, {"one": 1.0, "two": 2.0}):
+        assert math.isnan(agreement(few, there).error)
+
+
+def test_the_dev_sets_are_judged_by_what_is_recorded():
+    table = report.dev_sets(report.recorded_runs())
+    assert cells(table, "STS14")[:2] == ["6", "7"] and cells(table, "STS-B dev, 500 pairs")[0] == "7"
+    assert len(table.splitlines()) == 3 + len(KINDS)
 
 
 def test_packaged_sentences_are_not_the_seven_tasks(found):

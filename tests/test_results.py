@@ -259,13 +259,20 @@ GRID = records.GridFigures(
     signals={"perplexity": 29.5},
     frontier=[records.FrontierPoint(8, 64.5, 29.25)],
     generation=records.GenerationFigures(ROW, {"gsm8k": {"rows": 3}}),
+    dev=records.DevFigures(ROW, [{"name": "STS-B dev", "rows": 3}], {"STS-B dev": 1, "any": 1}),
 )
 CURVE = records.DataSizeCurve("STS-B", [records.DataSizePoint(8, 61.5, ROW)])
 VALUES = [INTERVAL, DIFFERENCE, SCORE, ROW, COMPARISON, POINT, MEAN, TRAINING, GRID, CURVE]
 VALUES += [records.SeedSpread({42: ROW, 43: ROW}, 1.5, 0.25), records.NotebookCost(6.5, 10**9, "a figure")]
 VALUES += [records.TrainingCurve(recipe=RECIPE, candidates=3, curve=[POINT]), records.GridFigures()]
+FOUND = records.SearchPoint({"batch": 8}, 256, ROW, 29.5, 60.0, 30.0)
+VALUES += [
+    FOUND,
+    LEFT := records.LeftOut({"batch": 16}, 512, 180.5),
+    records.SearchFigures(60.0, 1.0, FOUND, [FOUND], [LEFT]),
+]
 VALUES += [records.Origin({"name": "m"}, [{"rows": 5}], {"beta": 0.1, "limit": None}, 42), records.Origin()]
-VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation]
+VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation, GRID.dev]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
@@ -340,6 +347,8 @@ KINDS = {
     "train": records.TrainingRecord,
     "sts": records.Comparison,
     "generation": records.Comparison,
+    "dev": records.Comparison,
+    "search": records.SearchFigures,
     "make": dict[str, records.NotebookCost],
 }
 COMMITTED = sorted(records.committed_folder().rglob("*.json"))

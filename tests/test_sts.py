@@ -1,6 +1,7 @@
 """Spearman's ρ, the `all` rule and intervals, against literal computations."""
 
 import math
+import shutil
 import warnings
 
 import numpy as np
@@ -221,6 +222,40 @@ def test_evaluate_with_a_limit_draws_pairs_by_the_seed(no_data):
 def test_evaluate_reads_the_split(no_data):
     dev = sts.evaluate(Overlap(), sts.load_tasks(split="dev"))["mini-STS"]
     assert dev.data == corpora.load_sts("mini-STS", split="dev").record()
+
+
+def test_no_pair_of_a_test_is_a_dev_pair(no_data, tmp_path):
+    """The dev tasks of small files: STS-B's first pair is one of STS12's, turned round and with other marks."""
+    from test_corpora import write, write_sts
+
+    downstream = write_sts(tmp_path)
+    lines = "m\ts\t1\t1\t4.2\tB .\tSTS12 MSRpar A\nm\ts\t1\t2\t0\tnine\tten\nm\ts\t1\t3\t1\tnine\televen\n"
+    write(downstream / "STS" / "STSBenchmark" / "sts-train.csv", lines)
+    tasks = sts.load_dev_tasks(tmp_path)
+    assert list(tasks) == ["STS-B train", "STS-B dev", "SICK-R train", "mini-STS dev"]
+    assert [pair.second for pair in tasks["STS-B train"].rows] == ["ten", "eleven"]
+    assert [pair.first for pair in tasks["SICK-R train"].rows] == ["E trial", "E train"], "the other is a test's"
+    assert tasks["STS-B train"].record()["dropped"] == {"pairs of a test": 1}
+    drawn = sts.load_dev_tasks(tmp_path, limit=1, seed=3)
+    assert [len(task) for task in drawn.values()] == [1, 1, 1, 1]
+    assert drawn == sts.load_dev_tasks(tmp_path, limit=1, seed=3)
+    shutil.rmtree(downstream / "STS" / "STSBenchmark")
+    assert list(sts.load_dev_tasks(tmp_path)) == ["SICK-R train", "mini-STS dev"]
+
+
+def test_without_data_the_dev_tasks_are_the_packaged_one(no_data):
+    assert sts.load_dev_tasks() == {"mini-STS dev": corpora.load_sts("mini-STS", split="dev").without_pairs_of([])}
+
+
+@pytest.mark.data
+def test_the_real_dev_tasks_share_no_pair_with_a_test(data_directory):
+    tasks = sts.load_dev_tasks(data_directory)
+    tests = sts.load_tasks(None, data_directory).values()
+    for task in tasks.values():
+        assert task.without_pairs_of(tests).rows == task.rows
+    counts = {name: (len(task), sum(task.dropped.values())) for name, task in tasks.items()}
+    found = {"STS-B train": (951, 4798), "STS-B dev": (363, 1137), "SICK-R train": (4853, 147), "mini-STS dev": (98, 0)}
+    assert counts == found
 
 
 def test_an_unknown_task_is_refused(no_data):

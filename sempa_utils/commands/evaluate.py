@@ -19,6 +19,7 @@ def add(commands) -> None:
     add("--methods", default="mean,prompteol", help=f"comma-separated: {methods} (default: mean,prompteol)")
     add("--tasks", help="comma-separated: STS12 … STS16, STS-B, SICK-R, mini-STS (default: all that is here)")
     add("--split", default="test", help="test, or dev for STS-B and mini-STS (default: test)")
+    add("--dev", action="store_true", help="score what choices are made on, less the tests' pairs, in place of tasks")
     model = "packaged, a hub id, or a directory; may be repeated (default: packaged)"
     add("--model", action="append", metavar="MODEL", help=model)
     shared.add_profile(command, default="the profile's for evaluation", sets="precision")
@@ -48,9 +49,15 @@ def run(options) -> None:
         pick(method, METHODS, what="method")
     if options.layer not in (None, "dev") and not options.layer.lstrip("-").isdigit():
         raise InputError(f"--layer {options.layer}: neither a number nor 'dev'.")
-    names = options.tasks.split(",") if options.tasks else corpora.sts_tasks(options.data)
+    if options.dev and (options.tasks or options.split != "test"):
+        raise InputError("--dev names tasks and split by itself. Leave --tasks and --split out.")
+    drawn = {"limit": options.limit, "seed": options.seed}
     # Broken or missing data end the command before a model is loaded.
-    tasks = sts.load_tasks(names, options.data, split=options.split, limit=options.limit, seed=options.seed)
+    if options.dev:
+        options.split, tasks = "dev tasks", sts.load_dev_tasks(options.data, **drawn)
+    else:
+        asked = options.tasks.split(",") if options.tasks else corpora.sts_tasks(options.data)
+        tasks = sts.load_tasks(asked, options.data, split=options.split, **drawn)
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     adapters = _adapters(options, precision)
     count = len(methods) * (len(options.model or [1]) + sum(map(len, adapters.values()))) + len(options.baseline)
@@ -69,7 +76,7 @@ def run(options) -> None:
 
     against = options.against or ("prompteol" if "prompteol" in scores else next(iter(scores)))
     comparison = sts.summary(scores, against, seed=options.seed)
-    _print_table(comparison, names, layers, options)
+    _print_table(comparison, list(tasks), layers, options)
     if options.record:
         means = "; ".join(f"{row} {figures.mean.value:.2f}" for row, figures in comparison.rows.items())
         settings = {"split": options.split, "limit": options.limit, "against": against, "layers from dev": layers}

@@ -15,6 +15,8 @@ def add(commands) -> None:
     command.add_argument("--output", required=True, metavar="FOLDER", help="gets adapter/, checkpoints/, training.json")
     command.add_argument("--triplets", type=int, help="how many training rows (default: the profile's; 0: all)")
     command.add_argument("--ranked", action="store_true", help="rows with all three labels, as listwise always takes")
+    known = "leave out the rows with a sentence of the dev tasks, those that choices are made on"
+    command.add_argument("--apart-from-dev", action="store_true", help=known)
     command.add_argument("--fresh", action="store_true", help="replace what the folder holds instead of resuming")
     shared.add_record(command)
     command.set_defaults(run=run)
@@ -25,6 +27,7 @@ def run(options) -> None:
     from sempa_utils import records, training
     from sempa_utils.checks import pick
     from sempa_utils.data import corpora
+    from sempa_utils.evaluation import sts
     from sempa_utils.objectives import OBJECTIVES
     from sempa_utils.training import trainer
 
@@ -32,7 +35,10 @@ def run(options) -> None:
     profile, kind = profiles.get(options.profile), pick(options.objective, OBJECTIVES, what="objective")
     ranked = options.ranked or kind.ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None
-    corpus = corpora.load_nli(options.data, limit, seed=options.seed, ranked=ranked)
+    corpus = corpora.load_nli(options.data, ranked=ranked)
+    if options.apart_from_dev:
+        corpus = corpus.apart_from(sts.load_dev_tasks(options.data).values())
+    corpus = corpus.sample(limit, options.seed)
     speaks = processes.is_main_process
     if speaks:
         print(corpus.describe())

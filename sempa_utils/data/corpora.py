@@ -16,10 +16,10 @@ import shutil
 import tarfile
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sempa_utils.checks import InputError, cache_folder, decode_text, file_sha256, fingerprint, pick, write_whole
 
@@ -42,6 +42,9 @@ STS_TASKS = {
 }
 PAIR_COUNTS = {"STS12": 3108, "STS13": 1500, "STS14": 3750, "STS15": 3000, "STS16": 1186, "STS-B": 1379, "SICK-R": 4927}
 MINI_STS = "mini-STS"
+SPLITS = {"STS-B": ("test", "dev", "train"), "SICK-R": ("test", "train"), MINI_STS: ("test", "dev")}  # else the test
+# What choices are made on, in their order: (task, split).
+DEV_TASKS = (("STS-B", "train"), ("STS-B", "dev"), ("SICK-R", "train"), (MINI_STS, "dev"))
 
 
 class Triplet(NamedTuple):
@@ -124,6 +127,31 @@ class Corpus:
         taken = {row[0] for row in other.rows}
         kept = [row for row in self.rows if row[0] not in taken]
         return _corpus(self.name, kept, self.source, self.dropped)
+
+    def apart_from(self, others: Iterable["Corpus"]) -> "Corpus":
+        """Return the rows of which no sentence stands in `others`, case and marks apart; the rest is counted."""
+        taken = {sentence for other in others for row in other.rows for sentence in sentences(row)}
+        return self._where(lambda row: taken.isdisjoint(sentences(row)), "with a sentence of the dev tasks")
+
+    def without_pairs_of(self, others: Iterable["Corpus"]) -> "Corpus":
+        """Return the pairs that are none of `others`, in either order, case and marks apart; the rest is counted."""
+        taken = {frozenset(sentences(pair)) for other in others for pair in other.rows}
+        return self._where(lambda pair: frozenset(sentences(pair)) not in taken, "pairs of a test")
+
+    def _where(self, keep: Callable[[Any], bool], reason: str) -> "Corpus":
+        """Return the rows that are to be kept; those that are not are counted by `reason`."""
+        kept = [row for row in self.rows if keep(row)]
+        return _corpus(self.name, kept, self.source, self.dropped | {reason: len(self) - len(kept)})
+
+
+def letters(sentence: str) -> str:
+    """Return what an exact match is by: SentEval's text is lower-cased and its marks stand apart."""
+    return "".join(character for character in sentence.lower() if character.isalnum())
+
+
+def sentences(row: Sequence) -> list[str]:
+    """Return the `letters` of a row's sentences, whatever kind of row it is."""
+    return [letters(sentence) for sentence in (row[:2] if isinstance(row, Pair) else row)]
 
 
 def _corpus(name: str, rows: list, source: str, dropped=None) -> Corpus:
@@ -265,12 +293,12 @@ def dev_task(directory: str | Path | None = None) -> str:
 def load_sts(task: str, directory: str | Path | None = None, *, split: str = "test") -> Corpus:
     """Load the scored pairs of one STS task as SentEval reads them; no other task's files are needed.
 
-    `task` is one of the seven or "mini-STS"; `split` is "test", or "dev" for STS-B and mini-STS.
-    Pairs without a score are left out, as in SentEval. Raises `FileNotFoundError` when the data are
-    nowhere, `InputError` for files that are broken.
+    `task` is one of the seven or "mini-STS"; `split` is "test", or one of `SPLITS`. SICK-R's train split is SICK's
+    trial and train files; the parts of STS-B's are its genres. Pairs without a score are left out, as in SentEval.
+    Raises `FileNotFoundError` when the data are nowhere, `InputError` for files that are broken.
     """
     pick(task, (*STS_TASKS, MINI_STS), what="STS task")
-    pick(split, ("test", "dev") if task in ("STS-B", MINI_STS) else ("test",), what=f"split of {task}")
+    pick(split, SPLITS.get(task, ("test",)), what=f"split of {task}")
     name = task if split == "test" else f"{task} {split}"
     if task == MINI_STS:
         rows = csv_rows(MINI_CORPUS / "sts.csv", ("split", "score", "sentence1", "sentence2"))
@@ -300,9 +328,10 @@ def _sts_folder(task: str, directory: str | Path | None) -> tuple[Path, str] | N
 
 def _read_sts(folder: Path, task: str, split: str) -> list[Pair]:
     if task == "STS-B":
-        return _read_stsb(folder / f"sts-{split}.csv")
+        return _read_stsb(folder / f"sts-{split}.csv", by_genre=split == "train")
     if task == "SICK-R":
-        return _read_sick(folder / "SICK_test_annotated.txt")
+        parts = {"test": {"test_annotated": ""}, "train": {"trial": "trial", "train": "train"}}[split]
+        return [pair for name, part in parts.items() for pair in _read_sick(folder / f"SICK_{name}.txt", part)]
     pairs = []
     for subset in STS_TASKS[task]:
         inputs, scores = folder / f"STS.input.{subset}.txt", folder / f"STS.gs.{subset}.txt"
@@ -318,20 +347,24 @@ def _read_sts(folder: Path, task: str, split: str) -> list[Pair]:
     return pairs
 
 
-def _read_stsb(path: Path) -> list[Pair]:
+def _read_stsb(path: Path, by_genre: bool) -> list[Pair]:
     # Not quoted CSV: a quote is a character.
     rows = [line.split("\t") for line in text_lines(path)]
-    return [_pair(path, n, row[5:7], row[4] if len(row) > 4 else "") for n, row in enumerate(rows, start=1)]
+    genres = [row[0] if by_genre else "" for row in rows]  # dev and test are one part, as they always were
+    return [
+        _pair(path, number, row[5:7], row[4] if len(row) > 4 else "", genre)
+        for number, (row, genre) in enumerate(zip(rows, genres), start=1)
+    ]
 
 
-def _read_sick(path: Path) -> list[Pair]:
+def _read_sick(path: Path, part: str) -> list[Pair]:
     header, *rows = [line.split("\t") for line in text_lines(path)]
     columns, pairs = ("sentence_A", "sentence_B", "relatedness_score"), []
     _require_columns(path, header, columns)
     places = [header.index(column) for column in columns]
     for number, row in enumerate(rows, start=2):
         first, second, score = (row[place] for place in places) if len(row) > max(places) else ("", "", "")
-        pairs.append(_pair(path, number, [first, second], score))
+        pairs.append(_pair(path, number, [first, second], score, part))
     return pairs
 
 

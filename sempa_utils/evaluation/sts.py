@@ -163,6 +163,22 @@ def load_tasks(
     return {name: corpora.load_sts(name, directory, split=split).sample(limit, seed) for name in names}
 
 
+def load_dev_tasks(directory=None, *, limit: int | None = None, seed: int = 42) -> dict[str, corpora.Corpus]:
+    """Return what choices are made on, `corpora.DEV_TASKS`, as far as it is at hand: {task and split: its pairs}.
+
+    A pair that is also one of a test is left out and counted: STS-B is made of pairs of STS12–16, so four in five of
+    its training and dev pairs are. `limit` draws that many of the rest per task by `seed`.
+    """
+    tests = load_tasks(None, directory).values()
+    tasks = {}
+    for name, split in corpora.DEV_TASKS:
+        with contextlib.suppress(FileNotFoundError):
+            task = corpora.load_sts(name, directory, split=split).without_pairs_of(tests)
+            if task.rows:
+                tasks[task.name] = task.sample(limit, seed)
+    return tasks
+
+
 def evaluate(
     embedder,
     tasks: Mapping[str, corpora.Corpus] | None = None,

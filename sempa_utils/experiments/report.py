@@ -16,6 +16,7 @@ from sempa_utils import models, records
 from sempa_utils.checks import fingerprint, pick
 from sempa_utils.data.corpora import STS_TASKS
 from sempa_utils.evaluation.generation import TASKS
+from sempa_utils.experiments.agreement import KINDS, agreement, here_and_there
 from sempa_utils.experiments.grid import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
@@ -167,6 +168,42 @@ def subsets(recorded: Recorded) -> str:
     return _markdown("", ["gains most", "gains least"], rows)
 
 
+def dev_sets(recorded: Recorded) -> str:
+    """Return how well each kind of sentence pairs foretells, over the recorded runs, the tests it has no part in."""
+    seven = {run: figures.scores for run, figures in _having_seven(recorded)}
+    last = {run: points[-1].sts for run, points in _having(recorded, "frontier")}
+    rows = {"STS-B dev, 500 pairs": (len(STS_TASKS), last, {run: scores.mean.value for run, scores in seven.items()})}
+    for name, kind in KINDS.items():
+        here, there = here_and_there(kind, {run: scores.tasks for run, scores in seven.items()})
+        rows[name] = len(STS_TASKS) - len(dict(kind)), here, there
+    cells = {}
+    for name, (tests, here, there) in rows.items():
+        if {BASE, "pairwise", RECOMMENDED} <= here.keys() & there.keys():
+            found = agreement(here, there)
+            shares = [
+                _minus(f"{100 * (figures['pairwise'] - figures[BASE]) / (figures[RECOMMENDED] - figures[BASE]):.0f} %")
+                for figures in (here, there)
+            ]
+            error = f"{found.error:.1f}"
+            cells[name] = [f"{tests}", f"{found.runs}", f"{found.rank_correlation:.2f}", error, *shares]
+    ends = [f"`pairwise`'s gain as a part of `{RECOMMENDED}`'s: {where}" for where in ("here", "in the tests")]
+    columns = ["tests without it", "runs", "rank correlation with them", "error of a foretold gain, points", *ends]
+    return _markdown("judged by", columns, cells)
+
+
+def dev_tasks(_) -> str:
+    """Return the adapters that were scored on the dev tasks beside the base, with paired intervals."""
+    rows = _comparison("dev_tasks").rows
+    names = list(next(iter(rows.values())).tasks)
+    counts = [f"{name}, {rows[next(iter(rows))].tasks[name].count} pairs" for name in names]
+    cells = {}
+    for row, scores in rows.items():
+        label = row.partition(" + ")[2]
+        values = [f"{scores.tasks[name].value:.2f}" for name in names]
+        cells[f"`{label}`" if label else BASE] = [*values, _with_interval(scores.mean), _difference(scores.mean)]
+    return _markdown("", [*counts, "mean (95 % interval)", "change from the base"], cells)
+
+
 def recommended(recorded: Recorded) -> str:
     """Return what the recommended run reaches beside the base, task by task: the table of its model card."""
     base, trained = _figures(recorded, BASE), _figures(recorded, RECOMMENDED)
@@ -221,7 +258,8 @@ def _comparison(name: str) -> records.Comparison:
 
 TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "speech": speech, "space": space,
           "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
-          "recommended": recommended, "methods": methods, "first-trials": first_trials}  # fmt: skip
+          "recommended": recommended, "methods": methods, "first-trials": first_trials,
+          "dev-sets": dev_sets, "dev-tasks": dev_tasks}  # fmt: skip
 
 
 def fill(text: str, recorded: Recorded) -> str:

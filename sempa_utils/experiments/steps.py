@@ -6,7 +6,7 @@ a function, a field of `records.GridFigures` and a line of `STEPS`.
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -15,12 +15,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from sempa_utils import models, training
-from sempa_utils.data.corpora import Corpus
+from sempa_utils.data.corpora import Corpus, sentences
 from sempa_utils.embedding import Embedder, embedder
 from sempa_utils.evaluation import geometry, sts
 from sempa_utils.evaluation.generation import Benchmarks, comparison, evaluate, harness, signals
 from sempa_utils.experiments.series import BASE
 from sempa_utils.records import (
+    DevFigures,
     FrontierPoint,
     GenerationFigures,
     GridFigures,
@@ -45,6 +46,11 @@ class Sizes:
     text_tokens: int = 8000  # that the perplexity is taken over
     held_out: int = 60  # NLI rows of the kit's own for preference accuracy and paraphrases
     generation_items: int | None = 40  # a benchmark
+    dev_pairs: int | None = 500  # a dev task
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a run's record keeps of the sizes; how many dev pairs there were, the figures' own data tell."""
+        return {name: value for name, value in asdict(self).items() if name != "dev_pairs"}
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,10 @@ class Data:
     held_out: Corpus
     benchmarks: Benchmarks
     benchmark_data: dict[str, dict] | None  # the records of the benchmarks' data, where they are to be run
+    dev_tasks: dict[str, Corpus] | None  # where they are to be scored
 
     def records(self) -> list[dict]:
-        """Return the records of all but the benchmarks, whose step tells its own."""
+        """Return the records of all but the benchmarks and the dev tasks, whose steps tell their own."""
         return [corpus.record() for corpus in (*self.tasks.values(), self.dev, self.text, self.held_out)]
 
 
@@ -103,18 +110,23 @@ class Step:
 def _sts(work: Work) -> StsFigures:
     """Score the STS tasks with PromptEOL, beside the base on the same pairs; and without the training sentences."""
     rows = work.beside_the_base(lambda model: sts.evaluate(Embedder(model), work.data.tasks, show_progress_bar=True))
-    trained = {_letters(sentence) for row in work.rows.rows for sentence in row}
+    trained = {sentence for row in work.rows.rows for sentence in sentences(row)}
     scores = {}
     for name, task in work.data.tasks.items():
-        unseen = np.array([not {_letters(pair.first), _letters(pair.second)} & trained for pair in task.rows])
+        unseen = np.array([trained.isdisjoint(sentences(pair)) for pair in task.rows])
         scored = rows[work.name][name]
         scores[name] = TaskScore(sts.spearman(scored.similarities[unseen], scored.human[unseen]), int(unseen.sum()))
     return StsFigures(sts.summary(rows, BASE, seed=work.seed).rows[work.name], RowScores.of(scores))
 
 
-def _letters(sentence: str) -> str:
-    """Return what an exact match is by: SentEval's text is lower-cased and its marks stand apart."""
-    return "".join(character for character in sentence.lower() if character.isalnum())
+def _dev_tasks(work: Work) -> DevFigures:
+    """Score the dev tasks with PromptEOL, beside the base on the same pairs; count the training rows they know."""
+    tasks = work.data.dev_tasks or {}
+    rows = work.beside_the_base(lambda model: sts.evaluate(Embedder(model), tasks, show_progress_bar=True))
+    known = {name: [task] for name, task in tasks.items()} | {"any": list(tasks.values())}
+    shared = {name: len(work.rows) - len(work.rows.apart_from(of)) for name, of in known.items()}
+    scores = sts.summary(rows, BASE, seed=work.seed).rows[work.name]
+    return DevFigures(scores, [task.record() for task in tasks.values()], shared if work.trained else {})
 
 
 def _geometry(work: Work) -> dict[str, int | float]:
@@ -225,6 +237,12 @@ STEPS: dict[str, Step] = {
         sizes=("generation_items",),
         producers=(harness,),
         headline=lambda figures, work: f"generation mean {figures.scores.mean.value:.1f}",
+    ),
+    "dev": Step(
+        _dev_tasks,
+        lambda work: [*(task.fingerprint for task in (work.data.dev_tasks or {}).values()), work.rows.fingerprint],
+        producers=(embedder, sts),
+        headline=lambda figures, work: f"{len(figures.scores.tasks)} dev tasks: mean {figures.scores.mean.value:.2f}",
     ),
 }
 

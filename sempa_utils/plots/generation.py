@@ -152,19 +152,23 @@ def frontier(
             beside |= {"textcoords": "offset points", "fontsize": 9, "color": QUIET}
             axes.annotate(f"{points[-1].rows:,} rows", (x[-1], y[-1]), **beside)
         axes.plot(0, 0, "o", color=COLOURS["black"], markersize=9, label="base", zorder=4)
-        changes = np.concatenate(changes)
-        if np.abs(changes).max() > 30:
-            axes.set_xscale("symlog", linthresh=band, linscale=0.6)
-            low, top = min(changes.min(), -band), max(changes.max(), band)
-            ticks = [-30, -10, -3, 0, 3, 10, 30, 100, 300, 1000, 3000, 10_000]
-            axes.set_xticks([tick for tick in ticks if low <= tick <= 1.5 * top])
-            axes.xaxis.set_minor_locator(ticker.NullLocator())
-            axes.set_xlim(1.8 * low, 1.8 * top)
-        axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed_per_cent))
+        scale_of_changes(axes, np.concatenate(changes), band=band)
         axes.margins(x=0.12, y=0.14)
         axes.set(xlabel=f"perplexity of {text}, change from the base", ylabel=f"{gained} gained (ρ × 100)")
         figure.legend(loc="outside right upper", fontsize=10)
     return figure
+
+
+def scale_of_changes(axes, changes: np.ndarray, *, band: float) -> None:
+    """Give an axis of changes in % its scale: above 30 % logarithmic outside the band around 0."""
+    if np.abs(changes).max() > 30:
+        axes.set_xscale("symlog", linthresh=band, linscale=0.6)
+        low, top = min(changes.min(), -band), max(changes.max(), band)
+        ticks = [-30, -10, -3, 0, 3, 10, 30, 100, 300, 1000, 3000, 10_000]
+        axes.set_xticks([tick for tick in ticks if low <= tick <= 1.5 * top])
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.set_xlim(1.8 * low, 1.8 * top)
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed_per_cent))
 
 
 def _signed_per_cent(value: float, _=None) -> str:

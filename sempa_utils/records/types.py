@@ -179,6 +179,15 @@ class StsFigures(Result):
 
 
 @dataclass(frozen=True)
+class DevFigures(Result):
+    """A run on the dev tasks, what they are, and how many of its training rows have a sentence of theirs."""
+
+    scores: RowScores
+    data: list[dict[str, JSON]]
+    training_rows_with_their_sentences: dict[str, int]  # by task, and of any of them; of the base none
+
+
+@dataclass(frozen=True)
 class LayerFigures(Result):
     """A figure a layer: ρ × 100 (None where all pairs are alike), the rest as `geometry.displacement` gives it."""
 
@@ -215,6 +224,67 @@ class GridFigures(Result):
     signals: dict[str, float] | None = None
     frontier: list[FrontierPoint] | None = None
     generation: GenerationFigures | None = None
+    dev: DevFigures | None = None
+
+
+@dataclass(frozen=True)
+class SearchPoint(Result):
+    """A candidate on some rows: what its recipe changes, its dev scores, its perplexity; the base has 0 rows."""
+
+    changes: dict[str, JSON]
+    rows: int
+    scores: RowScores
+    perplexity: float
+    training_seconds: float
+    scoring_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """What it took in all."""
+        return self.training_seconds + self.scoring_seconds
+
+
+@dataclass(frozen=True)
+class LeftOut(Result):
+    """A candidate for which the budget was too short, and the seconds that it would have taken."""
+
+    changes: dict[str, JSON]
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SearchFigures(Result):
+    """A search by successive halving over rows: all that was tried, in its order, within a budget of minutes."""
+
+    minutes: float
+    perplexity_limit: float  # % above the base's; who is further above ranks behind all others
+    base: SearchPoint
+    tried: list[SearchPoint]
+    left_out: list[LeftOut]
+
+    @property
+    def seconds(self) -> float:
+        """What all of it took."""
+        return sum(point.seconds for point in (self.base, *self.tried))
+
+    def change(self, point: SearchPoint) -> float:
+        """Return how far a perplexity is from the base's, in %."""
+        return 100 * (point.perplexity / self.base.perplexity - 1)
+
+    def within(self, point: SearchPoint) -> bool:
+        """Tell whether a candidate's perplexity stays within the limit."""
+        return self.change(point) <= self.perplexity_limit
+
+    def ranked(self, rows: int) -> list[SearchPoint]:
+        """Return what was tried on so many rows, the best first: by its dev mean, those over the limit last."""
+        rung = [point for point in self.tried if point.rows == rows]
+        return sorted(rung, key=lambda point: (not self.within(point), -point.scores.mean.value))
+
+    @property
+    def best(self) -> SearchPoint | None:
+        """The first of the longest rung; None where nothing was tried."""
+        return self.ranked(self.tried[-1].rows)[0] if self.tried else None
 
 
 @dataclass(frozen=True)
