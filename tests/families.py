@@ -68,7 +68,16 @@ def random_model(name: str, seed: int = 0):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = getattr(transformers, model)(getattr(transformers, kind)(**settings)).eval()
-    for parameter in made.parameters():  # what starts at one or zero tells nothing apart
+    return telling(made)
+
+
+def telling(model):
+    """Return the model with nothing in it that chance or a start at one or zero decides."""
+    for part in model.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, float) and ("drop" in name or "jitter" in name or isinstance(part, torch.nn.Dropout)):
+                setattr(part, name, 0.0)
+    for parameter in model.parameters():
         if parameter.dim() == 1:
-            torch.nn.init.normal_(parameter, mean=float(parameter.mean()), std=0.05)
-    return made
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.05)
+    return model

@@ -23,6 +23,7 @@ from sempa_utils.records.types import (
     DataSizeCurve,
     DataSizePoint,
     Difference,
+    FamilyOutcome,
     FrontierPoint,
     GenerationFigures,
     GridFigures,
