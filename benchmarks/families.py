@@ -1,4 +1,4 @@
-"""Every type of causal model that transformers has, tiny and random: is what the kit computes what a plain forward gives?
+"""Every type of causal model that transformers has, tiny and random: does the kit compute what plain forwards give?
 
 python benchmarks/families.py [--types llama,gemma2] [--record NAME]    # all of them: some minutes on one core
 """
@@ -36,14 +36,23 @@ SIZES: dict[str, Any] = {
         ("mamba_d_ssm", 64),
         ("mamba_n_heads", 8),
         ("hidden_size n_embd d_model emb_dim embedding_size embedding_dim hidden_size_global lru_width", 32),
-        ("word_embed_proj_dim attention_hidden_size input_embedding_size output_embedding_size backbone_hidden_size", 32),
+        (
+            "word_embed_proj_dim attention_hidden_size input_embedding_size output_embedding_size backbone_hidden_size",
+            32,
+        ),
         ("moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size expert_ffn_hidden_size", 32),
         ("moe_shared_expert_intermediate_size shared_experts_intermediate_size router_hidden_size", 32),
-        ("sliding_window attention_window_size attention_chunk_size local_attention window_size keep_window_size", WINDOW),
+        (
+            "sliding_window attention_window_size attention_chunk_size local_attention window_size keep_window_size",
+            WINDOW,
+        ),
         ("local_attention_window_len q_lora_rank kv_lora_rank o_lora_rank hidden_size_per_layer_input", 16),
         ("head_dim d_kv dim_head attention_head_dim attention_head_size d_head linear_head_dim", 8),
         ("linear_key_head_dim linear_value_head_dim qk_nope_head_dim qk_rope_head_dim v_head_dim index_head_dim", 8),
-        ("mamba_d_head mamba_d_state state_size ssm_state_size mamba_head_dim rotary_dim swa_head_dim time_step_rank", 8),
+        (
+            "mamba_d_head mamba_d_state state_size ssm_state_size mamba_head_dim rotary_dim swa_head_dim time_step_rank",
+            8,
+        ),
         ("index_topk chunk_size mamba_chunk_size block_size", 8),
         ("logits_scaling", 8.0),
         ("final_logit_softcapping logits_soft_cap output_logit_soft_cap", 5.0),
@@ -67,8 +76,8 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 UNSET = ("head_dim", "num_key_value_heads")  # set, too, where a type leaves it open
 FIRST_OTHER = 601  # tokens that stand for images and the like: beyond what the tokenizer writes
 # What a type needs beside.
-QWEN4 = {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
-         "indexer_compress_ratio": 4, "ngram_vocab_size_base": 1000}  # fmt: skip
+QWEN4 = {"indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8}
+QWEN4 |= {"indexer_compress_ratio": 4, "ngram_vocab_size_base": 1000}
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_theta": 10000.0, "rope_type": "default"}}},
@@ -76,6 +85,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 32},
     "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "qwen4_exp": {"text_config": QWEN4},
@@ -91,7 +101,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 def small(kind: type, changes: dict[str, Any]) -> dict[str, Any]:
     """Return settings of a configuration class: small, without chance, with every kind of layer that it has."""
     default, settings, others = kind(), {}, iter(range(FIRST_OTHER, FIRST_OTHER + 30))
-    values = {name: value for name, value in vars(default).items() if name in UNSET or not (name[0] == "_" or value is None)}
+    values = {
+        name: value for name, value in vars(default).items() if name in UNSET or not (name[0] == "_" or value is None)
+    }
     lists = {name: value for name, value in values.items() if _by_layer(default, value)}
     kinds = {name: list(dict.fromkeys(value)) for name, value in lists.items()}
     layers = max([LAYERS, *map(len, kinds.values())])

@@ -6,7 +6,7 @@ import exactness
 import pytest
 import torch
 from exactness import TOKENIZER, TOLERANCE
-from families import FAMILIES, NO_CACHE, NO_TREE, OWN_LOGITS, random_model
+from families import ALONE, FAMILIES, NO_CACHE, NO_TREE, OWN_LOGITS, WINDOW, random_model
 
 from sempa_utils import models
 from sempa_utils.checks import InputError
@@ -25,8 +25,10 @@ def test_the_ways_that_are_taken_are_those_that_are_exact(name):
     assert ways.tree == (name not in NO_TREE)
     assert ways.plain_head == (name not in OWN_LOGITS)
     assert ways.prefix_cache == (name not in NO_CACHE)
-    assert ways.padding == ("right" if name in RIGHT else "left") and ways.window is ways.alone is None
-    assert len(ways.lines()) == (not ways.tree) + (not ways.plain_head) + (not ways.prefix_cache) + (name in RIGHT)
+    assert ways.padding == ("right" if name in RIGHT else "left")
+    assert (ways.window, ways.alone) == (WINDOW.get(name), ALONE.get(name))
+    unusual = (not ways.tree, not ways.plain_head, not ways.prefix_cache)
+    assert len(ways.lines()) == sum(unusual) + (name in RIGHT) + (name in WINDOW) + (name in ALONE)
 
 
 @pytest.mark.parametrize("objective", exactness.OBJECTIVES)

@@ -265,6 +265,7 @@ VALUES = [INTERVAL, DIFFERENCE, SCORE, ROW, COMPARISON, POINT, MEAN, TRAINING, G
 VALUES += [records.SeedSpread({42: ROW, 43: ROW}, 1.5, 0.25), records.NotebookCost(6.5, 10**9, "a figure")]
 VALUES += [records.TrainingCurve(recipe=RECIPE, candidates=3, curve=[POINT]), records.GridFigures()]
 VALUES += [records.Origin({"name": "m"}, [{"rows": 5}], {"beta": 0.1, "limit": None}, 42), records.Origin()]
+VALUES += [records.FamilyOutcome("wrong", ["padded"], {"perplexity": 0.5}, "perplexity")]
 VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation]
 
 
@@ -341,6 +342,7 @@ KINDS = {
     "sts": records.Comparison,
     "generation": records.Comparison,
     "make": dict[str, records.NotebookCost],
+    "families": dict[str, records.FamilyOutcome],
 }
 COMMITTED = sorted(records.committed_folder().rglob("*.json"))
 

@@ -73,10 +73,11 @@ class _State:
             (tensor, tensor.data, tensor.requires_grad) for tensor in (*model.parameters(), *model.buffers())
         ]
         settings = [getattr(model, name, None) for name in ("config", "generation_config")]
+        parts = [values for part in settings if part is not None for values in _with_parts(part)]
         self.settings = [
             (values, {name: copy.deepcopy(value) for name, value in vars(values).items() if not _is_config(value)})
-            for part in settings if part is not None for values in _with_parts(part)
-        ]  # fmt: skip
+            for values in parts
+        ]
 
     def restore(self) -> None:
         for part, attributes, dictionaries in self.modules:

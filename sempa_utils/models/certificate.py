@@ -233,7 +233,7 @@ def _window(model) -> int | None:
     """Return how far some layers look back, behind which padding between cached tokens and others would count."""
     names = "sliding_window", "window_size", "attention_chunk_size"
     settings = (getattr(text_config(causal(model)), name, None) for name in names)
-    return min((setting for setting in settings if setting), default=None)
+    return min((setting for setting in settings if isinstance(setting, int) and setting), default=None)
 
 
 def _chosen_among(model) -> int | None:
@@ -242,7 +242,7 @@ def _chosen_among(model) -> int | None:
     settings = [getattr(config, name, None) for name in ("index_topk", "indexer_budget", "keep_window_size")]
     if blocks := getattr(config, "index_topk_blocks", None):
         settings.append(blocks * config.index_block_size)
-    return min((setting for setting in settings if setting), default=None)
+    return min((setting for setting in settings if isinstance(setting, int) and setting), default=None)
 
 
 def _plain(model, sequences: list[list[int]]) -> list[torch.Tensor]:
