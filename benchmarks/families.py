@@ -50,7 +50,7 @@ SIZES: dict[str, Any] = {
         ("head_dim d_kv dim_head attention_head_dim attention_head_size d_head linear_head_dim", 8),
         ("linear_key_head_dim linear_value_head_dim qk_nope_head_dim qk_rope_head_dim v_head_dim index_head_dim", 8),
         (
-            "mamba_d_head mamba_d_state state_size ssm_state_size mamba_head_dim rotary_dim swa_head_dim time_step_rank",
+            "mamba_d_head mamba_d_state state_size ssm_state_size mamba_head_dim rotary_dim time_step_rank",
             8,
         ),
         ("index_topk chunk_size mamba_chunk_size block_size", 8),
