@@ -84,6 +84,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 32},
+    "dots3_note_text": {"head_dim": 16, "per_layer_config": {"01": {"kv_lora_rank": 8}, "03": {"kv_lora_rank": 8}}},
     "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},

@@ -119,8 +119,8 @@ class Recipe:
 def lora_config(recipe: Recipe, model: Any = None) -> LoraConfig:
     """Return LoRA on all linear layers of the decoder of `model`, as in the paper's appendix A: none of its head.
 
-    A type's own kinds of linear layers stay out, since they give what LoRA cannot add to (a router's choice, groups),
-    and those whose weights a fused kernel reads past PEFT, as PEFT 0.21 wants it. Of no model: of the usual one.
+    Layers that give what LoRA cannot add to (a router's choice, groups) stay out, and those whose weights a fused
+    kernel reads past PEFT, as PEFT 0.21 wants it. Of no model: of the usual one.
     """
     left_out = _no_place_for_lora(model) if model is not None else []
     return LoraConfig(
@@ -138,10 +138,20 @@ def _no_place_for_lora(model: Any) -> list[str]:
     inside, head = set(decoder_of(model).modules()), model.get_output_embeddings()
     linear = {name: part for name, part in model.named_modules() if isinstance(part, (torch.nn.Linear, Conv1D))}
     return fused + [
-        name
-        for name, part in linear.items()
-        if part is not head and (part not in inside or type(part).__module__.startswith("transformers.models."))
+        name for name, part in linear.items() if part is not head and not (part in inside and _can_be_added_to(part))
     ]
+
+
+@torch.no_grad()
+def _can_be_added_to(linear: Any) -> bool:
+    """Whether a linear layer gives what one should; of a type's own kinds some give a choice, or groups."""
+    if not type(linear).__module__.startswith("transformers.models."):
+        return True
+    try:
+        given = linear(linear.weight.new_zeros(1, linear.in_features))
+    except Exception:  # it wants something else
+        return False
+    return isinstance(given, torch.Tensor) and given.shape == (1, linear.out_features)
 
 
 def train_in_float32(model: torch.nn.Module) -> None:
