@@ -2,25 +2,17 @@
 
 import math
 
+import exactness
 import pytest
 import torch
-from conftest import tiny_tokenizer
-from families import FAMILIES, NO_CACHE, NO_TREE, OWN_LOGITS, random_model
+from exactness import TOKENIZER, TOLERANCE
+from families import ALONE, FAMILIES, NO_CACHE, NO_TREE, OWN_LOGITS, WINDOW, random_model
 
 from sempa_utils import models
 from sempa_utils.checks import InputError
-from sempa_utils.data import corpora
-from sempa_utils.data.templates import fill, prepare_sentence
-from sempa_utils.embedding import Embedder
-from sempa_utils.evaluation.generation import signals
 from sempa_utils.models import Ways
-from sempa_utils.objectives import OBJECTIVES, tokenised
-from sempa_utils.training import Recipe, lora_config
-from sempa_utils.training.step import Step
 
-TOKENIZER = tiny_tokenizer()
 RIGHT = {"rwkv", "recurrent_gemma"}
-ROWS = [row for row in corpora.packaged_ranked_nli().rows[:40] if max(map(len, row)) < 60][:4]
 
 
 def wrapped(name: str) -> models.LanguageModel:
@@ -33,132 +25,25 @@ def test_the_ways_that_are_taken_are_those_that_are_exact(name):
     assert ways.tree == (name not in NO_TREE)
     assert ways.plain_head == (name not in OWN_LOGITS)
     assert ways.prefix_cache == (name not in NO_CACHE)
-    assert ways.padding == ("right" if name in RIGHT else "left") and ways.window is None
-    assert len(ways.lines()) == (not ways.tree) + (not ways.plain_head) + (not ways.prefix_cache) + (name in RIGHT)
+    assert ways.padding == ("right" if name in RIGHT else "left")
+    assert (ways.window, ways.alone) == (WINDOW.get(name), ALONE.get(name))
+    unusual = (not ways.tree, not ways.plain_head, not ways.prefix_cache)
+    assert len(ways.lines()) == sum(unusual) + (name in RIGHT) + (name in WINDOW) + (name in ALONE)
 
 
-def plainly(model, row, template="keep_same_meaning"):
-    """Each answer's log-probability, each sentence's one-word state and logits: one whole forward each."""
-    decoder = models.prefix_tree.causal(model)
-
-    def log_prob(prompt, answer):
-        ids = torch.tensor([prompt + answer])
-        logits = decoder(input_ids=ids).logits[0, :-1].float().log_softmax(dim=-1)
-        return logits[len(prompt) - 1 :].gather(-1, ids[0, len(prompt) :, None]).sum()
-
-    def state(tokens):
-        return decoder.get_decoder()(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1].float()
-
-    def words(tokens):
-        return decoder(input_ids=torch.tensor([tokens])).logits[0].float().log_softmax(dim=-1)
-
-    return log_prob, state, words
-
-
-def plain_loss(model, recipe, rows) -> torch.Tensor:
-    """The objective's own loss of values that one forward a sequence gives."""
-    objective = recipe.objective
-    log_prob, state, words = plainly(model, rows)
-
-    def values(columns=None):
-        if hasattr(objective, "template"):
-            answers = objective.shared([row["answers"] for row in rows])
-            return torch.stack([log_prob(row["prompt"], a) for row, mine in zip(rows, answers) for a in mine])
-        return torch.stack([state(row[column]) for column in columns for row in rows])
-
-    policy = values(getattr(objective, "moved", None))
-    reference = None
-    if objective.reference:
-        with torch.no_grad(), model.disable_adapter():
-            reference = objective.by_row(values(("anchor", "preferred", "rejected")), len(rows))
-
-    def head(states):
-        return models.certificate.own_logits(model, states)
-
-    loss = objective.loss(policy, reference, head=head).loss
-    if recipe.kl_weight:
-        seen, total = set(), []
-        for row in rows[: recipe.kl_texts]:
-            ours = words(row["plain"])
-            with torch.no_grad(), model.disable_adapter():
-                theirs = words(row["plain"])
-            for place in range(len(row["plain"])):
-                if tuple(row["plain"][: place + 1]) not in seen:
-                    seen.add(tuple(row["plain"][: place + 1]))
-                    total.append((theirs[place].exp() * (theirs[place] - ours[place])).sum())
-        loss = loss + recipe.kl_weight * torch.stack(total).mean()
-    return loss
-
-
-@pytest.mark.parametrize("objective", ["pairwise", "one_word", "contrastive"])
+@pytest.mark.parametrize("objective", exactness.OBJECTIVES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_loss_and_gradient_are_those_of_a_forward_a_sequence(name, objective):
-    from peft import get_peft_model
-
-    recipe = Recipe.make(objective, micro_batch=4, chunk=5, kl_weight=2.0 if objective == "pairwise" else 0.0)
-    base = wrapped(name)
-    ways = base.ways
-    model = get_peft_model(base.model, lora_config(recipe, base.model.config.model_type)).train(name == "rwkv")
-    torch.manual_seed(3)
-    for key, parameter in model.named_parameters():
-        if "lora_B" in key:
-            torch.nn.init.normal_(parameter, std=0.05)
-    rows = list(tokenised(recipe.objective, base.tokenizer, rows=ROWS, max_length=400))
-    step, trained = Step(recipe, ways), [p for p in model.parameters() if p.requires_grad]
-
-    def gradient(loss) -> torch.Tensor:
-        found = torch.autograd.grad(loss, trained, allow_unused=True)
-        return torch.cat([torch.zeros(p.numel()) if g is None else g.flatten() for g, p in zip(found, trained)])
-
-    ours = step.compute(model, step.collate(rows)).loss
-    plain = plain_loss(model, recipe, rows)
-    assert ours.item() == pytest.approx(plain.item(), abs=1e-3, rel=1e-3)
-    assert abs(ours.item() - math.log(2)) > 1e-4, "the adapter must move it away from chance"
-    one, other = gradient(ours), gradient(plain)
-    assert other.norm() > 1e-6 and (one - other).norm() < 2e-3 * other.norm() + 1e-6
+    found = exactness.training(wrapped(name), objective)
+    assert found.loss.apart < TOLERANCE
+    assert abs(found.loss.ours.item() - math.log(2)) > 1e-4, "the adapter must move it away from chance"
+    assert found.gradient.plain.norm() > 1e-6 and found.gradient_apart < 2 * TOLERANCE
 
 
-LONG = "A cat sleeps on the warm mat near the window while it rains, and nobody else is there."
-SENTENCES = ["The shop opens at nine.", LONG, "Two men play chess."]
-
-
-@pytest.mark.parametrize("method", ["prompteol", "mean"])
+@pytest.mark.parametrize("what", exactness.COMPARISONS)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_vector_is_that_of_a_plain_forward_whatever_its_batch(name, method):
-    base = wrapped(name)
-    embedder = Embedder(base, method)
-    for sentence, vector in zip(SENTENCES, embedder.encode(SENTENCES, convert_to_tensor=True)):
-        text = fill(embedder.method.template, prepare_sentence(sentence))
-        with torch.no_grad():
-            states = base.decoder(input_ids=torch.tensor([TOKENIZER(text)["input_ids"]])).last_hidden_state[0]
-        plain = states[-1] if method == "prompteol" else states.mean(dim=0)
-        torch.testing.assert_close(vector, plain, atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_signals_and_likelihoods_are_the_models_own(name):
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
-
-    from sempa_utils.evaluation.generation.harness_model import HarnessModel
-
-    base = wrapped(name)
-    text = " ".join(SENTENCES)
-    ids = torch.tensor([TOKENIZER(text)["input_ids"]])
-    with torch.no_grad():
-        log_probs = base.model(input_ids=ids).logits[0].float().log_softmax(dim=-1)
-    own = log_probs[:-1].gather(-1, ids[0, 1:, None]).mean()
-    assert signals.perplexity(base, [text]).nats_per_token == pytest.approx(-own.item(), abs=1e-3)
-    entropy = signals.next_token_entropy(base, [text, SENTENCES[0]])[0]
-    assert entropy == pytest.approx(torch.special.entr(log_probs[-1].exp()).sum().item(), abs=1e-3)
-    rows = [
-        ("A man is cooking in the kitchen. He", end) for end in (" stirs the pot.", " flies to the moon.", " sings.")
-    ]
-    asked = [Instance("loglikelihood", {}, row, index) for index, row in enumerate(rows)]
-    how = {"tokenizer": TOKENIZER, "batch_size": 2, "max_length": 256}
-    stock = [score for score, _ in HFLM(base.model, **how | {"batch_size": 1}).loglikelihood(asked, disable_tqdm=True)]
-    ours = HarnessModel(base.model, ways=base.ways, **how).loglikelihood(asked, disable_tqdm=True)
-    assert [score for score, _ in ours] == pytest.approx(stock, abs=1e-3)
+def test_what_is_read_is_that_of_a_plain_forward_whatever_its_batch(name, what):
+    assert exactness.COMPARISONS[what](wrapped(name)).apart < TOLERANCE
 
 
 def test_a_model_that_looks_ahead_is_refused():
@@ -200,4 +85,3 @@ def test_a_path_longer_than_a_window_that_no_mask_follows_is_padded():
     ways = Ways(window=16)
     assert type(ways.answers(prompts, answers)[0]).__name__ == "PaddedBatch"
     assert type(ways.answers([[3, 4]], answers)[0]).__name__ == "PrefixTree"
-    assert OBJECTIVES

@@ -239,6 +239,18 @@ def test_unknown_names_are_refused():
         models.load("nobody/no-such-model-at-all")
 
 
+def test_weights_that_are_packed_already_are_not_said_to_be_in_another_precision(directory, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    packed = AutoModelForCausalLM.from_pretrained(directory, quantization_config=models.nf4_config())
+    packed.save_pretrained(tmp_path / "packed")
+    AutoTokenizer.from_pretrained(directory).save_pretrained(tmp_path / "packed")
+    for precision in ("float32", "bfloat16"):
+        with pytest.raises(InputError, match=rf"packed already \(bitsandbytes\), so they are not in {precision}"):
+            models.load(str(tmp_path / "packed"), precision)
+    assert models.load(str(tmp_path / "packed"), "nf4").describe()["precision"] == "nf4"
+
+
 def test_nf4_without_bitsandbytes_is_refused(directory, monkeypatch):
     import bitsandbytes.functional
 

@@ -27,7 +27,7 @@ def test_the_first_screen_says_what_this_is_and_how_to_start():
 
 PAGES = [
     "README.md",
-    *(f"results/{name}.md" for name in ("README", "findings", "large_models")),
+    *(f"results/{name}.md" for name in ("README", "findings", "large_models", "families")),
     "sempa_utils/adapters/smollm2-135m-nli/README.md",
     "sempa_utils/data/mini_corpus/README.md",
     "sempa_utils/records/published/README.md",

@@ -237,3 +237,24 @@ def test_curves_leave_out_what_was_not_run(found):
     runs, base = report.curves(found)
     assert list(runs) == ["pairwise"] and base.perplexity == 20.0
     assert report.curves(dict.fromkeys(RUNS)) == ({}, None)
+
+
+def test_types_of_models_stand_by_what_came_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "committed_folder", lambda: tmp_path)
+    looks_ahead = "BertLMHeadModel: no causal language model: a state depends on others. Name a decoder-only model."
+    found = {
+        "llama": records.FamilyOutcome("quick"),
+        "doge": records.FamilyOutcome("another way", ["of more than 16 tokens", "no cache"]),
+        "axk2": records.FamilyOutcome("another way", ["of more than 8 tokens", "no cache"]),
+        "bert": records.FamilyOutcome("refused", reason=looks_ahead),
+        "odd": records.FamilyOutcome("wrong", reason="a | b"),
+    }
+    records.save_run(records.run_record("families", found, headline=""), tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in report.families({}).splitlines()[2:]]
+    assert rows == [
+        ["exact, in every quick way", "", "1", "`llama`"],
+        ["exact, another way", "of more than so many tokens; no cache", "2", "`doge`, `axk2`"],
+        ["refused", "a state depends on others.", "1", "`bert`"],
+        ["wrong", "a / b", "1", "`odd`"],
+    ]
+    assert cells(report.families_run({}), "5")[:6] == ["1", "2", "1", "0", "0", "1"]

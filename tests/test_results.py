@@ -272,7 +272,12 @@ VALUES += [
     records.SearchFigures(60.0, 1.0, FOUND, [FOUND], [LEFT]),
 ]
 VALUES += [records.Origin({"name": "m"}, [{"rows": 5}], {"beta": 0.1, "limit": None}, 42), records.Origin()]
+<<<<<<< HEAD
 VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation, GRID.dev]
+=======
+VALUES += [records.FamilyOutcome("wrong", ["padded"], {"perplexity": 0.5}, "perplexity")]
+VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation]
+>>>>>>> families
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
@@ -350,6 +355,7 @@ KINDS = {
     "dev": records.Comparison,
     "search": records.SearchFigures,
     "make": dict[str, records.NotebookCost],
+    "families": dict[str, records.FamilyOutcome],
 }
 COMMITTED = sorted(records.committed_folder().rglob("*.json"))
 

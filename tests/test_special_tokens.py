@@ -63,6 +63,20 @@ def test_an_appended_end_moves_nothing(kind, tmp_path):
         torch.testing.assert_close(one.encode(SENTENCES), another.encode(SENTENCES), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("kind", APPENDING)
+def test_an_end_that_is_left_out_is_said(kind, tmp_path, capsys):
+    says = "the <|im_end|> that the tokenizer puts behind every text is left out"
+    tiny_model().save_pretrained(tmp_path)
+    for tokenizer, lines in ((tiny_tokenizer(), []), (APPENDING[kind](), [says])):
+        tokenizer.save_pretrained(tmp_path)
+        model = models.load(str(tmp_path), device="cpu")
+        assert model.lines() == lines and model.describe().get("ways", []) == lines
+    (tmp_path / "lines.txt").write_text("A kettle.\n", encoding="utf8")
+    files = ["--input", str(tmp_path / "lines.txt"), "--output", str(tmp_path / "vectors.npy")]
+    assert main(["encode", "--model", str(tmp_path), *files]) == 0
+    assert f"{tmp_path.name}: {says}\n" in capsys.readouterr().err
+
+
 def test_a_begin_token_stays_where_an_end_goes():
     tokenizer = models.wrap(tiny_model(), with_rules("<|im_start|> $A <|im_end|>"), name="tiny").tokenizer
     assert tokenizer.convert_ids_to_tokens(tokenizer("A")["input_ids"]) == ["<|im_start|>", "A"]

@@ -61,7 +61,7 @@ class Embedder:
                 "model's name with it, or put it on: with models.adapted(base, adapter) as model: Embedder(model)."
             )
         self.language_model = models.load(model, precision, adapter=adapter) if isinstance(model, str) else model
-        config = self.language_model.model.config
+        config = self.language_model.config
         self.method, self.method_name, self.settings = make(config, **settings), method, settings
         self.layer = _from_zero(self.method.layer if layer is None else layer, config.num_hidden_layers)
         self.max_length = min(max_length, getattr(config, "max_position_embeddings", max_length))
@@ -79,7 +79,7 @@ class Embedder:
     @property
     def dimension(self) -> int:
         """Width of a vector."""
-        return self.language_model.model.config.hidden_size
+        return self.language_model.config.hidden_size
 
     def describe(self) -> dict:
         """Return what a record keeps of it: model, adapter, method and its settings, layer."""
@@ -95,7 +95,7 @@ class Embedder:
     def at_layer(self, layer: int) -> "Embedder":
         """Return the same embedder reading another layer, an index of transformers' `hidden_states`."""
         other = copy.copy(self)
-        other.layer = _from_zero(layer, self.language_model.model.config.num_hidden_layers)
+        other.layer = _from_zero(layer, self.language_model.config.num_hidden_layers)
         return other
 
     def encode(
@@ -139,7 +139,7 @@ class Embedder:
 
         Index 0 is the embedding table, the highest the last layer after the final norm. Else as `encode`.
         """
-        count = self.language_model.model.config.num_hidden_layers
+        count = self.language_model.config.num_hidden_layers
         layers = list(range(count + 1)) if layers is None else [_from_zero(layer, count) for layer in layers]
         listed = list(sentences)
         for index, sentence in enumerate(listed):
@@ -157,7 +157,7 @@ class Embedder:
             total=len(distinct), desc=self.method_name, unit="sentence", leave=False, disable=not show_progress_bar
         ) as bar:
             while done < len(distinct):
-                size = self._batch_size(len(rows[longest_first[done]][0].tokens) - shared[0], batch_size)
+                size = self._batch_size(len(rows[longest_first[done]][0].tokens), shared[0], at_most=batch_size)
                 batch = [rows[text] for text in longest_first[done : done + size]]
                 vectors[:, done : done + len(batch)] = self._encode_batch(reader, batch, shared, layers)
                 done += len(batch)
@@ -182,11 +182,11 @@ class Embedder:
         with self.method.steer(reader.layers, main, lambda: reader.run(auxiliary[0])):
             return reader.vectors(main, layers)
 
-    def _batch_size(self, longest: int, at_most: int | None) -> int:
+    def _batch_size(self, longest: int, shared: int, *, at_most: int | None) -> int:
         # One by one where no padding is exact, or none in which a method can steer what stands last.
-        if self.language_model.ways.padding not in (("left",) if self.method.steer else ("left", "right")):
+        if not self.language_model.ways.together(longest, left=bool(self.method.steer)):
             return 1
-        by_tokens = max(1, BATCH_TOKENS.get(self.language_model.device.type, 1024) // max(1, longest))
+        by_tokens = max(1, BATCH_TOKENS.get(self.language_model.device.type, 1024) // max(1, longest - shared))
         return min(by_tokens, at_most or sys.maxsize)
 
     def _shared(self) -> list[int]:

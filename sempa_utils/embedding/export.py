@@ -104,7 +104,7 @@ def export(language_model, folder: Path | str, *, method: str = "prompteol", mer
         tokenizer.save_pretrained(draft)
         if adapted and not merge:
             _save_adapter(language_model, draft / ADAPTER_FOLDER)
-        for name, content in _settings(language_model.model.config.hidden_size, adapted and not merge).items():
+        for name, content in _settings(language_model.config.hidden_size, adapted and not merge).items():
             (draft / name).parent.mkdir(exist_ok=True)
             (draft / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
         where = "merged" if merge else f"in {ADAPTER_FOLDER}/"

@@ -36,7 +36,7 @@ class Reader:
 
     def __init__(self, language_model: LanguageModel):
         self.decoder, self.device = language_model.decoder, language_model.device
-        self.config = language_model.model.config
+        self.config = language_model.config
         self.pad = language_model.tokenizer.pad_token_id
         self.ways = language_model.ways
         self.prefixes = {}
@@ -47,8 +47,8 @@ class Reader:
         A prefix never reaches a token that is averaged or filled. There is none where a cache is not exact: for some
         models, and where layers look back through a window, in which padding behind the prefix would count.
         """
-        longest, window = max(len(row.tokens) for row in rows), getattr(self.config, "sliding_window", None)
-        shared = shared if self.ways.prefix_cache and not (window and longest > window) else 0
+        longest = max(len(row.tokens) for row in rows)
+        shared = shared if self.ways.cached(longest) else 0
         free = min(min((*row.chosen, len(row.tokens) if row.placeholder is None else row.placeholder)) for row in rows)
         length = len(os.path.commonprefix([row.tokens[: min(shared, free)] for row in rows]))
         width = longest - length

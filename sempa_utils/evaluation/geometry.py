@@ -196,8 +196,8 @@ def aligned_tokens(
     through the final norm; an inner layer's go through it here. Source: Nie et al. (2025); SemPA, Table 7.
     """
     states = torch.as_tensor(_checked(states), dtype=torch.float32)
-    head, layers = language_model.model.get_output_embeddings(), language_model.model.config.num_hidden_layers
-    if states.shape[1] != language_model.model.config.hidden_size:
+    head, layers = language_model.model.get_output_embeddings(), language_model.config.num_hidden_layers
+    if states.shape[1] != language_model.config.hidden_size:
         raise InputError(f"States of width {states.shape[1]} are not of {language_model.name}. Encode with this model.")
     vocabulary = len(language_model.tokenizer)  # a head may have rows that stand for no token
     if not 1 <= top_k <= vocabulary:

@@ -6,6 +6,7 @@ of the grid that has no record, or not all of it, says so in its cells.
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ from sempa_utils.objectives.objective import settings_of
 from sempa_utils.plots.generation import frontier
 from sempa_utils.plots.space import movement_by_layer
 
+OUTCOMES = {  # of a type of model
+    "quick": "exact, in every quick way",
+    "another way": "exact, another way",
+    "refused": "refused",
+    "not built": "could not be built here",
+    "failed": "ends in an error of another kind",
+    "wrong": "wrong",
+}
 BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
 Recorded = dict[str, records.RunRecord[records.GridFigures] | None]  # None: a run without a record
@@ -252,6 +261,33 @@ def first_trials(_) -> str:
     )
 
 
+def families(_) -> str:
+    """Return what the kit makes of each type of causal model that transformers has: how many, and which."""
+    types = _families().figures
+    groups: dict[tuple[str, str], list[str]] = {}
+    for kind, found in types.items():
+        about = "; ".join(found.ways) if found.outcome == "another way" else found.reason or ""
+        about = re.sub(r"more than \d+ tokens", "more than so many tokens", about)
+        about = re.sub(r"^\w+: (no causal language model: )?|Name (another|a decoder-only) model\.", "", about)
+        groups.setdefault((found.outcome, about.strip().replace("|", "/")), []).append(f"`{kind}`")
+    order = sorted(groups, key=lambda group: (list(OUTCOMES).index(group[0]), -len(groups[group])))
+    rows = [[OUTCOMES[group[0]], group[1], str(len(groups[group])), ", ".join(groups[group])] for group in order]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [["", "how, or why", "types", "which"], ["---"] * 4, *rows])
+
+
+def families_run(_) -> str:
+    """Return the counts of the table of types, and the versions and the day of its run."""
+    record = _families()
+    counts = Counter(found.outcome for found in record.figures.values())
+    columns = {OUTCOMES[outcome]: str(counts[outcome]) for outcome in OUTCOMES}
+    columns |= {name: record.versions[name] for name in ("transformers", "torch", "peft")} | {"date": record.date or ""}
+    return _markdown("types", list(columns), {str(len(record.figures)): list(columns.values())})
+
+
+def _families() -> records.RunRecord[dict[str, records.FamilyOutcome]]:
+    return records.load_run(records.committed_folder() / "families.json", dict[str, records.FamilyOutcome])
+
+
 def _comparison(name: str) -> records.Comparison:
     return records.load_run(records.committed_folder() / f"{name}.json", records.Comparison).figures
 
@@ -259,7 +295,11 @@ def _comparison(name: str) -> records.Comparison:
 TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "speech": speech, "space": space,
           "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
           "recommended": recommended, "methods": methods, "first-trials": first_trials,
+<<<<<<< HEAD
           "dev-sets": dev_sets, "dev-tasks": dev_tasks}  # fmt: skip
+=======
+          "families": families, "families-run": families_run}  # fmt: skip
+>>>>>>> families
 
 
 def fill(text: str, recorded: Recorded) -> str:

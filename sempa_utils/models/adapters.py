@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig
 
 from sempa_utils.checks import InputError, file_sha256, require_space, write_whole
 from sempa_utils.models import identity
@@ -72,7 +73,11 @@ class _State:
             (tensor, tensor.data, tensor.requires_grad) for tensor in (*model.parameters(), *model.buffers())
         ]
         settings = [getattr(model, name, None) for name in ("config", "generation_config")]
-        self.settings = [(values, copy.deepcopy(vars(values))) for values in settings if values is not None]
+        parts = [values for part in settings if part is not None for values in _with_parts(part)]
+        self.settings = [
+            (values, {name: copy.deepcopy(value) for name, value in vars(values).items() if not _is_config(value)})
+            for values in parts
+        ]
 
     def restore(self) -> None:
         for part, attributes, dictionaries in self.modules:
@@ -88,6 +93,16 @@ class _State:
         for settings, values in self.settings:
             changed = {name: value for name, value in values.items() if vars(settings).get(name) != value}
             vars(settings).update(changed)
+
+
+def _with_parts(settings: Any) -> list[Any]:
+    """Return a configuration and those of the parts of its model."""
+    parts = (part for value in vars(settings).values() if _is_config(value) for part in _with_parts(value))
+    return [settings, *parts]
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, PreTrainedConfig)
 
 
 def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sempa_utils.checks import InputError
+from sempa_utils.checks import InputError, first_line
 from sempa_utils.models import padded, prefix_tree
+from sempa_utils.models.identity import decoder_of, text_config
 from sempa_utils.models.prefix_tree import causal
 
 # A largest relative difference of states that counts as rounding, by what is computed in: sums in another order give
@@ -29,8 +30,10 @@ class Ways:
 
     plain_head: bool = True  # its logits are the head's product with the last state
     tree: bool = True  # a batch may be a prefix tree
-    window: int | None = None  # the longest path that such a tree may have; None: any
+    window: int | None = None  # the most tokens that such a tree may have; None: any
+    alone: int | None = None  # the longest sequence that may share a batch with others; None: any
     prefix_cache: bool = True  # what sentences begin with may be computed once
+    cache_window: int | None = None  # the longest sequence that may have such a beginning; None: any
     padding: str = "left"  # where a batch of sentences may be padded: left, else right, else none
 
     def answers(self, prompts: list[list[int]], answers: list[list[list[int]]]) -> list:
@@ -38,7 +41,7 @@ class Ways:
         tree = prefix_tree.build(prompts, answers)
         if self._takes(tree):
             return [tree]
-        if self.padding != "none":
+        if self.together(max(len(p) + len(a) for p, mine in zip(prompts, answers) for a in mine)):
             return [padded.build(prompts, answers)]
         return [padded.build([p], [[a]]) for p, mine in zip(prompts, answers) for a in mine]
 
@@ -47,7 +50,7 @@ class Ways:
         tree = prefix_tree.build_slots(sequences)
         if self._takes(tree):
             return [tree]
-        if self.padding != "none":
+        if self.together(max(map(len, sequences))):
             return [padded.build_slots(sequences)]
         return [padded.build_slots([sequence]) for sequence in sequences]
 
@@ -56,10 +59,24 @@ class Ways:
         tree = prefix_tree.build_texts(sequences)
         if self._takes(tree):
             return [tree]
-        return [padded.build_texts(sequences)] if self.padding != "none" else padded.build_each_text(sequences)
+        if self.together(max(map(len, sequences))):
+            return [padded.build_texts(sequences)]
+        return padded.build_each_text(sequences)
+
+    def together(self, longest: int, *, left: bool = False) -> bool:
+        """Return whether sequences of up to so many tokens may be padded to one length: on the right, or `left`."""
+        exact = self.padding == "left" if left else self.padding != "none"
+        return exact and (self.alone is None or longest <= self.alone)
+
+    def cached(self, longest: int) -> bool:
+        """Return whether sequences of up to so many tokens may have a beginning that is computed once."""
+        limits = (limit for limit in (self.alone, self.cache_window) if limit is not None)
+        return self.prefix_cache and all(longest <= limit for limit in limits)
 
     def _takes(self, tree: prefix_tree.PrefixTree) -> bool:
-        return self.tree and (self.window is None or tree.depth <= self.window)
+        size = tree.input_ids.shape[1]  # some count by depth, some by place
+        exact = self.tree and (self.window is None or size <= self.window)
+        return exact and (self.alone is None or tree.depth <= self.alone)
 
     def log_probs(self, model, batch) -> torch.Tensor:
         """Return each answer's summed log-probability, float32."""
@@ -82,8 +99,11 @@ class Ways:
         lines = {
             "logits are the model's own, which changes them after its head": not self.plain_head,
             "batches are padded instead of prefix trees, which are not exact for this model": not self.tree,
-            f"paths of more than {self.window} tokens are padded batches: the model looks back no further": (
+            f"batches of more than {self.window} tokens are padded: the model looks back no further": (
                 self.tree and self.window is not None
+            ),
+            f"sequences of more than {self.alone} tokens are computed one by one: layers choose among so many": (
+                self.alone is not None
             ),
             "embeddings are computed without a cache of the prompt's beginning": not self.prefix_cache,
             "sentences are padded on the right": self.padding == "right",
@@ -103,7 +123,7 @@ def own_logits(model, states: torch.Tensor) -> torch.Tensor:
     Its own forward runs behind the decoder, whatever it does there: scaling, capping, a head of several parts.
     """
     bare = causal(model)
-    decoder = bare.get_decoder()
+    decoder = decoder_of(bare)
     own = decoder.__dict__.get("forward")
     decoder.forward = lambda *_, **__: _Output(states.to(_dtype(bare))[None])
     try:
@@ -149,7 +169,7 @@ def ways_of(model, tokenizer) -> Ways:
 def measure(model, tokenizer) -> Ways:
     """Measure which ways give the states and logits of a plain forward."""
     refusal = f"{type(model).__name__}: no causal language model: "
-    if getattr(model.config, "is_encoder_decoder", False):
+    if model.config.is_encoder_decoder or getattr(type(model.config), "is_encoder_decoder", False):
         raise InputError(refusal + "it has an encoder. Name a decoder-only model.")
     ids = tokenizer(WORDS, add_special_tokens=False)["input_ids"][:24]
     begin = tokenizer("")["input_ids"][:1]
@@ -157,9 +177,14 @@ def measure(model, tokenizer) -> Ways:
     answers = [[ids[8:13], ids[8:10] + ids[14:15]], [ids[17:20], ids[20:24]]]
     sequences = [p + a for p, pair in zip((prompt, other), answers) for a in pair]
     tolerance = TOLERANCES[_compute_dtype(model)]
-    truth = _plain(model, [prompt + ids[8:14], prompt + ids[17:23]])
+    try:
+        truth = _plain(model, [prompt + ids[8:14], prompt + ids[17:23]])
+    except Exception as error:  # by type of model: what it wants beside tokens
+        raise InputError(f"{refusal}it reads no text by itself: {first_line(error)} Name another model.") from error
     if not _alike(truth[0][: len(prompt)], truth[1][: len(prompt)], 2e-3):  # equal shapes: hardly any rounding
         raise InputError(refusal + "a state depends on the tokens behind it. Name a decoder-only model.")
+    if truth[0].shape[-1] != text_config(causal(model)).hidden_size:
+        raise InputError(f"{refusal}its states are not as wide as its configuration says. Name another model.")
     right = _alike(truth[0], _plain(model, [prompt + ids[8:14]])[0], tolerance)
     truth = _plain(model, sequences) if right else [_plain(model, [sequence])[0] for sequence in sequences]
     exact_head = _is_product(model, truth[0])
@@ -168,8 +193,15 @@ def measure(model, tokenizer) -> Ways:
     tree = _tries(lambda: prefix_tree.states(model, slots, at_decoder=True), last, tolerance)
     left = _tries(lambda: _padded_left(model, sequences), last, tolerance)
     cached = left and _tries(lambda: _behind_cache(model, prompt, sequences[:2]), last[:2], tolerance)
-    padding = "left" if left else "right" if right else "none"
-    return Ways(exact_head, tree, _reach(model, tokenizer, tolerance) if tree else None, cached, padding)
+    return Ways(
+        plain_head=exact_head,
+        tree=tree,
+        window=_reach(model, tokenizer, tolerance) if tree else None,
+        alone=_chosen_among(model),
+        prefix_cache=cached,
+        cache_window=_window(model),
+        padding="left" if left else "right" if right else "none",
+    )
 
 
 def _is_product(model, states: torch.Tensor) -> bool:
@@ -181,9 +213,8 @@ def _is_product(model, states: torch.Tensor) -> bool:
 
 
 def _reach(model, tokenizer, tolerance: float) -> int | None:
-    """Return the longest path of an exact tree: where a window is not followed by its mask, the window itself."""
-    config = causal(model).config
-    window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    """Return the size of an exact tree: where a window is not followed by its mask, the window itself."""
+    config, window = text_config(causal(model)), _window(model)
     if not window or not getattr(config, "sliding_window", None):
         return window
     ids = tokenizer(WORDS, add_special_tokens=False)["input_ids"][:20]
@@ -196,6 +227,22 @@ def _reach(model, tokenizer, tolerance: float) -> int | None:
     finally:
         config.sliding_window = window
     return None if follows else window
+
+
+def _window(model) -> int | None:
+    """Return how far some layers look back, behind which padding between cached tokens and others would count."""
+    names = "sliding_window", "window_size", "attention_chunk_size"
+    settings = (getattr(text_config(causal(model)), name, None) for name in names)
+    return min((setting for setting in settings if isinstance(setting, int) and setting), default=None)
+
+
+def _chosen_among(model) -> int | None:
+    """Return of how many tokens some layers attend to all; of more they choose, and of equals by where they stand."""
+    config = text_config(causal(model))
+    settings = [getattr(config, name, None) for name in ("index_topk", "indexer_budget", "keep_window_size")]
+    if blocks := getattr(config, "index_topk_blocks", None):
+        settings.append(blocks * config.index_block_size)
+    return min((setting for setting in settings if isinstance(setting, int) and setting), default=None)
 
 
 def _plain(model, sequences: list[list[int]]) -> list[torch.Tensor]:
@@ -219,10 +266,10 @@ def _behind_cache(model, prompt: list[int], sequences: list[list[int]]) -> torch
     """Return the last states of sequences that begin with `prompt`, whose keys and values are computed once."""
     from transformers import DynamicCache
 
-    decoder, device, count = causal(model).get_decoder(), model.device, len(sequences)
-    once: Any = DynamicCache(config=model.config)
+    decoder, device, count = decoder_of(causal(model)), model.device, len(sequences)
+    once: Any = DynamicCache(config=text_config(causal(model)))
     decoder(input_ids=torch.tensor([prompt], device=device), past_key_values=once, use_cache=True)
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache(config=text_config(causal(model)))
     for layer, kept in enumerate(once.layers):
         cache.update(kept.keys.expand(count, -1, -1, -1), kept.values.expand(count, -1, -1, -1), layer)
     rest = [sequence[len(prompt) :] for sequence in sequences]
@@ -237,7 +284,7 @@ def _behind_cache(model, prompt: list[int], sequences: list[list[int]]) -> torch
 
 
 def _decoder_states(model, **inputs) -> torch.Tensor:
-    return causal(model).get_decoder()(**{"use_cache": False} | inputs).last_hidden_state.float()
+    return decoder_of(causal(model))(**{"use_cache": False} | inputs).last_hidden_state.float()
 
 
 def _tries(compute, expected: torch.Tensor, tolerance: float) -> bool:

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from sempa_utils.checks import fingerprint
+from sempa_utils.checks import InputError, fingerprint
 
 PACKAGES = ("torch", "transformers", "tokenizers")  # take part in every figure
 UNSAVED = "unsaved"  # in the place of an adapter's fingerprint, where it was never in a folder
@@ -52,6 +53,26 @@ def _fields(value: Any) -> dict[str, Any]:
 def base_model(model: Any) -> Any:
     """Return the causal language model itself, without PEFT's wrapper around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoder_of(model: Any) -> Any:
+    """Return the transformer without its language-model head, adapters included.
+
+    Some types name no decoder, or the head as one: then it is the one transformer that they hold. Raises `InputError`
+    where there is none.
+    """
+    bare = base_model(model)
+    named, parts = bare.get_decoder(), [part for part in bare.children() if isinstance(part, PreTrainedModel)]
+    if isinstance(named, PreTrainedModel) and named is not bare:
+        return named
+    if len(parts) != 1:
+        raise InputError(f"{type(bare).__name__}: its decoder is not to be told. Name another model.")
+    return parts[0]
+
+
+def text_config(model: Any) -> Any:
+    """Return the configuration of the language model, also where it is a part of a model that sees or hears."""
+    return base_model(model).config.get_text_config(decoder=True)
 
 
 def adapter_layers(model: Any) -> dict[str, Any]:

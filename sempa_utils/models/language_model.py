@@ -29,7 +29,12 @@ class LanguageModel:
     @property
     def decoder(self) -> Any:
         """The transformer without its language-model head, adapters included."""
-        return identity.base_model(self.model).get_decoder()
+        return identity.decoder_of(self.model)
+
+    @property
+    def config(self) -> Any:
+        """The language model's configuration, also where it is a part of a model that sees or hears."""
+        return identity.text_config(self.model)
 
     @property
     def adapter(self) -> str | None:

@@ -53,6 +53,14 @@ def load(
             f"{name}: cannot be loaded as a model: {first_line(error)} Name a directory with config.json, "
             "tokenizer and *.safetensors, a hub id that this machine can reach, or 'packaged'."
         ) from error
+    packed = getattr(model, "hf_quantizer", None)
+    same = packed and getattr(packed.quantization_config, "bnb_4bit_quant_type", None) == precision
+    if packed is not None and not same:
+        kind = packed.quantization_config.quant_method.value
+        raise InputError(
+            f"{name}: its weights are packed already ({kind}), so they are not in {precision}. Name the checkpoint "
+            "that they were made of, or say nf4 where they are in bitsandbytes' NF4."
+        )
     if precision == "nf4":
         keep_nf4_exact(model)
     else:

@@ -21,7 +21,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from sempa_utils.models.identity import base_model
+from sempa_utils.models.identity import base_model, decoder_of, text_config
 
 CHUNK = 256  # states whose logits exist at the same time
 
@@ -168,7 +168,7 @@ def states(model, batch, *, at_decoder: bool = False) -> torch.Tensor:
     if not at_decoder:
         return _forward(model, batch, lambda states, weight, bias: states)
     kept = []
-    decoder = causal(model).get_decoder()
+    decoder = decoder_of(causal(model))
     handle = decoder.register_forward_hook(lambda _, arguments, output: kept.append(output[0]))
     try:
         _forward(model, batch, lambda states, weight, bias: states[:, :1])
@@ -199,7 +199,7 @@ def _forward(model, batch, read) -> torch.Tensor:
     own = head.__dict__.get("forward")  # accelerate may have put one there
     head.forward = lambda states: read(batch.pick(states), head.weight, head.bias)[None]
     try:
-        return model(**batch.inputs(causal(model).config, dtype), use_cache=False).logits[0]
+        return model(**batch.inputs(text_config(causal(model)), dtype), use_cache=False).logits[0]
     finally:
         if own:
             head.forward = own

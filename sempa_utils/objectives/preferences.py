@@ -66,12 +66,13 @@ def answer_log_probs(
     Shape (n,), float32, in nats; the end token counts. The plain computation: one full sequence per
     pair, padded on the right. To score by the reference, wrap the call in `model.disable_adapter()`.
     """
-    tokenizer, device = language_model.tokenizer, language_model.device
+    tokenizer, device, ways = language_model.tokenizer, language_model.device, language_model.ways
     rows = [
         answer_tokens(tokenizer, paraphrase_request(anchor, template), answer=answer)
         for anchor, answer in zip(anchors, answers, strict=True)
     ]
-    totals = []
+    longest = max((len(prompt) + len(answer) for prompt, answer in rows), default=0)
+    batch_size, totals = batch_size if ways.together(longest) else 1, []
     for start in tqdm(range(0, len(rows), batch_size), desc="scoring answers", disable=not show_progress_bar):
         batch = rows[start : start + batch_size]
         width = max(len(prompt) + len(answer) for prompt, answer in batch)
@@ -87,7 +88,7 @@ def answer_log_probs(
         states = language_model.decoder(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
         # Position t predicts token t + 1; only positions before an answer token go through the head.
         before_answer = is_answer[:, 1:]
-        logits = language_model.model.get_output_embeddings()(states[:, :-1][before_answer]).float()
+        logits = ways.logits(language_model.model, states[:, :-1][before_answer])
         found = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:][before_answer][:, None])[:, 0]
         rows_of_tokens = before_answer.nonzero()[:, 0]
         totals.append(torch.zeros(len(batch), device=device).index_add_(0, rows_of_tokens, found).cpu())

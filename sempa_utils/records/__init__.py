@@ -24,6 +24,7 @@ from sempa_utils.records.types import (
     DataSizePoint,
     DevFigures,
     Difference,
+    FamilyOutcome,
     FrontierPoint,
     GenerationFigures,
     GridFigures,

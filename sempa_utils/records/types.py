@@ -323,6 +323,16 @@ class NotebookCost(Result):
 
 
 @dataclass(frozen=True)
+class FamilyOutcome(Result):
+    """What the kit makes of a type of model: "quick" and "another way" are exact, "refused" is one clear error."""
+
+    outcome: str  # or "wrong", "failed", "not built"
+    ways: list[str] = field(default_factory=list)  # what is computed another way
+    apart: dict[str, float] = field(default_factory=dict)  # by what was compared: the largest difference
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Origin(Result):
     """What figures depend on beside versions and machine; `LanguageModel.describe` and `Corpus.record` give two."""
 

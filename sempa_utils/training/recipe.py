@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig
+from transformers.pytorch_utils import Conv1D
 
 from sempa_utils.checks import InputError, pick
+from sempa_utils.models.identity import decoder_of
 from sempa_utils.objectives import OBJECTIVES, Objective
 from sempa_utils.objectives.answers import Pairwise
 from sempa_utils.objectives.objective import require_positive, setting, settings_of
@@ -150,19 +152,42 @@ class Recipe:
         return {name: value for name, value in self.settings().items() if (name, value) not in LATER.items()}
 
 
-def lora_config(recipe: Recipe, model_type: str = "") -> LoraConfig:
-    """Return LoRA on all linear layers but the language-model head, as in the paper's appendix A.
+def lora_config(recipe: Recipe, model: Any = None) -> LoraConfig:
+    """Return LoRA on all linear layers of the decoder of `model`, as in the paper's appendix A: none of its head.
 
-    Layers whose weights a fused kernel reads past PEFT stay out, as PEFT 0.21 wants it of these types of model.
+    Layers that give what LoRA cannot add to (a router's choice, groups) stay out, and those whose weights a fused
+    kernel reads past PEFT, as PEFT 0.21 wants it. Of no model: of the usual one.
     """
+    left_out = _no_place_for_lora(model) if model is not None else []
     return LoraConfig(
-        exclude_modules=["out_proj", "conv1d"] if model_type in MAMBA else None,
+        exclude_modules=left_out or None,
         r=recipe.lora_rank,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=0.0,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
+
+
+def _no_place_for_lora(model: Any) -> list[str]:
+    fused = ["out_proj", "conv1d"] if model.config.model_type in MAMBA else []
+    inside, head = set(decoder_of(model).modules()), model.get_output_embeddings()
+    linear = {name: part for name, part in model.named_modules() if isinstance(part, (torch.nn.Linear, Conv1D))}
+    return fused + [
+        name for name, part in linear.items() if part is not head and not (part in inside and _can_be_added_to(part))
+    ]
+
+
+@torch.no_grad()
+def _can_be_added_to(linear: Any) -> bool:
+    """Whether a linear layer gives what one should; of a type's own kinds some give a choice, or groups."""
+    if not type(linear).__module__.startswith("transformers.models."):
+        return True
+    try:
+        given = linear(linear.weight.new_zeros(1, linear.in_features))
+    except Exception:  # it wants something else
+        return False
+    return isinstance(given, torch.Tensor) and given.shape == (1, linear.out_features)
 
 
 def train_in_float32(model: torch.nn.Module) -> None:

@@ -127,7 +127,7 @@ def _advice_where_memory_is_full(language_model: models.LanguageModel, recipe: R
     except torch.OutOfMemoryError as error:
         capacity = torch.cuda.mem_get_info(language_model.device)[1]
         compute = models.compute_dtype(language_model.device.type)
-        config, precision = language_model.model.config, language_model.precision
+        config, precision = language_model.config, language_model.precision
         advice = memory.advice(config, precision, recipe=recipe, capacity_bytes=capacity, compute_dtype=compute)
         raise InputError(f"The GPU's memory is full. {advice}") from error
 

@@ -88,7 +88,7 @@ def make_trainer(
             "args": arguments,
             "train_dataset": _dataset(language_model.tokenizer, corpus, recipe),
             "processing_class": language_model.tokenizer,
-            "peft_config": lora_config(recipe, language_model.model.config.model_type),
+            "peft_config": lora_config(recipe, language_model.model),
             "callbacks": [Bookkeeper(on_curve)],
         }
         ours = {"recipe": recipe, "ways": ways}

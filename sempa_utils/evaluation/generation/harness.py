@@ -130,7 +130,7 @@ def evaluate(
     limit, seed, prepared = benchmarks.limit, benchmarks.seed, _prepare_all(benchmarks)
     kept = {name: _kept(language_model, name, prepared[name], limit, seed) for name in prepared}
     missing = [name for name, path in kept.items() if not (path and path.is_file())]
-    context = _context(language_model.model.config, language_model.tokenizer)
+    context = _context(language_model.config, language_model.tokenizer)
     longest = {name: _check_context(name, prepared[name], language_model.tokenizer, context, seed) for name in missing}
     results = {}
     for name, path in kept.items():
@@ -365,7 +365,7 @@ def _kept(language_model, name: str, prepared: Prepared, limit: int | None, seed
 def _batch_size(language_model, longest: int) -> int | str:
     # On a GPU the harness tries what fits. On a CPU nothing fails before memory is full, so the longest prompt
     # decides; a generated token costs nearly the same for one row or many. Scored answers need no batch size.
-    if language_model.ways.padding != "left":  # a generated batch is padded there
+    if not language_model.ways.together(longest, left=True):  # a generated batch is padded there
         return 1
     return "auto" if language_model.device.type != "cpu" else max(1, min(16, GENERATION_TOKENS // longest))
 
@@ -382,7 +382,7 @@ def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size
         part.set_fewshot_seed(seed)
     with _quiet(name, show_progress_bar):
         how = {"tokenizer": language_model.tokenizer, "batch_size": batch_size, "max_length": longest}
-        wrapped = HarnessModel(language_model.model, ways=language_model.ways, **how)
+        wrapped = HarnessModel(language_model.model, **how)
         outcome = run_harness(wrapped, {"tasks": parts, "groups": {}})
     scores, samples = [], []
     for part in parts:

@@ -3,7 +3,7 @@
 import torch
 from lm_eval.models import huggingface
 
-from sempa_utils.models import Ways
+from sempa_utils.models import ways_of
 
 TREE_TOKENS = 1536  # a larger tree of short sequences would spend on attention what it saves elsewhere
 
@@ -14,9 +14,9 @@ class HarnessModel(huggingface.HFLM):
     Multiple-choice requests repeat their few-shots, and their question for each choice.
     """
 
-    def __init__(self, *arguments, ways: Ways | None = None, **keywords):
+    def __init__(self, *arguments, **keywords):
         super().__init__(*arguments, **keywords)
-        self.ways = ways or Ways()
+        self.ways = ways_of(self.model, self.tokenizer)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
         """Return (summed log-probability, False) per request ((context, answer), context tokens, answer tokens).

@@ -74,7 +74,7 @@ def perplexity(
     scored tokens weigh the same. `limit` keeps the first blocks that score that many tokens, or a few more.
     Raises `InputError` for a block the model cannot read, or nothing to score.
     """
-    longest = getattr(language_model.model.config, "max_position_embeddings", block_length)
+    longest = getattr(language_model.config, "max_position_embeddings", block_length)
     if not 2 <= block_length <= longest:
         raise InputError(f"Blocks of {block_length} tokens: this model reads 2 to {longest}. Choose such a length.")
     texts = [texts] if isinstance(texts, str) else list(texts)
@@ -86,7 +86,7 @@ def perplexity(
     if not blocks:
         raise InputError("Perplexity needs a text of two tokens or more. Give another text.")
     total, tokens = 0.0, sum(len(block) - 1 for block in blocks)
-    batch_size = _together(language_model, batch_size)
+    batch_size = _together(language_model, batch_size, longest=max(map(len, blocks)))
     for start in tqdm(range(0, len(blocks), batch_size), desc="perplexity", disable=not show_progress_bar):
         batch = blocks[start : start + batch_size]
         ids, attention = _padded(language_model, batch)
@@ -199,7 +199,8 @@ def paraphrases(
     answers = []
     with torch.random.fork_rng():
         torch.manual_seed(sampling.seed)
-        batch_size = _together(language_model, batch_size, left=True)
+        longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+        batch_size = _together(language_model, batch_size, longest=longest, left=True)
         for start in tqdm(range(0, len(prompts), batch_size), desc="paraphrasing", disable=not show_progress_bar):
             ids, attention = _padded(language_model, prompts[start : start + batch_size], left=True)
             written = model.generate(input_ids=ids, attention_mask=attention, **how)[:, ids.shape[1] :]
@@ -305,7 +306,7 @@ def next_token_log_probs(language_model: LanguageModel, prompts: list, *, batch_
     """
     rows = [_prompt_tokens(language_model.tokenizer, prompt) for prompt in prompts]
     log_probs = []
-    batch_size = _together(language_model, batch_size)
+    batch_size = _together(language_model, batch_size, longest=max(map(len, rows)))
     for start in range(0, len(rows), batch_size):
         ids, attention = _padded(language_model, rows[start : start + batch_size])
         states = _states(language_model, ids, attention)
@@ -410,9 +411,9 @@ def _end_tokens(language_model: LanguageModel) -> list[int]:
     return sorted({token for token in ends if token is not None})
 
 
-def _together(language_model: LanguageModel, batch_size: int, left: bool = False) -> int:
+def _together(language_model: LanguageModel, batch_size: int, *, longest: int, left: bool = False) -> int:
     """Return how many rows may be padded to one length: one where padding there would change the states."""
-    return batch_size if language_model.ways.padding in (("left",) if left else ("left", "right")) else 1
+    return batch_size if language_model.ways.together(longest, left=left) else 1
 
 
 def _padded(language_model: LanguageModel, rows: list[list[int]], left: bool = False):
