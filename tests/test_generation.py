@@ -419,7 +419,7 @@ def test_prefix_trees_score_as_the_harness_own_wrapper(items, roomy):
 
     for task in ("mmlu", "hellaswag", "truthfulqa"):
         asked = harness._requests(harness._prepare(task, items, None, 42), 42)
-        with harness._quiet():
+        with harness.quiet():
             stock = HFLM(roomy.model, tokenizer=roomy.tokenizer, batch_size=2).loglikelihood(asked)
             for batch_size in (1, 3, "auto"):
                 ours = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size=batch_size)

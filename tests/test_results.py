@@ -259,6 +259,7 @@ GRID = records.GridFigures(
     signals={"perplexity": 29.5},
     frontier=[records.FrontierPoint(8, 64.5, 29.25)],
     generation=records.GenerationFigures(ROW, {"gsm8k": {"rows": 3}}),
+    gold_answers=records.GenerationFigures(ROW, {"drop": {"rows": 3, "tokens": 9}}),
 )
 CURVE = records.DataSizeCurve("STS-B", [records.DataSizePoint(8, 61.5, ROW)])
 VALUES = [INTERVAL, DIFFERENCE, SCORE, ROW, COMPARISON, POINT, MEAN, TRAINING, GRID, CURVE]
