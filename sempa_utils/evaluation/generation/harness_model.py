@@ -2,16 +2,25 @@
 
 import torch
 from lm_eval.models import huggingface
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from sempa_utils.models import Ways
+from sempa_utils.models import Ways, greedy
 
 TREE_TOKENS = 1536  # a larger tree of short sequences would spend on attention what it saves elsewhere
 
 
-class HarnessModel(huggingface.HFLM):
-    """`HFLM` whose log-likelihoods come of prefix trees, or of another of the model's `ways`; all else is its own.
+PACKED_TOKENS = 128  # sequences that share nothing stand in one tree up to here: a short forward costs more a token
+# What a model's own settings may name without changing which token is the likeliest.
+OF_NO_EFFECT = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache", "max_length",
+                "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "_from_model_config", "output_attentions",
+                "output_hidden_states"}  # fmt: skip
 
-    Multiple-choice requests repeat their few-shots, and their question for each choice.
+
+class HarnessModel(huggingface.HFLM):
+    """`HFLM` that computes once what prompts share, where the model's `ways` are exact; all else is its own.
+
+    Multiple-choice requests repeat their few-shots, and their question for each choice; prompts to be answered freely
+    begin with the same few-shots, unless the harness draws other ones for each item (DROP).
     """
 
     def __init__(self, *arguments, ways: Ways | None = None, **keywords):
@@ -36,16 +45,51 @@ class HarnessModel(huggingface.HFLM):
         bar.close()
         return results
 
+    def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+        """Return what the model writes behind each prompt, cut where one of the stop sequences begins."""
+        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        options = [normalize_gen_kwargs(request.args[1], self.max_gen_toks) for request in requests]
+        most, until = options[0].pop("max_gen_toks"), options[0].pop("until", None)
+        drawn = options[0].pop("do_sample", False) or options[0].pop("temperature", 0.0) or options[0]
+        longest, beginning = max(map(len, prompts)), greedy.common_beginning(prompts)
+        settings = self.model.generation_config.to_diff_dict()
+        alike = all(request.args[1] == requests[0].args[1] for request in requests)
+        if (
+            2 * beginning < longest  # little to save, and each row would have to look past all others
+            or not alike
+            or drawn
+            or settings.keys() - OF_NO_EFFECT
+            or not greedy.is_exact(self.model, self.ways, longest + most)
+            or longest + most > self.max_length  # the harness cuts such a prompt
+        ):
+            return super().generate_until(requests, disable_tqdm)
+        until = handle_stop_sequences(until, eos=self.tok_decode(self.eot_token_id, skip_special_tokens=False))
+        tail = 2 + max(len(self.tokenizer.encode(stop, add_special_tokens=False)) for stop in until)
+        ends = settings.get("eos_token_id")
+        ends = ends if isinstance(ends, list) else [ends]
+
+        def ended(written: list[int]) -> bool:
+            text = self.tokenizer.decode(written[-tail:])
+            return written[-1] in ends or any(stop in text for stop in until)
+
+        bar = huggingface.tqdm(total=len(requests), disable=disable_tqdm)
+        written = greedy.continuations(self.model, prompts, ended=ended, most=most, progress=bar.update)
+        bar.close()
+        return [postprocess_generated_text(self.tok_decode(row), stop=until, think_end_token=None) for row in written]
+
     def _trees(self, sequences: list[list[int]]):
-        """Yield the places of sequences that make a tree: those of which each has half or more from those before."""
-        most = self.batch_size if isinstance(self.batch_size, int) else len(sequences) if self.ways.tree else 1
+        """Yield the places of sequences that make a tree: each has half or more from those before, or all are short."""
+        # What a tree holds is limited by its tokens; only side by side does the number of sequences count.
+        trees = self.ways.tree and self.ways.window is None
+        most = len(sequences) if trees else self.batch_size if isinstance(self.batch_size, int) else 1
         places, size, before = [], 0, []
         # In the order of a dictionary, where those that share most stand side by side.
         for place in sorted(range(len(sequences)), key=sequences.__getitem__):
             shared = _shared(before, sequences[place])
             new = len(sequences[place]) - shared
             full = size + new > max(TREE_TOKENS, 2 * len(sequences[place])) or len(places) == most
-            if places and (new > shared or full):
+            apart = new > shared and not (trees and size + len(sequences[place]) <= PACKED_TOKENS)
+            if places and (apart or full):
                 yield places
                 places, size, new = [], 0, len(sequences[place])
             places.append(place)
