@@ -1,5 +1,8 @@
 """The harness' wrapper of a transformers model, with what its prompts share computed once."""
 
+import re
+from typing import Any
+
 import torch
 from lm_eval.models import huggingface
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
@@ -11,9 +14,10 @@ TREE_TOKENS = 1536  # a larger tree of short sequences would spend on attention 
 
 PACKED_TOKENS = 128  # sequences that share nothing stand in one tree up to here: a short forward costs more a token
 # What a model's own settings may name without changing which token is the likeliest.
-OF_NO_EFFECT = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "use_cache", "max_length",
-                "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "_from_model_config", "output_attentions",
-                "output_hidden_states"}  # fmt: skip
+OF_NO_EFFECT = re.compile(
+    r"(bos|eos|pad)_token_id|max_(length|new_tokens)|do_sample|temperature|top_[pk]|use_cache|output_\w+|"
+    r"transformers_version|_\w+"
+)
 
 
 class HarnessModel(huggingface.HFLM):
@@ -48,24 +52,14 @@ class HarnessModel(huggingface.HFLM):
     def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
         """Return what the model writes behind each prompt, cut where one of the stop sequences begins."""
         prompts = [self.tok_encode(request.args[0]) for request in requests]
-        options = [normalize_gen_kwargs(request.args[1], self.max_gen_toks) for request in requests]
-        most, until = options[0].pop("max_gen_toks"), options[0].pop("until", None)
-        drawn = options[0].pop("do_sample", False) or options[0].pop("temperature", 0.0) or options[0]
-        longest, beginning = max(map(len, prompts)), greedy.common_beginning(prompts)
-        settings = self.model.generation_config.to_diff_dict()
+        options: dict[str, Any] = dict(normalize_gen_kwargs(requests[0].args[1], self.max_gen_toks))
+        most, until = options.pop("max_gen_toks"), options.pop("until")
         alike = all(request.args[1] == requests[0].args[1] for request in requests)
-        if (
-            2 * beginning < longest  # little to save, and each row would have to look past all others
-            or not alike
-            or drawn
-            or settings.keys() - OF_NO_EFFECT
-            or not greedy.is_exact(self.model, self.ways, longest + most)
-            or longest + most > self.max_length  # the harness cuts such a prompt
-        ):
+        if not alike or not self._is_greedy(options) or not self._shares(prompts, most):
             return super().generate_until(requests, disable_tqdm)
         until = handle_stop_sequences(until, eos=self.tok_decode(self.eot_token_id, skip_special_tokens=False))
         tail = 2 + max(len(self.tokenizer.encode(stop, add_special_tokens=False)) for stop in until)
-        ends = settings.get("eos_token_id")
+        ends = self.model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
 
         def ended(written: list[int]) -> bool:
@@ -76,6 +70,21 @@ class HarnessModel(huggingface.HFLM):
         written = greedy.continuations(self.model, prompts, ended=ended, most=most, progress=bar.update)
         bar.close()
         return [postprocess_generated_text(self.tok_decode(row), stop=until, think_end_token=None) for row in written]
+
+    def _is_greedy(self, options: dict[str, Any]) -> bool:
+        """Return whether the likeliest token is taken, as it is: by the request and by the model's own settings."""
+        drawn = options.pop("do_sample", False) or options.pop("temperature", 0.0)
+        own = self.model.generation_config.to_diff_dict()
+        return not drawn and not options and all(OF_NO_EFFECT.fullmatch(name) for name in own)
+
+    def _shares(self, prompts: list[list[int]], most: int) -> bool:
+        """Return whether the prompts are half or more alike; and exact in one sequence, and none so long as to be cut.
+
+        Where less is shared, each row would have to look past all others for little.
+        """
+        longest = max(map(len, prompts))
+        exact = greedy.is_exact(self.model, self.ways, longest + most) and longest + most <= self.max_length
+        return exact and 2 * greedy.common_beginning(prompts) >= longest
 
     def _trees(self, sequences: list[list[int]]):
         """Yield the places of sequences that make a tree: each has half or more from those before, or all are short."""
