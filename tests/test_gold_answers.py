@@ -105,9 +105,8 @@ def test_the_items_are_those_that_the_benchmark_draws(items):  # noqa: F811
 
 def test_sentences_are_told_from_each_other():
     item = GoldAnswer("Passage: It rained. He ran!\nQuestion: Why?\nAnswer:", " He was wet.")
-    assert gold_answers.sentences(item) == [
-        "Passage:", "It rained.", "He ran!", "Question:", "Why?", "Answer:", "He was wet."
-    ]  # fmt: skip
+    parts = ["Passage:", "It rained.", "He ran!", "Question:", "Why?", "Answer:", "He was wet."]
+    assert gold_answers.sentences(item) == parts
 
 
 # --- how likely it is ------------------------------------------------------------------------------

@@ -24,13 +24,13 @@ def literal(model, prompt: list[int], most: int, end: int | None = None) -> list
 
 
 token = st.integers(3, 599)
+rest = st.lists(token, min_size=1, max_size=6)
 
 
 @settings(max_examples=25)
-@given(st.lists(token, max_size=5), st.lists(st.lists(token, min_size=1, max_size=6), min_size=1, max_size=5),
-       st.integers(1, 3), st.integers(1, 6))  # fmt: skip
+@given(st.lists(token, max_size=5), st.lists(rest, min_size=1, max_size=5), st.integers(1, 3), st.integers(1, 6))
 def test_each_row_is_what_it_is_alone(shared, rests, together, most):
-    prompts = [shared + rest for rest in rests]
+    prompts = [shared + own for own in rests]
     found = greedy.continuations(MODEL, prompts, ended=lambda row: False, most=most, together=together)
     assert found == [literal(MODEL, prompt, most) for prompt in prompts]
 
@@ -68,9 +68,9 @@ def test_every_family_is_exact_or_not_taken(family):
     model = random_model(family)
     ways = ways_of(model, tiny_tokenizer())
     window = getattr(model.config, "sliding_window", None)
-    assert greedy.is_exact(model, ways, 12) == (family not in NO_TREE | NO_CACHE)
-    assert window is None or not greedy.is_exact(model, ways, window + 1)
-    if greedy.is_exact(model, ways, 12):
+    assert greedy.is_exact(model, ways, longest=12) == (family not in NO_TREE | NO_CACHE)
+    assert window is None or not greedy.is_exact(model, ways, longest=window + 1)
+    if greedy.is_exact(model, ways, longest=12):
         prompts = [[1, 5, 6, 7, 20], [1, 5, 6, 30, 31, 32, 33], [1, 5, 6, 9]]
         found = greedy.continuations(model, prompts, ended=lambda row: False, most=5, together=2)
         assert found == [literal(model, prompt, 5) for prompt in prompts]
@@ -92,5 +92,5 @@ def test_an_adapter_of_prompts_is_not_taken():
     from peft import PromptTuningConfig, get_peft_model
 
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    assert greedy.is_exact(tiny_model(), Ways(), 9)
-    assert not greedy.is_exact(get_peft_model(tiny_model(), config), Ways(), 9)
+    assert greedy.is_exact(tiny_model(), Ways(), longest=9)
+    assert not greedy.is_exact(get_peft_model(tiny_model(), config), Ways(), longest=9)

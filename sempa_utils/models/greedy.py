@@ -16,7 +16,7 @@ from sempa_utils.models.prefix_tree import causal
 TOGETHER = 16  # rows; with more, attention to what is another row's outweighs what is saved
 
 
-def is_exact(model, ways: Ways, longest: int) -> bool:
+def is_exact(model, ways: Ways, *, longest: int) -> bool:
     """Return whether `continuations` of `longest` tokens, prompt included, are exact for a model."""
     config = causal(model).config
     window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
@@ -44,7 +44,7 @@ def continuations(
     """Return what the model writes behind each prompt (token ids), the likeliest token at each step.
 
     A row is complete when `ended(its tokens)` says so, or after `most`; what completes it is returned too.
-    `progress(1)` is called for each. Only where `is_exact`.
+    `progress(rows)` is called for those that are complete. Only where `is_exact`.
     """
     beginning, written = common_beginning(prompts), [[] for _ in prompts]
     rows = _Rows(model)
@@ -63,8 +63,8 @@ def continuations(
                 del new[row]
         if done := [row for row in rows.inside if row >= 0 and row not in new]:
             rows.leave(done)
-            for _ in done if progress else ():
-                progress(1)
+            if progress:
+                progress(len(done))
     return written
 
 
@@ -107,7 +107,8 @@ class _Rows:
         """Take rows out of the cache."""
         stay = ~torch.isin(self.owners, self._tensor(rows))
         self.owners = self.owners[stay]
-        for layer in self.cache.layers:
+        layers: list[Any] = self.cache.layers
+        for layer in layers:
             layer.keys, layer.values = layer.keys[:, :, stay], layer.values[:, :, stay]
         for row in rows:
             del self.inside[row]

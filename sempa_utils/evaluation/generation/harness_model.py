@@ -1,7 +1,7 @@
 """The harness' wrapper of a transformers model, with what its prompts share computed once."""
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lm_eval.models import huggingface
@@ -57,24 +57,26 @@ class HarnessModel(huggingface.HFLM):
         alike = all(request.args[1] == requests[0].args[1] for request in requests)
         if not alike or not self._is_greedy(options) or not self._shares(prompts, most):
             return super().generate_until(requests, disable_tqdm)
-        until = handle_stop_sequences(until, eos=self.tok_decode(self.eot_token_id, skip_special_tokens=False))
-        tail = 2 + max(len(self.tokenizer.encode(stop, add_special_tokens=False)) for stop in until)
-        ends = self.model.generation_config.eos_token_id
+        model, tokenizer = cast(Any, self.model), cast(Any, self.tokenizer)
+        until = handle_stop_sequences(until, eos=tokenizer.decode(self.eot_token_id))
+        tail = 2 + max(len(tokenizer.encode(stop, add_special_tokens=False)) for stop in until)
+        ends = model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
 
         def ended(written: list[int]) -> bool:
-            text = self.tokenizer.decode(written[-tail:])
+            text = tokenizer.decode(written[-tail:])
             return written[-1] in ends or any(stop in text for stop in until)
 
         bar = huggingface.tqdm(total=len(requests), disable=disable_tqdm)
-        written = greedy.continuations(self.model, prompts, ended=ended, most=most, progress=bar.update)
+        written = greedy.continuations(model, prompts, ended=ended, most=most, progress=bar.update)
         bar.close()
-        return [postprocess_generated_text(self.tok_decode(row), stop=until, think_end_token=None) for row in written]
+        texts = [tokenizer.decode(row, skip_special_tokens=True) for row in written]
+        return [postprocess_generated_text(text, stop=until, think_end_token=None) for text in texts]
 
     def _is_greedy(self, options: dict[str, Any]) -> bool:
         """Return whether the likeliest token is taken, as it is: by the request and by the model's own settings."""
         drawn = options.pop("do_sample", False) or options.pop("temperature", 0.0)
-        own = self.model.generation_config.to_diff_dict()
+        own = cast(Any, self.model).generation_config.to_diff_dict()
         return not drawn and not options and all(OF_NO_EFFECT.fullmatch(name) for name in own)
 
     def _shares(self, prompts: list[list[int]], most: int) -> bool:
@@ -83,7 +85,7 @@ class HarnessModel(huggingface.HFLM):
         Where less is shared, each row would have to look past all others for little.
         """
         longest = max(map(len, prompts))
-        exact = greedy.is_exact(self.model, self.ways, longest + most) and longest + most <= self.max_length
+        exact = greedy.is_exact(self.model, self.ways, longest=longest + most) and longest + most <= self.max_length
         return exact and 2 * greedy.common_beginning(prompts) >= longest
 
     def _trees(self, sequences: list[list[int]]):

@@ -199,7 +199,7 @@ def paraphrases(
     how |= {"max_new_tokens": sampling.max_new_tokens, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
     rows, bar = [], tqdm(total=len(prompts), desc="paraphrasing", disable=not show_progress_bar)
     longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
-    if prompts and not sampling.temperature and greedy.is_exact(model, language_model.ways, longest):
+    if prompts and not sampling.temperature and greedy.is_exact(model, language_model.ways, longest=longest):
         most = {"most": sampling.max_new_tokens, "together": max(batch_size, greedy.TOGETHER)}
         rows = greedy.continuations(model, prompts, ended=lambda row: row[-1] in ends, progress=bar.update, **most)
     with torch.random.fork_rng():
