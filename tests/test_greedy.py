@@ -88,6 +88,11 @@ def test_an_adapter_takes_part():
     assert found != [literal(MODEL, prompt, 5) for prompt in prompts]
 
 
+def test_half_precision_is_not_taken():
+    assert greedy.is_exact(tiny_model(), Ways(), longest=9)
+    assert not greedy.is_exact(tiny_model().bfloat16(), Ways(), longest=9)
+
+
 def test_an_adapter_of_prompts_is_not_taken():
     from peft import PromptTuningConfig, get_peft_model
 

@@ -156,7 +156,7 @@ def measure(model, tokenizer) -> Ways:
     prompt, other = [*begin, *ids[:7]], [*begin, *ids[:5], ids[9]]
     answers = [[ids[8:13], ids[8:10] + ids[14:15]], [ids[17:20], ids[20:24]]]
     sequences = [p + a for p, pair in zip((prompt, other), answers) for a in pair]
-    tolerance = TOLERANCES[_compute_dtype(model)]
+    tolerance = TOLERANCES[compute_dtype_of(model)]
     truth = _plain(model, [prompt + ids[8:14], prompt + ids[17:23]])
     if not _alike(truth[0][: len(prompt)], truth[1][: len(prompt)], 2e-3):  # equal shapes: hardly any rounding
         raise InputError(refusal + "a state depends on the tokens behind it. Name a decoder-only model.")
@@ -253,7 +253,8 @@ def _alike(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
     return bool((apart <= tolerance).all())
 
 
-def _compute_dtype(model) -> torch.dtype:
-    quantisation = getattr(model.config, "quantization_config", None)
+def compute_dtype_of(model) -> torch.dtype:
+    """Return the type that a model computes in, whatever its weights are packed in."""
+    quantisation = getattr(causal(model).config, "quantization_config", None)
     packed = getattr(quantisation, "bnb_4bit_compute_dtype", None)
     return packed if packed in TOLERANCES else _dtype(model)

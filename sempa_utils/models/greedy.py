@@ -10,18 +10,23 @@ from typing import Any
 
 import torch
 
-from sempa_utils.models.certificate import Ways
+from sempa_utils.models.certificate import Ways, compute_dtype_of
 from sempa_utils.models.prefix_tree import causal
 
 TOGETHER = 16  # rows; with more, attention to what is another row's outweighs what is saved
 
 
 def is_exact(model, ways: Ways, *, longest: int) -> bool:
-    """Return whether `continuations` of `longest` tokens, prompt included, are exact for a model."""
+    """Return whether `continuations` of `longest` tokens, prompt included, are token for token what each is alone.
+
+    In float32 alone: the rounding of half precision, which another order of sums moves, changes the likeliest token now
+    and then, and recorded answers would change with it.
+    """
     config = causal(model).config
     window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
     prompts = hasattr(model, "prompt_encoder")  # an adapter that puts tokens of its own before the first
-    return ways.tree and ways.prefix_cache and not prompts and (window is None or longest <= window)
+    exact = ways.tree and ways.prefix_cache and compute_dtype_of(model) == torch.float32
+    return exact and not prompts and (window is None or longest <= window)
 
 
 def common_beginning(prompts: list[list[int]]) -> int:

@@ -12,7 +12,6 @@ from sempa_utils.models import Ways, greedy
 TREE_TOKENS = 1536  # a larger tree of short sequences would spend on attention what it saves elsewhere
 
 
-PACKED_TOKENS = 128  # sequences that share nothing stand in one tree up to here: a short forward costs more a token
 # What a model's own settings may name without changing which token is the likeliest.
 OF_NO_EFFECT = re.compile(
     r"(bos|eos|pad)_token_id|max_(length|new_tokens)|do_sample|temperature|top_[pk]|use_cache|output_\w+|"
@@ -27,9 +26,10 @@ class HarnessModel(huggingface.HFLM):
     begin with the same few-shots, unless the harness draws other ones for each item (DROP).
     """
 
-    def __init__(self, *arguments, ways: Ways | None = None, **keywords):
+    def __init__(self, *arguments, ways: Ways | None = None, packed_tokens: int = 0, **keywords):
         super().__init__(*arguments, **keywords)
         self.ways = ways or Ways()
+        self.packed_tokens = packed_tokens  # of a tree in which sequences stand that share nothing
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, override_bs: int | None = None):
         """Return (summed log-probability, False) per request ((context, answer), context tokens, answer tokens).
@@ -90,16 +90,14 @@ class HarnessModel(huggingface.HFLM):
 
     def _trees(self, sequences: list[list[int]]):
         """Yield the places of sequences that make a tree: each has half or more from those before, or all are short."""
-        # What a tree holds is limited by its tokens; only side by side does the number of sequences count.
-        trees = self.ways.tree and self.ways.window is None
-        most = len(sequences) if trees else self.batch_size if isinstance(self.batch_size, int) else 1
+        most = self.batch_size if isinstance(self.batch_size, int) else len(sequences) if self.ways.tree else 1
         places, size, before = [], 0, []
         # In the order of a dictionary, where those that share most stand side by side.
         for place in sorted(range(len(sequences)), key=sequences.__getitem__):
             shared = _shared(before, sequences[place])
             new = len(sequences[place]) - shared
             full = size + new > max(TREE_TOKENS, 2 * len(sequences[place])) or len(places) == most
-            apart = new > shared and not (trees and size + len(sequences[place]) <= PACKED_TOKENS)
+            apart = new > shared and size + len(sequences[place]) > self.packed_tokens
             if places and (apart or full):
                 yield places
                 places, size, new = [], 0, len(sequences[place])
