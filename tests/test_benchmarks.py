@@ -61,3 +61,20 @@ def test_the_authors_way_gives_the_same_vectors(no_data, tiny):
     assert embedding.lowest_cosine(ours, theirs) > 0.9999
     theirs[7] = -theirs[7]
     assert embedding.lowest_cosine(ours, theirs) < -0.999
+
+
+def test_both_sides_of_the_generation_benchmark_say_the_same(no_data, tiny, monkeypatch):
+    generation = load_benchmark("generation")
+    tiny.model.config.max_position_embeddings = 8192
+    sides, record = generation.harness_sides(tiny, "truthfulqa", 2)
+    figures = generation.timed(sides, 2)
+    assert len(figures["repeats"]["harness"]) == 2 and figures["ratio"] > 0 and record["name"] == "truthfulqa"
+    sampling = generation.signals.Sampling(max_new_tokens=4)
+    monkeypatch.setattr(generation.signals, "Sampling", lambda: sampling)
+    sides = generation.paraphrase_sides(tiny, ["The kettle is on.", "Rain fell.", "A dog barks."])
+    ways = tiny.ways
+    assert generation.timed(sides, 1)["seconds"].keys() == {"harness", "this kit"} and tiny.ways == ways
+    with pytest.raises(AssertionError, match="1 of 2 answers differ"):
+        generation.same(["a", "b"], ["a", "c"])
+    with pytest.raises(AssertionError):
+        generation.same([-1.0, -2.0], [-1.0, -2.1])

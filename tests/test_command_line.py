@@ -239,6 +239,11 @@ def test_benchmarks_compare_a_base_with_its_adapter(capsys, no_data, directory, 
     assert set(figures.rows) == {"base", "adapter"} and figures.against == "base"
     assert figures.rows["adapter"].tasks["hellaswag"].count == 3
     assert figures.rows["adapter"].mean.difference.standard_error is not None
+    gold = ("--gold-answers", "--adapter", tmp_path / "run" / "adapter", "--record", "likely")
+    code, out, _ = call(capsys, *arguments, *gold)
+    assert code == 0 and "nats per token" in out
+    likely = records.load_run(tmp_path / "results" / "likely.json", records.Comparison).figures.rows["adapter"]
+    assert likely.tasks["hellaswag"].value < 0 and likely.tasks["hellaswag"].difference.standard_error
     other = tmp_path / "Other"
     tiny_model(seed=5).save_pretrained(other)
     tiny_tokenizer().save_pretrained(other)

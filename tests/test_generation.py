@@ -19,6 +19,7 @@ from sempa_utils import models  # noqa: E402
 from sempa_utils.checks import InputError  # noqa: E402
 from sempa_utils.evaluation import generation  # noqa: E402
 from sempa_utils.evaluation.generation import Benchmarks, harness, harness_model, local_tasks  # noqa: E402
+from sempa_utils.models import Ways  # noqa: E402
 from sempa_utils.records import Difference, TaskScore  # noqa: E402
 
 SUBJECTS = ("anatomy", "virology")
@@ -419,7 +420,7 @@ def test_prefix_trees_score_as_the_harness_own_wrapper(items, roomy):
 
     for task in ("mmlu", "hellaswag", "truthfulqa"):
         asked = harness._requests(harness._prepare(task, items, None, 42), 42)
-        with harness._quiet():
+        with harness.quiet():
             stock = HFLM(roomy.model, tokenizer=roomy.tokenizer, batch_size=2).loglikelihood(asked)
             for batch_size in (1, 3, "auto"):
                 ours = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size=batch_size)
@@ -427,8 +428,64 @@ def test_prefix_trees_score_as_the_harness_own_wrapper(items, roomy):
                 assert scores == pytest.approx([score for score, _ in stock], abs=1e-3)
 
 
+def asked_freely(task: str, items, monkeypatch, **changes) -> list:
+    """Return a task's requests, of which a random model's answers are short."""
+    short = {"generation_kwargs": {"until": ["Q:", "\n"], "max_gen_toks": 7} | changes}
+    repaired = dataclasses.replace(harness.TASKS[task], repair=harness.TASKS[task].repair | short)
+    monkeypatch.setitem(harness.TASKS, task, repaired)
+    return harness._requests(harness._prepare(task, items, None, 42), 42)
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "drop"])
+def test_answers_behind_shared_few_shots_are_the_harness_own(task, items, roomy, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    asked = asked_freely(task, items, monkeypatch)
+    how = {"tokenizer": roomy.tokenizer, "batch_size": 2, "max_length": 8192}
+    taken = []
+    once = harness_model.greedy.continuations
+    monkeypatch.setattr(
+        harness_model.greedy, "continuations", lambda *given, **more: taken.append(1) or once(*given, **more)
+    )
+    with harness.quiet():
+        stock = HFLM(roomy.model, **how).generate_until(asked)
+        ours = harness_model.HarnessModel(roomy.model, **how).generate_until(asked)
+        plain = harness_model.HarnessModel(roomy.model, ways=Ways(prefix_cache=False), **how).generate_until(asked)
+    assert ours == plain == stock and any(stock)
+    assert bool(taken) == (task == "gsm8k"), "DROP's few-shots are drawn for each item"
+
+
+@pytest.mark.parametrize("changes", [{"do_sample": True, "temperature": 1.0}, {"repetition_penalty": 2.0}])
+def test_what_is_not_the_likeliest_token_is_left_to_the_harness(changes, items, roomy, monkeypatch):
+    asked = asked_freely("gsm8k", items, monkeypatch, **changes)
+    monkeypatch.setattr(harness_model.greedy, "continuations", lambda *_, **__: pytest.fail("not greedy"))
+    with harness.quiet():
+        ours = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size=4)
+        assert len(ours.generate_until(asked)) == len(asked)
+        roomy.model.generation_config.repetition_penalty = 2.0  # by the model's own settings
+        assert len(ours.generate_until(asked_freely("gsm8k", items, monkeypatch))) == len(asked)
+
+
+def test_an_answer_ends_at_a_stop_sequence_and_at_the_models_end_token(items, roomy, monkeypatch):
+    """A row that stops does not wait for the others, and says what it says alone."""
+    from lm_eval.models.huggingface import HFLM
+
+    common = max(range(600), key=lambda token: len(roomy.tokenizer.decode([token])) == 1)
+    with torch.no_grad():
+        roomy.model.get_output_embeddings().weight[common] *= 3  # said often by a random model
+    roomy.model.generation_config.eos_token_id = [roomy.tokenizer.eos_token_id, 77]
+    stop = roomy.tokenizer.decode([common])
+    asked = asked_freely("gsm8k", items, monkeypatch, until=[stop], max_gen_toks=12)
+    with harness.quiet():
+        stock = HFLM(roomy.model, tokenizer=roomy.tokenizer, batch_size=1).generate_until(asked)
+        ours = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size=1).generate_until(asked)
+    assert ours == stock and not any(stop in text for text in ours)
+
+
 def test_trees_hold_what_shares(roomy, monkeypatch):
     ours = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size="auto")
+    packed = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size="auto", packed_tokens=6)
+    assert list(packed._trees([[1, 2], [3, 4], [5, 6], [7, 8]])) == [[0, 1, 2], [3]], "short ones that share nothing"
     sequences = [[1, 2, 3, 9], [7, 7], [1, 2, 3, 4], [1, 2, 3, 4, 5], [7, 8, 9, 9]]
     assert list(ours._trees(sequences)) == [[2, 3, 0], [1], [4]]
     monkeypatch.setattr(harness_model, "TREE_TOKENS", 4)

@@ -12,12 +12,12 @@ from sempa_utils.checks import InputError
 from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
 from sempa_utils.evaluation import sts
-from sempa_utils.evaluation.generation import signals
+from sempa_utils.evaluation.generation import Benchmarks, gold_answers, signals
 from sempa_utils.experiments import grid
 from sempa_utils.experiments.series import Setting
 from sempa_utils.records import GridFigures, RunRecord
 
-SIZES = grid.Sizes(24, 30, 40, 3, 200, 4, 2)
+SIZES = grid.Sizes(24, 30, 40, 3, 200, 4, 2, 3)
 RUNS = ["base", "pairwise", "contrastive_kl"]
 
 
@@ -103,6 +103,47 @@ def test_a_record_to_which_nothing_is_new_stays(place, monkeypatch):
     assert record(place, "base").command != "another"
     do(place, ["base"], ["layers"])
     assert record(place, "base").command == "another"
+
+
+def test_a_step_is_added_to_a_record_of_a_kit_that_did_not_have_its_size(place):
+    do(place, ["base"], ["geometry"])
+    path, new = place / "records" / "reproduce_tiny_base.json", record(place, "base")
+    old = json.loads(path.read_text(encoding="utf8"))
+    del old["settings"]["sizes"]["gold_items"]
+    path.write_text(json.dumps(old), encoding="utf8")
+    do(place, ["base"], ["gold_answers"])
+    both = record(place, "base")
+    assert both.figures.geometry == new.figures.geometry and both.figures.gold_answers
+    assert both.settings == new.settings
+    # A size that it had is its own.
+    with pytest.raises(InputError, match="not alike: settings"):
+        do(place, ["base"], ["gold_answers"], sizes=replace(SIZES, gold_items=4))
+
+
+def test_right_answers_are_read_beside_the_base_and_training_sentences_counted(place, monkeypatch):
+    tasks = gold_answers.load(Benchmarks(limit=SIZES.gold_items))
+    answer = tasks["truthfulqa"].items[1].answer
+    passage = gold_answers.sentences(tasks["drop"].items[0])[1]
+    rows = [corpora.Triplet(text.upper() + " !", "Something else.", "Nothing of it.") for text in (answer, passage)]
+    rows += corpora.load_triplets(None, 22, seed=42).rows
+    monkeypatch.setattr(corpora, "load_triplets", lambda *_, **__: corpora._corpus("NLI triplets", rows, "made here"))
+    do(place, ["base", "contrastive_kl"], ["gold_answers"])
+    base, run = (record(place, name).figures.gold_answers for name in ("base", "contrastive_kl"))
+    plain = gold_answers.evaluate(models.load(str(place / "Tiny")), tasks, show_progress_bar=False)
+    for name, score in base.scores.tasks.items():
+        assert score.value == pytest.approx(plain[name].value, abs=1e-4) and score.count == SIZES.gold_items
+        assert score.difference is None
+    apart = run.scores.tasks["gsm8k"].difference
+    assert apart.standard_error and apart.value == pytest.approx(
+        run.scores.tasks["gsm8k"].value - base.scores.tasks["gsm8k"].value, abs=1e-4
+    )
+    sharing = [item for item in tasks["drop"].items if passage in item.prompt]
+    seen = {name: data["items_with_a_training_sentence"] for name, data in run.data.items()}
+    assert (seen["truthfulqa"], seen["drop"], seen["gsm8k"]) == (1, len(sharing), 0)
+    assert all(data["dropped"]["longer than 16384 tokens"] == 0 for data in base.data.values())
+    # Other items are another figure.
+    state, _ = do(place, ["base"], ["gold_answers"], sizes=replace(SIZES, gold_items=4), state_only=True)
+    assert not state["base"]["gold_answers"]
 
 
 def test_a_step_is_added_to_a_record_of_schema_1(place):

@@ -20,7 +20,7 @@ from sempa_utils.checks import InputError, build_folder
 from sempa_utils.data import corpora
 from sempa_utils.embedding import METHODS, Embedder, embedder
 from sempa_utils.evaluation import geometry, sts
-from sempa_utils.evaluation.generation import harness, signals
+from sempa_utils.evaluation.generation import gold_answers, harness, signals
 from sempa_utils.models import identity
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.training import step
@@ -437,10 +437,18 @@ def of_generation() -> dict:
     choices = [request for request in asked if isinstance(request.args[1], str)]
     from sempa_utils.evaluation.generation.harness_model import HarnessModel
 
-    with harness._quiet():
+    with harness.quiet():
         wrapped = HarnessModel(language_model.model, tokenizer=language_model.tokenizer, batch_size=4)
         found["log-likelihoods"] = [score for score, _ in wrapped.loglikelihood(choices)][:4]
     return found
+
+
+def of_gold_answers() -> dict:
+    from sempa_utils.data.corpora import MINI_CORPUS
+
+    tasks = gold_answers.load(harness.Benchmarks(directory=MINI_CORPUS, limit=2))
+    found = gold_answers.evaluate(bytewise(), tasks, show_progress_bar=False)
+    return {name: result.value for name, result in found.items()}
 
 
 def of_training(objective: str, **changes) -> dict:
@@ -463,6 +471,7 @@ PRODUCERS = {  # what computes it, and its revision
     "geometry": (of_geometry, geometry.REVISION),
     "signals": (of_signals, signals.REVISION),
     "generation": (of_generation, harness.REVISION),
+    "gold answers": (of_gold_answers, gold_answers.REVISION),
     "divergence": (partial(of_training, "contrastive", kl_weight=10.0), (step.REVISION, 1)),
 }
 for name, kind in OBJECTIVES.items():
@@ -510,6 +519,10 @@ GOLDEN = {  # producer: (its revision, its figures)
             "truthfulqa": 5541.0,
             "log-likelihoods": [-246.09, -260.78, -246.55, -225.09],
         },
+    ),
+    "gold answers": (
+        1,
+        {"gsm8k": -6.1799, "mmlu": -5.8467, "hellaswag": -6.1746, "drop": -5.7985, "truthfulqa": -6.0717},
     ),
     "pairwise": (
         (1, 1),

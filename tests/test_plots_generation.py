@@ -63,6 +63,28 @@ def test_errors_below_zero_are_drawn_to_their_end(tmp_path):
     assert axes.get_xlim()[0] == -3
 
 
+def test_differences_are_drawn_with_their_intervals_by_task_and_run(tmp_path):
+    runs = {
+        "pairwise": {"gsm8k": Difference(-0.02, Interval(-0.03, -0.01)), "drop": Difference(0.5, standard_error=1.0)},
+        "contrastive": {"gsm8k": Difference(-0.4), "drop": Difference(1.0, Interval(0.5, 1.5))},
+    }
+    figure = saved(generation.differences(runs, {"gsm8k": "GSM8K", "drop": "DROP"}), tmp_path)
+    left, right = figure.axes
+    assert [title(left), title(right)] == ["GSM8K", "DROP"] and ticks(left.yaxis) == list(runs)
+    assert [segment[:, 0].tolist() for one in left.collections for segment in one.get_segments()] == [
+        [-0.03, -0.01],
+        [-0.4, -0.4],
+    ]
+    assert [line.get_xydata().tolist() for line in right.lines[1:]] == [[[0.5, 0]], [[1.0, 1]]]
+    lost = to_rgba(style.COLOURS["vermillion"])
+    assert [to_rgba(line.get_color()) == lost for line in (*left.lines[1:], *right.lines[1:])] == [True] * 2 + [
+        False
+    ] * 2
+    faces = [line.get_markerfacecolor() for line in right.lines[1:]]
+    assert faces[0] == "white" and faces[1] != "white", "hollow where the interval holds 0"
+    assert left.get_xlim() == right.get_xlim() and "nats" in figure._supxlabel.get_text()
+
+
 # --- gained and lost -----------------------------------------------------------------------------
 
 OURS = {

@@ -30,6 +30,12 @@ def sts_figures(mean: float, tasks=report.STS_TASKS, trained: bool = True) -> St
     return StsFigures(RowScores(dict.fromkeys(tasks, score), score), RowScores({}, TaskScore(70.0, 900)))
 
 
+def nats(trained: bool = True) -> RowScores:
+    apart = Difference(-0.0214, standard_error=0.005) if trained else None
+    score = TaskScore(-1.4142, 500, standard_error=0.1, difference=apart)
+    return RowScores(dict.fromkeys(report.BENCHMARKS, score), score)
+
+
 def figures(mean: float, perplexity: float, trained: bool = True) -> GridFigures:
     """What a run's record holds, in small."""
     apart = Difference(-0.84, standard_error=0.5) if trained else None
@@ -50,6 +56,7 @@ def figures(mean: float, perplexity: float, trained: bool = True) -> GridFigures
             "entropy": 3.25,
         },
         generation=GenerationFigures(RowScores(dict.fromkeys(report.BENCHMARKS, score), score), {}),
+        gold_answers=GenerationFigures(nats(trained), {}),
         geometry={
             "uniformity": -1.5,
             "isotropy": 0.5,
@@ -108,6 +115,8 @@ def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):
     assert cells(generation, "`pairwise`")[0] == "30.0 ± 1.5 (−0.8 ± 0.5)"
     assert cells(generation, "LLaMA2-7B base, *published*")[0] == "14.03"
     assert cells(report.speech(found), "base")[0] == "20.00"
+    assert cells(report.costs(found), "base") == ["−1.414"] * 6 + ["20.00"]
+    assert cells(report.costs(found), "`pairwise`") == ["−0.021 (−0.031 to −0.012)"] * 6 + ["21.00, +5.0 %"]
     assert cells(report.space(found), "`pairwise`") == ["−1.50", "0.50", "0.30", "0.60", "100.00"]
     assert cells(report.space(found), "LLaMA2-7B SemPA, *published*")[:2] == ["−1.91", "0.49"]
     for table in report.TABLES.values():
@@ -115,7 +124,9 @@ def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):
         assert table({}).count("\n") >= 1, "no record at all is a table too"
 
 
-@pytest.mark.parametrize("step", ["sts", "signals", "generation", "geometry", "layers", "frontier", "the record"])
+@pytest.mark.parametrize(
+    "step", ["sts", "signals", "generation", "gold_answers", "geometry", "layers", "frontier", "the record"]
+)
 @pytest.mark.parametrize("run", ["base", "pairwise", "contrastive_kl"])
 def test_a_table_is_written_whatever_is_not_there_yet(found, run, step):
     found["contrastive_kl"] = found["pairwise"]
@@ -227,7 +238,7 @@ def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
     assert record_name("some/Other-1B", "base") == "reproduce_other-1b_base"
     monkeypatch.setattr(records, "committed_folder", lambda: tmp_path)
     drawn = report.pictures()
-    assert set(drawn) == {"frontier", "layers"}
+    assert set(drawn) == {"frontier", "layers", "costs"}
     first = drawn["frontier"][1]
     records.save_run(changed(found, "pairwise", frontier=[FrontierPoint(1024, 74.12, 21.0)])["pairwise"], tmp_path)
     assert report.pictures()["frontier"][1] != first

@@ -260,6 +260,7 @@ GRID = records.GridFigures(
     frontier=[records.FrontierPoint(8, 64.5, 29.25)],
     generation=records.GenerationFigures(ROW, {"gsm8k": {"rows": 3}}),
     dev=records.DevFigures(ROW, [{"name": "STS-B dev", "rows": 3}], {"STS-B dev": 1, "any": 1}),
+    gold_answers=records.GenerationFigures(ROW, {"drop": {"rows": 3, "tokens": 9}}),
 )
 CURVE = records.DataSizeCurve("STS-B", [records.DataSizePoint(8, 61.5, ROW)])
 VALUES = [INTERVAL, DIFFERENCE, SCORE, ROW, COMPARISON, POINT, MEAN, TRAINING, GRID, CURVE]
@@ -272,12 +273,8 @@ VALUES += [
     records.SearchFigures(60.0, 1.0, FOUND, [FOUND], [LEFT]),
 ]
 VALUES += [records.Origin({"name": "m"}, [{"rows": 5}], {"beta": 0.1, "limit": None}, 42), records.Origin()]
-<<<<<<< HEAD
-VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation, GRID.dev]
-=======
 VALUES += [records.FamilyOutcome("wrong", ["padded"], {"perplexity": 0.5}, "perplexity")]
-VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation]
->>>>>>> families
+VALUES += [CURVE.points[0], GRID.train, GRID.sts, GRID.layers, GRID.frontier[0], GRID.generation, GRID.dev]
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)

@@ -15,6 +15,7 @@ from sempa_utils.data.corpora import Triplet
 from sempa_utils.data.templates import paraphrase_request
 from sempa_utils.evaluation.generation import signals
 from sempa_utils.evaluation.generation.signals import Answer
+from sempa_utils.models import Ways
 from sempa_utils.objectives.preferences import answer_log_probs
 
 SENTENCES = [
@@ -167,14 +168,27 @@ def test_an_end_token_ends_an_answer_and_is_not_counted(tiny, monkeypatch):
     end = tiny.tokenizer.eos_token_id
     kettle = tiny.tokenizer("kettle")["input_ids"]
 
+    rows = [[*kettle, end, *[tiny.tokenizer.pad_token_id] * 3], (kettle * 9)[: len(kettle) + 4]]
+
     def generate(input_ids, **_):
-        rows = [[*kettle, end, *[tiny.tokenizer.pad_token_id] * 3], (kettle * 9)[: len(kettle) + 4]]
         return torch.cat([input_ids, torch.tensor(rows)], dim=1)
 
     monkeypatch.setattr(tiny.model, "generate", generate)
-    ended, unfinished = signals.paraphrases(tiny, SENTENCES[:2])
-    assert ended == Answer("kettle", len(kettle), True)
-    assert not unfinished.ended and unfinished.tokens == len(kettle) + 4
+    monkeypatch.setattr(signals.greedy, "continuations", lambda *_, **__: [rows[0][: len(kettle) + 1], rows[1]])
+    for tree in (True, False):
+        tiny.model.__dict__["sempa_ways"] = Ways(tree=tree)
+        ended, unfinished = signals.paraphrases(tiny, SENTENCES[:2])
+        assert ended == Answer("kettle", len(kettle), True)
+        assert not unfinished.ended and unfinished.tokens == len(kettle) + 4
+
+
+def test_paraphrases_are_the_same_where_nothing_may_be_shared(tiny):
+    sampling, found = signals.Sampling(max_new_tokens=6), []
+    for ways in (Ways(), Ways(tree=False), Ways(tree=False, padding="none")):
+        tiny.model.__dict__["sempa_ways"] = ways
+        found.append(signals.paraphrases(tiny, SENTENCES * 7, sampling=sampling))
+    assert found[0] == found[1] == found[2] and len(found[0]) == 21
+    assert signals.paraphrases(tiny, [], sampling=sampling) == []
 
 
 def test_a_models_own_generation_settings_do_not_mix_in(tiny):

@@ -14,13 +14,15 @@ def add(commands) -> None:
     shared.add_seed(command)
     command.add_argument("--runs", help="comma-separated (default: the grid and its trials; --state lists them)")
     command.add_argument(
-        "--steps", help="comma-separated: sts, geometry, layers, signals, frontier, generation, dev (default: all)"
+        "--steps",
+        help="comma-separated: sts, geometry, layers, signals, frontier, generation, gold_answers, dev (default: all)",
     )
     command.add_argument("--triplets", type=int, help="training rows (default, and 0: all)")
     command.add_argument(
         "--sts-pairs", type=int, help="pairs per task (default, and 0: all); then it is not the published measure"
     )
     command.add_argument("--generation-items", type=int, help="per benchmark (default: 40; 0: all)")
+    command.add_argument("--gold-items", type=int, help="per benchmark, of gold_answers (default: 500; 0: all)")
     command.add_argument("--state", action="store_true", help="say what is done and what is left, and do nothing")
     command.add_argument("--records", metavar="FOLDER", help="where the records go (default: build/records)")
     search = "in place of the grid, find a recipe of this objective on dev: many on few rows, the best on more"
@@ -35,8 +37,9 @@ def run(options) -> None:
     from sempa_utils.experiments import grid
 
     given = {"triplets": options.triplets or None, "sts_pairs": options.sts_pairs or None}
-    if options.generation_items is not None:
-        given["generation_items"] = options.generation_items or None
+    for name in ("generation_items", "gold_items"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name) or None
     sizes = grid.Sizes(**given)
     runs, steps = (value.split(",") if value else None for value in (options.runs, options.steps))
     if options.ship and (not runs or len(runs) != 1 or runs == [grid.BASE]):

@@ -1,6 +1,7 @@
 """Model cards of the finished adapters: what the hub reads of them, written from the records of their runs."""
 
 import re
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -34,9 +35,13 @@ def _results(figures: records.GridFigures) -> list[EvalResult]:
     if figures.sts:
         columns = figures.sts.scores.columns
         for task in (*STS_TASKS, "mean"):
-            what = {"task_type": "sentence-similarity", "dataset_type": STS_FILES, "dataset_name": f"SentEval {task}"}
+            what: dict[str, Any] = {
+                "task_type": "sentence-similarity",
+                "dataset_type": STS_FILES,
+                "dataset_name": f"SentEval {task}",
+            }
             what |= {"dataset_config": task}  # else the hub's library puts all under the first one's name
-            score = {"metric_type": "spearmanr", "metric_name": "Spearman × 100, PromptEOL"}
+            score: dict[str, Any] = {"metric_type": "spearmanr", "metric_name": "Spearman × 100, PromptEOL"}
             found.append(EvalResult(**what, **score, metric_value=round(columns[task].value, 2)))
     if figures.signals:
         what = {"task_type": "text-generation", "dataset_type": "Salesforce/wikitext", "dataset_name": "WikiText-2"}

@@ -13,7 +13,7 @@ from sempa_utils import models, records, training
 from sempa_utils.checks import InputError, build_folder, pick
 from sempa_utils.data import corpora
 from sempa_utils.evaluation import sts
-from sempa_utils.evaluation.generation import Benchmarks, check_tasks, signals
+from sempa_utils.evaluation.generation import Benchmarks, check_tasks, gold_answers, signals
 from sempa_utils.experiments.series import BASE, Planned, Setting, finished, trained
 from sempa_utils.experiments.steps import STEPS, Data, Sizes, Work, headline
 from sempa_utils.objectives import OBJECTIVES
@@ -191,8 +191,10 @@ def _load(setting: Setting, sizes: Sizes, asked: dict[str, list[str]], *, check_
     """Return what is read of every run; what is wrong with the benchmarks' files is said before hours pass."""
     directory, seed = setting.directory, setting.seed
     benchmarks = Benchmarks(directory=directory, limit=sizes.generation_items, seed=seed)
-    wanted = any("generation" in steps for steps in asked.values())
-    benchmark_data = check_tasks(benchmarks, setting.model if check_context else None) if wanted else None
+    wanted = {step for steps in asked.values() for step in steps}
+    context_of = setting.model if check_context else None
+    benchmark_data = check_tasks(benchmarks, context_of) if "generation" in wanted else None
+    gold = gold_answers.load(replace(benchmarks, limit=sizes.gold_items)) if "gold_answers" in wanted else None
     dev = corpora.load_sts(corpora.dev_task(directory), directory, split="dev")
     dev_wanted = any("dev" in steps for steps in asked.values())
     return Data(
@@ -204,6 +206,7 @@ def _load(setting: Setting, sizes: Sizes, asked: dict[str, list[str]], *, check_
         benchmarks=benchmarks,
         benchmark_data=benchmark_data,
         dev_tasks=sts.load_dev_tasks(directory, limit=sizes.dev_pairs, seed=seed) if dev_wanted else None,
+        gold=gold,
     )
 
 
@@ -252,7 +255,10 @@ def recorded(path: Path, record: RunRecord, *, kind: type[F]) -> RunRecord[F] | 
         return None
     before = records.load_run(path, kind)
     told = [*(one.name for one in fields(records.Origin)), "versions", "machine"]
-    other = [name for name in told if getattr(before, name) != getattr(record, name)]
+    # A size that the kit did not have when the record was made belongs to a step that the record does not have.
+    sizes = before.settings.get("sizes")
+    known = replace(before, settings=before.settings | {"sizes": sizes and record.settings["sizes"] | sizes})
+    other = [name for name in told if getattr(known, name) != getattr(record, name)]
     if other:
         raise InputError(
             f"{path}: this record tells of another run; not alike: {', '.join(other)}. It stays as it is, and what was "

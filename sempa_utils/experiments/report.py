@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from sempa_utils import models, records
 from sempa_utils.checks import fingerprint, pick
 from sempa_utils.data.corpora import STS_TASKS
-from sempa_utils.evaluation.generation import TASKS
+from sempa_utils.evaluation.generation import TASKS, gold_answers
 from sempa_utils.experiments.agreement import KINDS, agreement, here_and_there
 from sempa_utils.experiments.grid import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
-from sempa_utils.plots.generation import frontier
+from sempa_utils.plots.generation import differences, frontier
 from sempa_utils.plots.space import movement_by_layer
 
 OUTCOMES = {  # of a type of model
@@ -102,6 +102,19 @@ def generation(recorded: Recorded) -> str:
         figures = [f"{row[column]:.2f}" for column in (*(task.column for task in TASKS.values()), "Avg")]
         rows[f"{row['model']} {row['variant']}, *published*"] = figures
     return _markdown("", [*BENCHMARKS.values(), "mean"], rows)
+
+
+def costs(recorded: Recorded) -> str:
+    """Return how likely each run finds the benchmarks' right answers: the base in nats per token, the others less it.
+
+    Beside it the change of perplexity, the same measure on a plain text.
+    """
+    rows, base = {}, _figures(recorded, BASE)
+    for run, figures in _having(recorded, "gold_answers"):
+        scores = [figures.scores.columns[task] for task in (*BENCHMARKS, "mean")]
+        cells = [_nats_lost(score) if score.difference else _minus(f"{score.value:.3f}") for score in scores]
+        rows[_name(run)] = [*cells, _perplexity(_figures(recorded, run), base)]
+    return _markdown("", [*gold_answers.LABELS.values(), "mean", "perplexity, change"], rows)
 
 
 def speech(recorded: Recorded) -> str:
@@ -295,11 +308,8 @@ def _comparison(name: str) -> records.Comparison:
 TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "speech": speech, "space": space,
           "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
           "recommended": recommended, "methods": methods, "first-trials": first_trials,
-<<<<<<< HEAD
-          "dev-sets": dev_sets, "dev-tasks": dev_tasks}  # fmt: skip
-=======
+          "dev-sets": dev_sets, "dev-tasks": dev_tasks,
           "families": families, "families-run": families_run}  # fmt: skip
->>>>>>> families
 
 
 def fill(text: str, recorded: Recorded) -> str:
@@ -327,9 +337,18 @@ def _layers(recorded: Recorded) -> tuple[dict[str, records.LayerFigures], record
     return runs, base
 
 
+def _gold_answers(recorded: Recorded) -> tuple[dict[str, dict[str, records.Difference]], records.RowScores | None]:
+    """Return {run: {task or "mean": its difference from the base}} and the base's own figures."""
+    runs = {run: figures.scores for run, figures in _having(recorded, "gold_answers")}
+    base = runs.pop(BASE, None)
+    apart = {run: {task: score.difference for task, score in row.columns.items()} for run, row in runs.items()}
+    return {run: {task: less for task, less in row.items() if less} for run, row in apart.items()}, base
+
+
 PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the records as (runs, base), and what draws it
     "frontier": (curves, functools.partial(frontier, text="WikiText-2", gained="STS-B dev")),
     "layers": (_layers, movement_by_layer),
+    "costs": (_gold_answers, lambda runs, base: differences(runs, BENCHMARKS | {"mean": "mean"})),
 }
 
 
@@ -396,6 +415,11 @@ def _difference(score: records.TaskScore) -> str:
 def _paired(score: records.TaskScore) -> str:
     less = score.difference
     return f"{_signed(less.value, 1)} ± {less.standard_error:.1f}" if less else ""
+
+
+def _nats_lost(score: records.TaskScore) -> str:
+    less = score.difference
+    return f"{_signed(less.value, 3)} ({_signed(less.bounds.low, 3)} to {_signed(less.bounds.high, 3)})" if less else ""
 
 
 def _perplexity(figures: records.GridFigures, base: records.GridFigures) -> str:

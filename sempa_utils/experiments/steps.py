@@ -15,10 +15,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from sempa_utils import models, training
-from sempa_utils.data.corpora import Corpus, sentences
+from sempa_utils.data.corpora import Corpus, letters, sentences
 from sempa_utils.embedding import Embedder, embedder
 from sempa_utils.evaluation import geometry, sts
-from sempa_utils.evaluation.generation import Benchmarks, comparison, evaluate, harness, signals
+from sempa_utils.evaluation.generation import Benchmarks, comparison, evaluate, gold_answers, harness, signals
 from sempa_utils.experiments.series import BASE
 from sempa_utils.records import (
     DevFigures,
@@ -46,6 +46,7 @@ class Sizes:
     text_tokens: int = 8000  # that the perplexity is taken over
     held_out: int = 60  # NLI rows of the kit's own for preference accuracy and paraphrases
     generation_items: int | None = 40  # a benchmark
+    gold_items: int | None = gold_answers.ITEMS  # a benchmark, whose right answers are read
     dev_pairs: int | None = 500  # a dev task
 
     def recorded(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Data:
     benchmarks: Benchmarks
     benchmark_data: dict[str, dict] | None  # the records of the benchmarks' data, where they are to be run
     dev_tasks: dict[str, Corpus] | None  # where they are to be scored
+    gold: dict[str, gold_answers.GoldTask] | None  # the benchmarks' right answers, where they are to be read
 
     def records(self) -> list[dict]:
         """Return the records of all but the benchmarks and the dev tasks, whose steps tell their own."""
@@ -110,13 +112,17 @@ class Step:
 def _sts(work: Work) -> StsFigures:
     """Score the STS tasks with PromptEOL, beside the base on the same pairs; and without the training sentences."""
     rows = work.beside_the_base(lambda model: sts.evaluate(Embedder(model), work.data.tasks, show_progress_bar=True))
-    trained = {sentence for row in work.rows.rows for sentence in sentences(row)}
+    trained = _trained_on(work)
     scores = {}
     for name, task in work.data.tasks.items():
         unseen = np.array([trained.isdisjoint(sentences(pair)) for pair in task.rows])
         scored = rows[work.name][name]
         scores[name] = TaskScore(sts.spearman(scored.similarities[unseen], scored.human[unseen]), int(unseen.sum()))
     return StsFigures(sts.summary(rows, BASE, seed=work.seed).rows[work.name], RowScores.of(scores))
+
+
+def _trained_on(work: Work) -> set[str]:
+    return {sentence for row in work.rows.rows for sentence in sentences(row)}
 
 
 def _dev_tasks(work: Work) -> DevFigures:
@@ -194,6 +200,18 @@ def _generation(work: Work) -> GenerationFigures:
     return GenerationFigures(comparison(rows, BASE).rows[work.name], data)
 
 
+def _gold_answers(work: Work) -> GenerationFigures:
+    """Read the benchmarks' right answers, beside the base; count the items that hold a sentence of the training."""
+    tasks = work.data.gold or {}
+    rows = work.beside_the_base(lambda model: gold_answers.evaluate(model, tasks))
+    trained, data = _trained_on(work), {}
+    for name, result in rows[work.name].items():
+        seen = sum(any(letters(part) in trained for part in gold_answers.sentences(item)) for item in tasks[name].items)
+        told = {"metric": result.metric, "tokens": int(result.all_metrics["tokens"])}
+        data[name] = result.data | told | {"items_with_a_training_sentence": seen}
+    return GenerationFigures(comparison(rows, BASE).rows[work.name], data)
+
+
 def _sts_headline(figures: StsFigures, work: Work) -> str:
     pairs = f", {work.sizes.sts_pairs} pairs a task" if work.sizes.sts_pairs else ""
     return f"{len(work.data.tasks)} STS tasks{pairs}: mean {figures.scores.mean.value:.2f}"
@@ -243,6 +261,12 @@ STEPS: dict[str, Step] = {
         lambda work: [*(task.fingerprint for task in (work.data.dev_tasks or {}).values()), work.rows.fingerprint],
         producers=(embedder, sts),
         headline=lambda figures, work: f"{len(figures.scores.tasks)} dev tasks: mean {figures.scores.mean.value:.2f}",
+    ),
+    "gold_answers": Step(
+        _gold_answers,
+        lambda work: [*(task.data for task in (work.data.gold or {}).values()), work.rows.fingerprint],
+        producers=(harness, gold_answers),
+        headline=lambda figures, work: f"gold answers {figures.scores.mean.value:.3f} nats per token",
     ),
 }
 

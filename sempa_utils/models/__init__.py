@@ -13,12 +13,8 @@ from sempa_utils.models.adapters import (
     save_adapter,
     ship_adapter,
 )
-<<<<<<< HEAD
-from sempa_utils.models.certificate import Ways, head_logits
-from sempa_utils.models.experts import hold_routers, left_by_nf4, reached_by
-=======
 from sempa_utils.models.certificate import Ways, head_logits, ways_of
->>>>>>> families
+from sempa_utils.models.experts import hold_routers, left_by_nf4, reached_by
 from sempa_utils.models.identity import UNSAVED, base_model, figure_key, weight_shapes
 from sempa_utils.models.language_model import LanguageModel
 from sempa_utils.models.loading import HUB_PATTERNS, download, fetch, load, plain_name, read_matrix, wrap

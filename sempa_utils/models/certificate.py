@@ -176,7 +176,7 @@ def measure(model, tokenizer) -> Ways:
     prompt, other = [*begin, *ids[:7]], [*begin, *ids[:5], ids[9]]
     answers = [[ids[8:13], ids[8:10] + ids[14:15]], [ids[17:20], ids[20:24]]]
     sequences = [p + a for p, pair in zip((prompt, other), answers) for a in pair]
-    tolerance = TOLERANCES[_compute_dtype(model)]
+    tolerance = TOLERANCES[compute_dtype_of(model)]
     try:
         truth = _plain(model, [prompt + ids[8:14], prompt + ids[17:23]])
     except Exception as error:  # by type of model: what it wants beside tokens
@@ -300,7 +300,8 @@ def _alike(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
     return bool((apart <= tolerance).all())
 
 
-def _compute_dtype(model) -> torch.dtype:
-    quantisation = getattr(model.config, "quantization_config", None)
+def compute_dtype_of(model) -> torch.dtype:
+    """Return the type that a model computes in, whatever its weights are packed in."""
+    quantisation = getattr(causal(model).config, "quantization_config", None)
     packed = getattr(quantisation, "bnb_4bit_compute_dtype", None)
     return packed if packed in TOLERANCES else _dtype(model)

@@ -61,6 +61,37 @@ def task_scores(comparison: Comparison, tasks: dict[str, str], *, chance: dict[s
     return figure
 
 
+def differences(
+    runs: dict[str, dict[str, Difference]],
+    tasks: dict[str, str],
+    *,
+    label: str = "right answers' log-likelihood, nats per token, less the base's, 95 % interval",
+) -> Figure:
+    """Draw how far each run is from the base with its 95 % interval, a panel a task, all on one scale.
+
+    `runs` is {run: {task: difference}}, `tasks` {task: its name}; a difference whose interval holds 0 is hollow.
+    """
+    places = np.arange(len(runs))
+    with page_style():
+        figure, axes = panels(len(tasks), height=1.4 + 0.3 * len(runs), squeeze=False, sharey=True, sharex=True)
+        for panel, (task, name) in zip(axes[0], tasks.items()):
+            panel.axvline(0, color=COLOURS["black"], linewidth=0.8, label="_base")
+            for place, row in zip(places, runs.values()):
+                apart, bounds = row[task], row[task].bounds
+                colour = COLOURS["vermillion" if bounds.high < 0 else "blue"]
+                face = "white" if bounds.low <= 0 <= bounds.high else colour
+                panel.hlines(place, bounds.low, bounds.high, color=colour, linewidth=2)
+                panel.plot(apart.value, place, "o", color=colour, markerfacecolor=face, markersize=6, label="_run")
+            panel.set(title=name, ylim=(len(runs) - 0.5, -0.5))
+            panel.xaxis.set_major_locator(ticker.MaxNLocator(3))
+            panel.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+            panel.grid(axis="y", visible=False)
+            panel.tick_params(axis="y", length=0)
+        axes[0][0].set_yticks(places, list(runs))
+        figure.supxlabel(label, fontsize=11)
+    return figure
+
+
 # --- what is gained and what is lost -------------------------------------------------------------
 
 

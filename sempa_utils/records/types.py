@@ -50,7 +50,7 @@ class Difference(Estimate):
 
 @dataclass(frozen=True)
 class TaskScore(Estimate):
-    """A figure × 100 on one task, or the mean over tasks, over `count` pairs or items."""
+    """A figure on one task, × 100 but for nats, or the mean over tasks, over `count` pairs or items."""
 
     value: float
     count: int
@@ -207,7 +207,7 @@ class FrontierPoint(Result):
 
 @dataclass(frozen=True)
 class GenerationFigures(Result):
-    """A run on the benchmarks, and what they were run on."""
+    """A run on the benchmarks, or in nats per token on their gold answers, and what was read."""
 
     scores: RowScores
     data: dict[str, dict[str, JSON]]
@@ -224,6 +224,7 @@ class GridFigures(Result):
     signals: dict[str, float] | None = None
     frontier: list[FrontierPoint] | None = None
     generation: GenerationFigures | None = None
+    gold_answers: GenerationFigures | None = None
     dev: DevFigures | None = None
 
 

@@ -247,13 +247,9 @@ def _adapted(config, setting: _Setting):
     model = AutoModelForCausalLM.from_config(config, dtype=setting.compute, attn_implementation="sdpa")
     if setting.precision == "nf4":
         _pack(model, setting.compute)
-<<<<<<< HEAD
-    model: Any = get_peft_model(model, lora_config(setting.recipe, config.model_type))
+    model: Any = get_peft_model(model, lora_config(setting.recipe, model))
     if not setting.recipe.train_router:
         models.hold_routers(model)
-=======
-    model: Any = get_peft_model(model, lora_config(setting.recipe, model))
->>>>>>> families
     if setting.recipe.gradient_checkpointing:
         model.enable_input_require_grads()
         model.get_base_model().activation_checkpointing_enable()

@@ -85,7 +85,8 @@ class Sample:
 class BenchmarkResult:
     """A task's figure with the harness' own standard error, and the scores of its items in order, all × 100.
 
-    `all_metrics` are named as the harness does; `samples` are for a notebook and never for a record.
+    `all_metrics` are named as the harness does; `samples` are for a notebook and never for a record. Of gold answers
+    the scores are nats per token, as they are.
     """
 
     value: float
@@ -127,10 +128,10 @@ def evaluate(
     what it depends on, so a run goes on at the next task. Raises `InputError` as `check_tasks` does.
     """
     benchmarks = benchmarks or Benchmarks()
-    limit, seed, prepared = benchmarks.limit, benchmarks.seed, _prepare_all(benchmarks)
+    limit, seed, prepared = benchmarks.limit, benchmarks.seed, prepare_all(benchmarks)
     kept = {name: _kept(language_model, name, prepared[name], limit, seed) for name in prepared}
     missing = [name for name, path in kept.items() if not (path and path.is_file())]
-    context = _context(language_model.config, language_model.tokenizer)
+    context = context_length(language_model.config, language_model.tokenizer)
     longest = {name: _check_context(name, prepared[name], language_model.tokenizer, context, seed) for name in missing}
     results = {}
     for name, path in kept.items():
@@ -153,11 +154,11 @@ def check_tasks(benchmarks: Benchmarks | None = None, model: str | None = None) 
     comes of a single item), and a context that is too short for the shots.
     """
     benchmarks = benchmarks or Benchmarks()
-    prepared = _prepare_all(benchmarks)
+    prepared = prepare_all(benchmarks)
     if model:
         config, tokenizer = _config_and_tokenizer(model)
         for name in prepared:
-            _check_context(name, prepared[name], tokenizer, _context(config, tokenizer), benchmarks.seed)
+            _check_context(name, prepared[name], tokenizer, context_length(config, tokenizer), benchmarks.seed)
     return {name: task.data | {"items": task.items} for name, task in prepared.items()}
 
 
@@ -188,7 +189,7 @@ def comparison(rows: Mapping[str, Mapping[str, BenchmarkResult]], against: str) 
 
 def _difference(result: BenchmarkResult, base: BenchmarkResult) -> Difference:
     apart = np.subtract(result.scores, base.scores)
-    return Difference(result.value - base.value, standard_error=_standard_error(apart))
+    return Difference(result.value - base.value, standard_error=standard_error(apart))
 
 
 def _error_of_mean(errors) -> float:
@@ -203,11 +204,13 @@ def _require_same_items(row: str, results: Mapping, against: str, base: Mapping)
             raise InputError(f"{task}: {row} and {against} ran on different items. Run both with one limit and seed.")
 
 
-def _standard_error(values) -> float:
+def standard_error(values) -> float:
+    """Return the standard error of the mean of values."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def _prepare_all(benchmarks: Benchmarks) -> dict[str, Prepared]:
+def prepare_all(benchmarks: Benchmarks) -> dict[str, Prepared]:
+    """Return the tasks with their drawn items. Raises `InputError` as `check_tasks` does."""
     if not importlib.util.find_spec("lm_eval"):
         raise InputError("lm-evaluation-harness is not installed. Run: pip install 'sempa-kit[evaluation]'")
     for name in benchmarks.tasks:
@@ -225,7 +228,7 @@ def _prepare(name: str, directory, limit: int | None, seed: int) -> Prepared:
 
     task, documents = TASKS[name], local_tasks.find(name, directory)
     folder = Path(lm_eval.tasks.__file__).parent / task.definition
-    with _quiet():
+    with quiet():
         manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
         wanted = [{"task": task.name, **task.repair}]
         if documents:
@@ -300,7 +303,7 @@ def draw(sizes: dict[str, int], limit: int | None, *, seed: int) -> dict[str, li
 def _requests(prepared: Prepared, seed: int) -> list:
     """Return all that will be asked of the model, as the harness' instances."""
     instances = []
-    with _quiet():
+    with quiet():
         for part in prepared.parts.values():
             part.set_fewshot_seed(seed)
             part.build_all_requests()
@@ -335,7 +338,8 @@ def _generated_tokens() -> int:
     return DEFAULT_MAX_GEN_TOKS
 
 
-def _context(config, tokenizer) -> int:
+def context_length(config, tokenizer) -> int:
+    """Return how many tokens a model reads: what its configuration or its tokenizer says, else 2048."""
     from lm_eval.models.utils import resolve_max_length
 
     return resolve_max_length(config, tokenizer, default=2048)
@@ -380,7 +384,7 @@ def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size
     metric, chosen_filter = task.metric.split(",")
     for part in parts.values():
         part.set_fewshot_seed(seed)
-    with _quiet(name, show_progress_bar):
+    with quiet(name, show_progress_bar):
         how = {"tokenizer": language_model.tokenizer, "batch_size": batch_size, "max_length": longest}
         wrapped = HarnessModel(language_model.model, **how)
         outcome = run_harness(wrapped, {"tasks": parts, "groups": {}})
@@ -401,7 +405,7 @@ def _run(language_model, name: str, prepared: Prepared, longest: int, batch_size
     pooled = min(sizes) > 1
     return BenchmarkResult(
         value=figures[task.metric],
-        standard_error=100 * float(pooled_sample_stderr(errors, sizes)) if pooled else _standard_error(scores),
+        standard_error=100 * float(pooled_sample_stderr(errors, sizes)) if pooled else standard_error(scores),
         items=prepared.items,
         metric=task.label,
         shots=task.shots,
@@ -423,7 +427,7 @@ def _sample(part, row: dict, metric: str) -> Sample:
 
 
 @contextlib.contextmanager
-def _quiet(name: str = "", show_progress_bar: bool = False):
+def quiet(name: str = "", show_progress_bar: bool = False):
     """Draw at most one bar, under our name, and hold back the harness' notes to those who write tasks."""
     import datasets
     from tqdm.auto import tqdm

@@ -19,7 +19,7 @@ from sempa_utils import objectives
 from sempa_utils.checks import InputError, decode_text, fingerprint
 from sempa_utils.data import corpora
 from sempa_utils.data.templates import paraphrase_request
-from sempa_utils.models import LanguageModel, chat
+from sempa_utils.models import LanguageModel, chat, greedy
 from sempa_utils.objectives.answers import Pairwise
 
 REVISION = 1  # of the signals; raised with every change that moves one
@@ -187,7 +187,8 @@ def paraphrases(
 ) -> list[Answer]:
     """Let the model paraphrase `sentences` in the words in which it was trained to; return an answer to each.
 
-    What is drawn above temperature 0 depends on the batch size. Raises `InputError` for an unknown template.
+    At temperature 0 what all requests begin with is read once, where that is exact for the model; what is drawn above
+    it depends on the batch size. Raises `InputError` for an unknown template.
     """
     tokenizer, model, sampling = language_model.tokenizer, language_model.model, sampling or Sampling()
     prompts = [_prompt_tokens(tokenizer, paraphrase_request(sentence, template)) for sentence in sentences]
@@ -196,19 +197,25 @@ def paraphrases(
     how = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "do_sample": sampling.temperature > 0}
     how |= {"temperature": sampling.temperature, "top_p": 1.0, "top_k": 0} if sampling.temperature else {}
     how |= {"max_new_tokens": sampling.max_new_tokens, "eos_token_id": ends, "pad_token_id": tokenizer.pad_token_id}
-    answers = []
+    rows, bar = [], tqdm(total=len(prompts), desc="paraphrasing", disable=not show_progress_bar)
+    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+    if prompts and not sampling.temperature and greedy.is_exact(model, language_model.ways, longest=longest):
+        most = {"most": sampling.max_new_tokens, "together": max(batch_size, greedy.TOGETHER)}
+        rows = greedy.continuations(model, prompts, ended=lambda row: row[-1] in ends, progress=bar.update, **most)
     with torch.random.fork_rng():
         torch.manual_seed(sampling.seed)
-        longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
         batch_size = _together(language_model, batch_size, longest=longest, left=True)
-        for start in tqdm(range(0, len(prompts), batch_size), desc="paraphrasing", disable=not show_progress_bar):
+        for start in range(len(rows), len(prompts), batch_size):
             ids, attention = _padded(language_model, prompts[start : start + batch_size], left=True)
-            written = model.generate(input_ids=ids, attention_mask=attention, **how)[:, ids.shape[1] :]
-            for row in written.tolist():
-                length = next((place for place, token in enumerate(row) if token in ends), len(row))
-                text = tokenizer.decode(row[:length], skip_special_tokens=True).strip()
-                answers.append(Answer(text, length, length < len(row)))
-    return answers
+            rows += model.generate(input_ids=ids, attention_mask=attention, **how)[:, ids.shape[1] :].tolist()
+            bar.update(len(ids))
+    bar.close()
+    return [_answer(tokenizer, row, ends) for row in rows]
+
+
+def _answer(tokenizer, row: list[int], ends: list[int]) -> Answer:
+    length = next((place for place, token in enumerate(row) if token in ends), len(row))
+    return Answer(tokenizer.decode(row[:length], skip_special_tokens=True).strip(), length, length < len(row))
 
 
 def faults(answer: Answer, sentence: str) -> list[str]:
