@@ -484,6 +484,12 @@ def test_an_answer_ends_at_a_stop_sequence_and_at_the_models_end_token(items, ro
 
 def test_trees_hold_what_shares(roomy, monkeypatch):
     ours = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size="auto")
+    few = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size=2)
+    choices = [[1, 2, 3, 4, choice] for choice in range(5, 9)]
+    assert list(few._trees(choices)) == [[0, 1, 2, 3]], "its tokens limit a tree"
+    roomy.model.bfloat16()
+    assert list(few._trees(choices)) == [[0, 1], [2, 3]]
+    roomy.model.float()
     packed = harness_model.HarnessModel(roomy.model, tokenizer=roomy.tokenizer, batch_size="auto", packed_tokens=6)
     assert list(packed._trees([[1, 2], [3, 4], [5, 6], [7, 8]])) == [[0, 1, 2], [3]], "short ones that share nothing"
     sequences = [[1, 2, 3, 9], [7, 7], [1, 2, 3, 4], [1, 2, 3, 4, 5], [7, 8, 9, 9]]

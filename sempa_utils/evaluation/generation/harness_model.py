@@ -8,6 +8,7 @@ from lm_eval.models import huggingface
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 from sempa_utils.models import greedy, ways_of
+from sempa_utils.models.certificate import compute_dtype_of
 
 TREE_TOKENS = 1536  # a larger tree of short sequences would spend on attention what it saves elsewhere
 
@@ -90,7 +91,10 @@ class HarnessModel(huggingface.HFLM):
 
     def _trees(self, sequences: list[list[int]]):
         """Yield the places of sequences that make a tree: each has half or more from those before, or all are short."""
-        most = self.batch_size if isinstance(self.batch_size, int) else len(sequences) if self.ways.tree else 1
+        # A tree is limited by its tokens; in half precision by its sequences too, as the recorded figures were rounded.
+        by_tokens = self.ways.tree and self.ways.window is None and compute_dtype_of(self.model) == torch.float32
+        most = len(sequences) if self.ways.tree else 1
+        most = self.batch_size if isinstance(self.batch_size, int) and not by_tokens else most
         places, size, before = [], 0, []
         # In the order of a dictionary, where those that share most stand side by side.
         for place in sorted(range(len(sequences)), key=sequences.__getitem__):
