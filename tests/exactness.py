@@ -53,8 +53,9 @@ class Training(NamedTuple):
 
     @property
     def gradient_apart(self) -> float:
-        """Length of the difference of the gradients, relative to the plain one's."""
-        return float((self.gradient.ours - self.gradient.plain).norm() / self.gradient.plain.norm().clamp(min=1e-6))
+        """Length of the difference of the gradients beyond rounding, 1e-6, relative to the plain one's."""
+        apart = ((self.gradient.ours - self.gradient.plain).norm() - 1e-6).clamp(min=0)
+        return float(apart / self.gradient.plain.norm().clamp(min=1e-6))
 
 
 def training(base: models.LanguageModel, name: str) -> Training:

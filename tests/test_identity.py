@@ -545,7 +545,7 @@ GOLDEN = {  # producer: (its revision, its figures)
         },
     ),
     "best_of_n": (
-        (1, 1),
+        (1, 2),
         {
             "loss": [1.6094, 1.6094, 1.5019],
             "margin": [0.0, 0.0, 0.17859],
@@ -554,7 +554,7 @@ GOLDEN = {  # producer: (its revision, its figures)
         },
     ),
     "one_word": (
-        (1, 1),
+        (1, 2),
         {
             "loss": [2.0794, 2.0794, 1.9363],
             "margin": [0.0, 0.0, 0.17954],
@@ -564,7 +564,7 @@ GOLDEN = {  # producer: (its revision, its figures)
         },
     ),
     "contrastive": (
-        (1, 1),
+        (1, 2),
         {
             "loss": [4.6335, 6.4103, 1.4652],
             "margin": [-1.3699, -0.44776, 1.3536],

@@ -13,7 +13,7 @@ STS_FILES = "princeton-nlp/datasets-for-simcse"  # SentEval's tasks as the hub h
 TRAINED_ON = ["stanfordnlp/snli", "nyu-mll/multi_nli"]
 
 
-def with_metadata(card: str, name: str, run: records.RunRecord[records.GridFigures] | None) -> str:
+def with_metadata(card: str, name: str, *, run: records.RunRecord[records.GridFigures] | None) -> str:
     """Return a card's text with its metadata made anew: base, licences, data, and the run's STS and perplexity."""
     data = ModelCardData(
         base_model=models.PACKAGED_MODELS[models.PACKAGED].name,

@@ -179,7 +179,15 @@ def measure(model, tokenizer) -> Ways:
     tolerance = TOLERANCES[compute_dtype_of(model)]
     try:
         truth = _plain(model, [prompt + ids[8:14], prompt + ids[17:23]])
-    except Exception as error:  # by type of model: what it wants beside tokens
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+    ) as error:  # by what it wants beside tokens
         raise InputError(f"{refusal}it reads no text by itself: {first_line(error)} Name another model.") from error
     if not _alike(truth[0][: len(prompt)], truth[1][: len(prompt)], 2e-3):  # equal shapes: hardly any rounding
         raise InputError(refusal + "a state depends on the tokens behind it. Name a decoder-only model.")
