@@ -12,6 +12,7 @@ import pytest
 
 import sempa_utils
 from sempa_utils import records
+from sempa_utils.experiments.grid import FINISHED
 from sempa_utils.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +29,7 @@ def test_the_first_screen_says_what_this_is_and_how_to_start():
 PAGES = [
     "README.md",
     *(f"results/{name}.md" for name in ("README", "findings", "large_models", "families")),
-    "sempa_utils/adapters/smollm2-135m-nli/README.md",
+    *(f"sempa_utils/adapters/{name}/README.md" for name in FINISHED),
     "sempa_utils/data/mini_corpus/README.md",
     "sempa_utils/records/published/README.md",
 ]
@@ -209,7 +210,7 @@ def test_tables_and_pictures_are_those_of_the_committed_records():
     assert ROOT / "README.md" in documents
     for path in documents:
         text = path.read_text(encoding="utf8")
-        assert text == report.fill(text, found), f"{path.name}: write it again: make report"
+        assert text == report.written(path, found), f"{path.name}: write it again: make report"
     pictures = report.pictures()
     assert pictures
     for name, (_, mark) in pictures.items():

@@ -193,10 +193,10 @@ def test_a_trial_stands_beside_what_its_recipe_differs_in(found):
     assert "_2048" not in report.checkpoints(found) + report.overview(found)
 
 
-def test_the_recommended_run_stands_beside_the_base_task_by_task(found):
-    assert len(report.recommended(found).splitlines()) == 2  # not run
+def test_a_finished_adapters_run_stands_beside_the_base_task_by_task(found):
+    assert len(report.finished(found, "contrastive_kl").splitlines()) == 2  # not run
     found["contrastive_kl"] = found["pairwise"]
-    table = report.recommended(found)
+    table = report.finished(found, "contrastive_kl")
     assert cells(table, "STS12, ρ × 100") == ["63.62 (62.6 to 64.6)", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)"]
     assert cells(table, "perplexity") == ["20.00", "21.00", "+5.0 %"]
     assert cells(table, "five benchmarks, 10 items")[-1] == "−0.8 ± 0.5"

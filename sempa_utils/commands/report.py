@@ -16,9 +16,9 @@ def run(options) -> None:
 
     root, recorded = records.committed_folder().parent, report.recorded_runs()
     for path in report.documents():
-        text = path.read_text(encoding="utf8")
+        text = report.written(path, recorded)
         with write_whole(path) as draft:
-            draft.write_text(report.fill(text, recorded), encoding="utf8")
+            draft.write_text(text, encoding="utf8")
         print(path.relative_to(root))
     for name, (figure, mark) in report.pictures().items():
         path = records.committed_folder() / "figures" / f"{name}.png"

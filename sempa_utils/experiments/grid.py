@@ -53,7 +53,7 @@ RUNS = {
     "contrastive": Run("contrastive", _SLOTS | _WHOLE),
     "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _KL),
 }
-RECOMMENDED = "contrastive_kl"  # for small models: the point of the frontier whose perplexity is the base's
+FINISHED = {"smollm2-135m-sempa": "pairwise_kl", "smollm2-135m-contrastive": "contrastive_kl"}  # adapter: its run
 # What a choice in a recipe does, on fewer rows and on dev alone: the first of each objective is the grid's recipe.
 TRIALS = {
     "pairwise_2048": Run("pairwise", _ANSWERS, 2048),
@@ -128,10 +128,10 @@ def table(state: State) -> str:
     """Return what is done and what is left as lines of text."""
     steps = list(max(state.values(), key=len))
     width = max(map(len, state)) + 2
-    lines = [" " * width + "".join(f"{step:>12}" for step in steps)]
+    lines = [" " * width + "".join(f"{step:>14}" for step in steps)]
     for run, done in state.items():
         words = ["" if step not in done else "done" if done[step] else "left" for step in steps]
-        lines.append(f"{run:<{width}}" + "".join(f"{word:>12}" for word in words))
+        lines.append(f"{run:<{width}}" + "".join(f"{word:>14}" for word in words))
     return "\n".join(lines)
 
 

@@ -18,7 +18,8 @@ from sempa_utils.checks import fingerprint, pick
 from sempa_utils.data.corpora import STS_TASKS
 from sempa_utils.evaluation.generation import TASKS, gold_answers
 from sempa_utils.experiments.agreement import KINDS, agreement, here_and_there
-from sempa_utils.experiments.grid import ALL, BASE, RECOMMENDED, RUNS, TRIALS, record_name
+from sempa_utils.experiments.cards import with_metadata
+from sempa_utils.experiments.grid import ALL, BASE, FINISHED, RUNS, TRIALS, record_name
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.plots.generation import differences, frontier
@@ -226,9 +227,9 @@ def dev_tasks(_) -> str:
     return _markdown("", [*counts, "mean (95 % interval)", "change from the base"], cells)
 
 
-def recommended(recorded: Recorded) -> str:
-    """Return what the recommended run reaches beside the base, task by task: the table of its model card."""
-    base, trained = _figures(recorded, BASE), _figures(recorded, RECOMMENDED)
+def finished(recorded: Recorded, run: str) -> str:
+    """Return what the run of a finished adapter reaches beside the base, task by task: the table of its model card."""
+    base, trained = _figures(recorded, BASE), _figures(recorded, run)
     rows = {}
     if (before := _seven(base)) and (after := _seven(trained)):
         for task in (*STS_TASKS, "mean"):
@@ -245,7 +246,7 @@ def recommended(recorded: Recorded) -> str:
             scores = [figures.scores.columns[name] for figures in (base.generation, trained.generation)]
             cells = [f"{score.value:.1f} ± {score.standard_error:.1f}" for score in scores]
             rows[f"{label}, {scores[1].count} items"] = [*cells, _paired(scores[1])]
-    return _markdown("", [BASE, _name(RECOMMENDED), "difference"], rows)
+    return _markdown("", [BASE, _name(run), "difference"], rows)
 
 
 def methods(_) -> str:
@@ -305,9 +306,11 @@ def _comparison(name: str) -> records.Comparison:
     return records.load_run(records.committed_folder() / f"{name}.json", records.Comparison).figures
 
 
-TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "speech": speech, "space": space,
-          "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
-          "recommended": recommended, "methods": methods, "first-trials": first_trials,
+TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "costs": costs, "speech": speech,
+          "space": space, "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
+          "finished-sempa": functools.partial(finished, run="pairwise_kl"),
+          "finished-contrastive": functools.partial(finished, run="contrastive_kl"),
+          "methods": methods, "first-trials": first_trials,
           "dev-sets": dev_sets, "dev-tasks": dev_tasks,
           "families": families, "families-run": families_run}  # fmt: skip
 
@@ -315,6 +318,13 @@ TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generati
 def fill(text: str, recorded: Recorded) -> str:
     """Return `text` with each block's table made anew. Raises `InputError` for a block of no known name."""
     return BLOCK.sub(lambda match: match[1] + pick(match[2], TABLES, what="table")(recorded) + "\n" + match[3], text)
+
+
+def written(path: Path, recorded: Recorded) -> str:
+    """Return a document's text with its tables made anew, and of a finished adapter's card the metadata too."""
+    text = fill(path.read_text(encoding="utf8"), recorded)
+    run = FINISHED.get(path.parent.name)
+    return with_metadata(text, path.parent.name, run=recorded.get(run)) if run else text
 
 
 def documents() -> list[Path]:

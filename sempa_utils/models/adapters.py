@@ -20,6 +20,7 @@ from sempa_utils.models import identity
 from sempa_utils.models.language_model import LanguageModel
 
 FINISHED = Path(__file__).parents[1] / "adapters"  # trained by this kit, a folder each, with a model card
+FORMER_NAMES = {"smollm2-135m-nli": "smollm2-135m-contrastive"}  # of finished adapters, which are taken as well
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
 ADAPTER_NOTE = "sempa.json"  # what an adapter of this kit knows about its base
 
@@ -209,8 +210,8 @@ def ship_adapter(folder: Path | str, name: str) -> Path:
 
 
 def adapter_folder(name: Path | str) -> Path:
-    """Return the folder that a finished adapter's name stands for, or `name` as a path."""
-    finished = FINISHED / str(name)
+    """Return the folder that a finished adapter's name, or a former one, stands for, or `name` as a path."""
+    finished = FINISHED / FORMER_NAMES.get(str(name), str(name))
     return finished if str(name) and finished.parent == FINISHED and finished.is_dir() else Path(name)
 
 
