@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sempa_utils import records
+from sempa_utils.experiments.effect import Effect
 from sempa_utils.checks import InputError
 from sempa_utils.data.corpora import STS_TASKS
 
@@ -341,6 +342,7 @@ KINDS = {
     "sts": records.Comparison,
     "generation": records.Comparison,
     "make": dict[str, records.NotebookCost],
+    "effect": dict[str, Effect],
 }
 COMMITTED = sorted(records.committed_folder().rglob("*.json"))
 
