@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sempa_utils import records
-from sempa_utils.experiments.effect import Effect
 from sempa_utils.checks import InputError
 from sempa_utils.data.corpora import STS_TASKS
+from sempa_utils.experiments.effect import Effect
 
 # --- Published figures -------------------------------------------------------------------------
 
