@@ -1,6 +1,6 @@
 """Train SemPA and write down at once what it did; `notebooks/run.py` calls this before anything else.
 
-The notebooks find all of it again: adapter, cosines, perplexity. What was found stands in build/records/make_run_first.json
+The notebooks find all of it again: adapter, cosines, perplexity. What was found stands in build/records/effect_first.json
 and, as a picture, in build/first.png.
 """
 
@@ -35,7 +35,7 @@ def train_and_score(runs: dict[str, dict], record: str, *, finished: bool = Fals
         headline = "; ".join(f"{row} {one.brief()}" for row, one in found.items())
     origin = records.Origin(base.describe(), rows.record(), run.recipe, SEED)
     records.save_run(
-        records.run_record(f"make_run_{record}", found, headline=headline, origin=origin)
+        records.run_record(f"effect_{record}", found, headline=headline, origin=origin)
     )
     print(headline, flush=True)
 

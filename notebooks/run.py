@@ -453,7 +453,7 @@ def replace_output(path: Path, before: str, after: str) -> None:
 
 def record_of(build: Path, name: str) -> Path:
     """Return where a part of the run leaves its record."""
-    return build / "records" / f"{'make_run' if name in SCRIPTS else 'notebook'}_{name}.json"
+    return build / "records" / f"{'effect' if name in SCRIPTS else 'notebook'}_{name}.json"
 
 
 def headline_of(build: Path, name: str) -> str:

@@ -37,7 +37,7 @@ def test_an_effect_is_what_scoring_by_hand_gives_and_is_kept(no_data, tmp_path, 
             assert (one.perplexity if adapter else one.perplexity_before) == pytest.approx(surprise, rel=1e-9)
     held = found["held"]
     assert held.perplexity == pytest.approx(held.perplexity_before * (1 + held.price / 100)) and held != found["free"]
-    assert f"{held.before:.1f} → {held.after:.1f}" in held.words() and " %)" in held.words()
+    assert f"{held.before:.1f} → {held.after:.1f}".replace("-", "−") in held.words() and " %)" in held.words()
 
     monkeypatch.setattr(Embedder, "encode", lambda *_, **__: pytest.fail("computed anew"))
     monkeypatch.setattr(signals, "perplexity", lambda *_, **__: pytest.fail("computed anew"))

@@ -13,6 +13,7 @@ import torch
 from sempa_utils import records
 from sempa_utils.checks import InputError
 from sempa_utils.data.corpora import STS_TASKS
+from sempa_utils.experiments.effect import Effect
 
 # --- Published figures -------------------------------------------------------------------------
 
@@ -353,6 +354,7 @@ KINDS = {
     "search": records.SearchFigures,
     "make": dict[str, records.NotebookCost],
     "families": dict[str, records.FamilyOutcome],
+    "effect": dict[str, Effect],
 }
 COMMITTED = sorted(records.committed_folder().rglob("*.json"))
 

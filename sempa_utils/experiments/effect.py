@@ -72,7 +72,7 @@ def effects(
 
 def at_first_sight() -> str:
     """Return what `make run` found before its notebooks, as Markdown; how to find it, where it has not run."""
-    path = build_folder() / "records" / "make_run_first.json"
+    path = build_folder() / "records" / "effect_first.json"
     found = records.load_run(path).headline if path.is_file() else "not measured yet; the cells below do it"
     return f"**What SemPA did here.** {found}."
 
