@@ -255,10 +255,7 @@ def recorded(path: Path, record: RunRecord, *, kind: type[F]) -> RunRecord[F] | 
         return None
     before = records.load_run(path, kind)
     told = [*(one.name for one in fields(records.Origin)), "versions", "machine"]
-    # A size that the kit did not have when the record was made belongs to a step that the record does not have.
-    sizes = before.settings.get("sizes")
-    known = replace(before, settings=before.settings | {"sizes": sizes and record.settings["sizes"] | sizes})
-    other = [name for name in told if getattr(known, name) != getattr(record, name)]
+    other = [name for name in told if getattr(before, name) != getattr(record, name)]
     if other:
         raise InputError(
             f"{path}: this record tells of another run; not alike: {', '.join(other)}. It stays as it is, and what was "

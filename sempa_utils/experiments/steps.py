@@ -50,8 +50,8 @@ class Sizes:
     dev_pairs: int | None = 500  # a dev task
 
     def recorded(self) -> dict[str, Any]:
-        """Return what a run's record keeps of the sizes; how many dev pairs there were, the figures' own data tell."""
-        return {name: value for name, value in asdict(self).items() if name != "dev_pairs"}
+        """Return what a run's record keeps of the sizes; of some steps the figures' own data tell how much it was."""
+        return {name: value for name, value in asdict(self).items() if name not in ("dev_pairs", "gold_items")}
 
 
 @dataclass(frozen=True)
