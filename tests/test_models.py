@@ -551,3 +551,36 @@ def test_a_model_with_terms_waits_for_a_yes(no_data, tmp_path, monkeypatch, caps
     for given in (fetch, [*fetch, "--accept-licence"]):  # what comes is not the model, and does not stay
         assert main(given) == 1 and "SHA-256" in capsys.readouterr().err
     assert len(asked_for) == 8 and not list((tmp_path / "cache" / "models").iterdir())
+
+
+@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["embed_tokens"]}], ids=["LoRA", "with a whole module"])
+def test_an_adapter_that_was_trained_on_the_decoder_alone_is_put_on(directory, tmp_path, settings):
+    from peft import PeftModel
+    from transformers import AutoModel
+
+    config = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], task_type="FEATURE_EXTRACTION", **settings)
+    torch.manual_seed(1)
+    trained = get_peft_model(AutoModel.from_pretrained(directory), config).eval()
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    trained.save_pretrained(tmp_path / "decoder")
+    base = models.load(str(directory))
+    before, digest = Embedder(base).encode("A test."), models.identity.base_digest(base.model)
+    again = PeftModel.from_pretrained(AutoModel.from_pretrained(directory), tmp_path / "decoder").eval()
+    ids = base.tokenizer(['This sentence: "A test." means in one word:"'], return_tensors="pt")["input_ids"]
+    with models.adapted(base, tmp_path / "decoder") as adapted:
+        state = adapted.decoder(input_ids=ids).last_hidden_state
+        torch.testing.assert_close(state, again(input_ids=ids).last_hidden_state, rtol=1e-5, atol=1e-5)
+        assert abs(Embedder(adapted).encode("A test.") - before).max() > 0.01
+    assert models.identity.base_digest(base.model) == digest
+
+
+def test_the_adapter_beside_an_exported_model_is_put_on(directory, tmp_path):
+    from sempa_utils.embedding.export import export
+
+    adapter = models.save_adapter(adapted(models.load(str(directory))), tmp_path / "adapter")
+    whole = models.load(str(directory), adapter=adapter)
+    folder = export(whole, tmp_path / "exported", merge=False)
+    beside = models.load(str(directory), adapter=folder / "adapter")
+    torch.testing.assert_close(*(torch.as_tensor(Embedder(one).encode("A test.")) for one in (beside, whole)))

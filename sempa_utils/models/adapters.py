@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import shutil
+import tempfile
 import warnings
 from collections.abc import Generator
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
@@ -130,10 +131,10 @@ def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:
         for weight in model.parameters():
             weight.data = weight.data.clone()
     try:
-        with warnings.catch_warnings(record=True) as warned:
+        with warnings.catch_warnings(record=True) as warned, _for_the_whole(folder, model) as source:
             warnings.simplefilter("always")
-            wrapped: Any = PeftModel.from_pretrained(model, str(folder))
-            loaded = wrapped.load_adapter(str(folder), "default")  # once more: it alone tells what had no place
+            wrapped: Any = PeftModel.from_pretrained(model, str(source))
+            loaded = wrapped.load_adapter(str(source), "default")  # once more: it alone tells what had no place
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS}: not a readable safetensors file ({error}). Fetch it again.") from error
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # by kind of adapter and of misfit
@@ -152,6 +153,33 @@ def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:
     wrapped.eval()
     model.adapter_fingerprint = adapter_fingerprint(folder)
     return replace(base, model=wrapped)
+
+
+@contextlib.contextmanager
+def _for_the_whole(folder: Path, model: Any) -> Generator[Path, None, None]:
+    """Give the folder of an adapter; where it was trained on the decoder alone, a copy that names the whole model.
+
+    Sentence-transformers and the kit's own export beside the base write names that begin at the decoder.
+    """
+    decoder, before = identity.decoder_of(model), "base_model.model."
+    inside = next(name for name, part in model.named_modules() if part is decoder)
+    first = {name.removeprefix(before).split(".")[0] for name in _names(folder / WEIGHTS)}
+    of_decoder = first <= {name for name, _ in decoder.named_children()} - {name for name, _ in model.named_children()}
+    if not (inside and first and of_decoder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        copied, config = Path(place), _read(folder / CONFIG) | {"task_type": "CAUSAL_LM"}
+        weights = load_file(folder / WEIGHTS).items()
+        renamed = {f"{before}{inside}.{name.removeprefix(before)}": weight for name, weight in weights}
+        save_file(renamed, copied / WEIGHTS, metadata={"format": "pt"})
+        (copied / CONFIG).write_text(json.dumps(config), encoding="utf8")
+        yield copied
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, "pt") as tensors:
+        return list(tensors.keys())
 
 
 def check_adapter(base: LanguageModel, adapter: Path | str) -> None:
