@@ -870,6 +870,17 @@ def test_without_a_hub_nothing_is_fetched(hub, monkeypatch, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+SAFE_TAR = pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="Python 3.11.4 and later unpack safely")
+
+
+def test_without_a_safe_way_nothing_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    archive = write(tmp_path / "a.tar", archive_of(GOOD))
+    with pytest.raises(InputError, match="a.tar: Python before 3.11.4.*Unpack it yourself and name the folder"):
+        corpora.unpack_senteval(archive, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
 def archive_of(members: dict[str, str], mode="w", **links) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as tar:
@@ -884,6 +895,7 @@ def archive_of(members: dict[str, str], mode="w", **links) -> bytes:
     return buffer.getvalue()
 
 
+@SAFE_TAR
 def test_an_archive_from_the_hub_is_unpacked_where_it_will_be_found(hub, tmp_path):
     folder = write_sts(tmp_path / "original")
     files = {str(path.relative_to(folder.parent)): path.read_text() for path in folder.rglob("*.*") if path.is_file()}
@@ -893,6 +905,7 @@ def test_an_archive_from_the_hub_is_unpacked_where_it_will_be_found(hub, tmp_pat
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["senteval"]
 
 
+@SAFE_TAR
 @pytest.mark.parametrize("above", ["", "senteval/", "SentEval/data/"])
 def test_an_archive_may_have_folders_above(tmp_path, above):
     archive = write(tmp_path / "a.tar", archive_of({f"{above}downstream/STS/x.txt": "1", f"{above}readme": "r"}))
@@ -903,6 +916,7 @@ def test_an_archive_may_have_folders_above(tmp_path, above):
 GOOD = {"downstream/STS/x.txt": "1" * 20_000}
 
 
+@SAFE_TAR
 @pytest.mark.parametrize(
     "content",
     [
@@ -926,6 +940,7 @@ def test_a_bad_archive_leaves_nothing(tmp_path, content):
     assert not list(tmp_path.rglob("escaped*"))
 
 
+@SAFE_TAR
 def test_a_bad_archive_does_not_harm_what_was_unpacked_before(tmp_path):
     folder = tmp_path / "senteval"
     corpora.unpack_senteval(write(tmp_path / "a.tar", archive_of(GOOD)), folder)

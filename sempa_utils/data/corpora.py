@@ -509,6 +509,11 @@ def fetch_hub_file(name: str) -> bool:
 
 def unpack_senteval(archive: Path, folder: Path) -> None:
     """Unpack SentEval's archive so that `folder`/downstream/STS exists, whole or not at all."""
+    if not hasattr(tarfile, "data_filter"):
+        raise InputError(
+            f"{archive}: Python before 3.11.4 cannot unpack it without letting names lead out of the folder. Unpack it "
+            "yourself and name the folder (--data, SEMPA_DATA_DIR), or take a later Python."
+        )
     with write_whole(folder) as draft:
         try:
             with tarfile.open(archive) as tar:
