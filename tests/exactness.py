@@ -160,7 +160,7 @@ def likelihoods(base: models.LanguageModel) -> Compared:
     """Compare log-likelihoods of answers as benchmarks read them with the harness' own, one by one."""
     asked = [Instance("loglikelihood", {}, row, index) for index, row in enumerate(CHOICES)]
     how = {"tokenizer": base.tokenizer, "max_length": 256}
-    stock = HFLM(base.model, batch_size=1, **how).loglikelihood(asked, disable_tqdm=True)
+    stock = HFLM(base.model, batch_size=1, backend="causal", **how).loglikelihood(asked, disable_tqdm=True)
     ours = HarnessModel(base.model, batch_size=2, **how).loglikelihood(asked, disable_tqdm=True)
     return Compared(*(torch.tensor([score for score, _ in scores]) for scores in (ours, stock)))
 

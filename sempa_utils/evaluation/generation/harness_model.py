@@ -28,7 +28,8 @@ class HarnessModel(huggingface.HFLM):
     """
 
     def __init__(self, *arguments, packed_tokens: int = 0, **keywords):
-        super().__init__(*arguments, **keywords)
+        # Else the harness goes by a list of types, on which some stand that also speak by themselves.
+        super().__init__(*arguments, backend="causal", **keywords)
         self.ways = ways_of(self.model, self.tokenizer)
         self.packed_tokens = packed_tokens  # of a tree in which sequences stand that share nothing
 
