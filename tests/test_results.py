@@ -381,9 +381,11 @@ def leaves(value) -> list:
     return [] if value is None else [value]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in COMMITTED if path.stem.split("_")[0] in ("sts", "generation")], ids=lambda path: path.stem
-)
+OLD = [path for path in COMMITTED if path.stem.split("_")[0] in ("sts", "generation")]
+OLD = [path for path in OLD if "schema" not in json.loads(path.read_text(encoding="utf8"))]
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
 def test_no_figure_of_an_old_comparison_is_lost_or_made_up(path):
     before = json.loads(path.read_text(encoding="utf8"))["figures"]
     figures = records.load_run(path, records.Comparison).figures
