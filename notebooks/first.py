@@ -5,12 +5,15 @@ and, as a picture, in build/first.png.
 """
 
 import os
+import warnings
 
 from sempa_utils import models, profiles, records, training
 from sempa_utils.checks import build_folder, write_whole
 from sempa_utils.experiments import effect
 from sempa_utils.plots.training import objectives_compared
 
+# Between the libraries, about their next releases; the pins hold them where they are.
+warnings.filterwarnings("ignore", category=FutureWarning)
 SEED = 42
 SEMPA = {"SemPA": {}}  # {row: what its recipe changes}, as the notebooks have it
 

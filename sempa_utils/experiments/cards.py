@@ -13,8 +13,8 @@ STS_FILES = "princeton-nlp/datasets-for-simcse"  # SentEval's tasks as the hub h
 TRAINED_ON = ["stanfordnlp/snli", "nyu-mll/multi_nli"]
 
 
-def with_metadata(card: str, name: str, *, run: records.RunRecord[records.GridFigures] | None) -> str:
-    """Return a card's text with its metadata made anew: base, licences, data, and the run's STS and perplexity."""
+def with_metadata(card: str, name: str, *, scores: records.RowScores | None, perplexity: float | None) -> str:
+    """Return a card's text with its metadata made anew: base, licences, data, the seven tasks and the perplexity."""
     data = ModelCardData(
         base_model=models.PACKAGED_MODELS[models.PACKAGED].name,
         library_name="peft",
@@ -24,27 +24,19 @@ def with_metadata(card: str, name: str, *, run: records.RunRecord[records.GridFi
         pipeline_tag="sentence-similarity",
         tags=["sentence-embeddings", "lora", "sempa"],
         model_name=name,
-        eval_results=_results(run.figures) if run else None,
+        eval_results=_results(scores, perplexity) if scores and perplexity else None,
     )
     return f"---\n{data.to_yaml()}\n---\n{FRONT.sub('', card)}"
 
 
-def _results(figures: records.GridFigures) -> list[EvalResult]:
+def _results(scores: records.RowScores, perplexity: float) -> list[EvalResult]:
     """Return the seven tasks and their mean, and the perplexity, as a model-index holds them."""
     found = []
-    if figures.sts:
-        columns = figures.sts.scores.columns
-        for task in (*STS_TASKS, "mean"):
-            what: dict[str, Any] = {
-                "task_type": "sentence-similarity",
-                "dataset_type": STS_FILES,
-                "dataset_name": f"SentEval {task}",
-            }
-            what |= {"dataset_config": task}  # else the hub's library puts all under the first one's name
-            score: dict[str, Any] = {"metric_type": "spearmanr", "metric_name": "Spearman × 100, PromptEOL"}
-            found.append(EvalResult(**what, **score, metric_value=round(columns[task].value, 2)))
-    if figures.signals:
-        what = {"task_type": "text-generation", "dataset_type": "Salesforce/wikitext", "dataset_name": "WikiText-2"}
-        score = {"metric_type": "perplexity", "metric_value": round(figures.signals["perplexity"], 2)}
-        found.append(EvalResult(**what, **score))
-    return found
+    for task in (*STS_TASKS, "mean"):
+        what: dict[str, Any] = {"task_type": "sentence-similarity", "dataset_type": STS_FILES}
+        # Without a configuration of its own the hub's library puts each task under the first one's name.
+        what |= {"dataset_name": f"SentEval {task}", "dataset_config": task}
+        score: dict[str, Any] = {"metric_type": "spearmanr", "metric_name": "Spearman × 100, PromptEOL"}
+        found.append(EvalResult(**what, **score, metric_value=round(scores.columns[task].value, 2)))
+    what = {"task_type": "text-generation", "dataset_type": "Salesforce/wikitext", "dataset_name": "WikiText-2"}
+    return [*found, EvalResult(**what, metric_type="perplexity", metric_value=round(perplexity, 2))]

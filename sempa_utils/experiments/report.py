@@ -37,6 +37,7 @@ BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
 Recorded = dict[str, records.RunRecord[records.GridFigures] | None]  # None: a run without a record
 SHOWN_SUBSETS = 3
+SCORED, ADAPTER = "sts_seven_tasks_finished", "prompteol + adapter"  # the finished checkpoint's record, and its row
 CONTRASTIVE = "contrastive_kl"  # beside which the paper's objective is judged
 FIRST_SCREEN = (BASE, "pairwise", "pairwise_kl", "listwise", "one_word", "contrastive", "contrastive_kl")
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
@@ -250,6 +251,21 @@ def finished(recorded: Recorded, run: str) -> str:
     return _markdown("", [BASE, _name(run), "difference"], rows)
 
 
+def finished_checkpoint(recorded: Recorded, run: str, *, rows: int) -> str:
+    """Return what a finished checkpoint of a run reaches beside the base, and beside a peer that cannot speak."""
+    scored = _comparison(SCORED).rows
+    before, after, (peer, theirs) = scored["prompteol"], scored[ADAPTER], list(scored.items())[-1]
+    cells = {}
+    for task in (*STS_TASKS, "mean"):
+        one, other = before.columns[task], after.columns[task]
+        cells[f"{task}, ρ × 100"] = [_with_interval(one), _with_interval(other), _difference(other)]
+        cells[f"{task}, ρ × 100"].append(f"{theirs.columns[task].value:.2f}")
+    seen = {point.rows: point.perplexity for name in (BASE, run) for point in _figures(recorded, name).frontier or []}
+    if rows in seen and 0 in seen:
+        cells["perplexity"] = [f"{seen[0]:.2f}", f"{seen[rows]:.2f}", _change(seen[rows], seen[0]), ""]
+    return _markdown("", [BASE, f"`{run}` after {rows:,} rows", "difference", peer], cells)
+
+
 def methods(_) -> str:
     """Return the methods without training on the seven tasks, PromptEOL's difference, and the paper's LLaMA2-7B."""
     rows = {}
@@ -309,7 +325,7 @@ def _comparison(name: str) -> records.Comparison:
 
 TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "costs": costs, "speech": speech,
           "space": space, "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
-          "finished-sempa": functools.partial(finished, run="pairwise_kl"),
+          "finished-sempa": functools.partial(finished_checkpoint, run="pairwise_kl", rows=1024),
           "finished-contrastive": functools.partial(finished, run="contrastive_kl"),
           "methods": methods, "first-trials": first_trials,
           "dev-sets": dev_sets, "dev-tasks": dev_tasks,
@@ -324,8 +340,16 @@ def fill(text: str, recorded: Recorded) -> str:
 def written(path: Path, recorded: Recorded) -> str:
     """Return a document's text with its tables made anew, and of a finished adapter's card the metadata too."""
     text = fill(path.read_text(encoding="utf8"), recorded)
-    run = FINISHED.get(path.parent.name)
-    return with_metadata(text, path.parent.name, run=recorded.get(run)) if run else text
+    name = path.parent.name
+    if name not in FINISHED:
+        return text
+    run, rows = FINISHED[name]
+    figures = _figures(recorded, run)
+    if rows:  # a checkpoint, which was scored by itself
+        seen = {point.rows: point.perplexity for point in figures.frontier or []}
+        return with_metadata(text, name, scores=_comparison(SCORED).rows[ADAPTER], perplexity=seen.get(rows))
+    seven, signals = _seven(figures), figures.signals or {}
+    return with_metadata(text, name, scores=seven.scores if seven else None, perplexity=signals.get("perplexity"))
 
 
 def documents() -> list[Path]:
