@@ -62,7 +62,7 @@ def harness_sides(language_model, task: str, items: int):
     how = {"tokenizer": language_model.tokenizer, "batch_size": 8}
     wrappers = {
         "harness": HFLM(language_model.model, **how),
-        "this kit": HarnessModel(language_model.model, ways=language_model.ways, **how),
+        "this kit": HarnessModel(language_model.model, **how),
     }
     free = not isinstance(requests[0].args[1], str)
 

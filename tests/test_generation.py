@@ -450,7 +450,9 @@ def test_answers_behind_shared_few_shots_are_the_harness_own(task, items, roomy,
     with harness.quiet():
         stock = HFLM(roomy.model, **how).generate_until(asked)
         ours = harness_model.HarnessModel(roomy.model, **how).generate_until(asked)
-        plain = harness_model.HarnessModel(roomy.model, ways=Ways(prefix_cache=False), **how).generate_until(asked)
+        one_by_one = harness_model.HarnessModel(roomy.model, **how)
+        one_by_one.ways = Ways(prefix_cache=False)
+        plain = one_by_one.generate_until(asked)
     assert ours == plain == stock and any(stock)
     assert bool(taken) == (task == "gsm8k"), "DROP's few-shots are drawn for each item"
 

@@ -141,7 +141,7 @@ def _read(language_model, name: str, task: GoldTask, *, max_length: int, show_pr
     started = time.perf_counter()
     with harness.quiet(name, show_progress_bar):
         how = {"tokenizer": language_model.tokenizer, "batch_size": "auto", "max_length": max_length}
-        wrapped = HarnessModel(language_model.model, ways=language_model.ways, packed_tokens=PACKED_TOKENS, **how)
+        wrapped = HarnessModel(language_model.model, packed_tokens=PACKED_TOKENS, **how)
         pairs = [wrapped._encode_pair(item.prompt, item.answer) for item in task.items]
         fitting = [pair for pair in pairs if sum(map(len, pair)) <= max_length]
         if len(fitting) < 2:
