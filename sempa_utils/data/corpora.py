@@ -138,6 +138,10 @@ class Corpus:
         taken = {frozenset(sentences(pair)) for other in others for pair in other.rows}
         return self._where(lambda pair: frozenset(sentences(pair)) not in taken, "pairs of a test")
 
+    def changed(self, rows: list, how: str) -> "Corpus":
+        """Return it with other rows made of its own; `how` stands behind its name."""
+        return _corpus(f"{self.name}, {how}", rows, self.source, self.dropped)
+
     def _where(self, keep: Callable[[Any], bool], reason: str) -> "Corpus":
         """Return the rows that are to be kept; those that are not are counted by `reason`."""
         kept = [row for row in self.rows if keep(row)]

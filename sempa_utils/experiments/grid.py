@@ -14,6 +14,7 @@ from sempa_utils.checks import InputError, build_folder, pick
 from sempa_utils.data import corpora
 from sempa_utils.evaluation import sts
 from sempa_utils.evaluation.generation import Benchmarks, check_tasks, gold_answers, signals
+from sempa_utils.experiments.controls import CONTROLS
 from sempa_utils.experiments.series import BASE, Planned, Setting, finished, trained
 from sempa_utils.experiments.steps import STEPS, Data, Sizes, Work, headline
 from sempa_utils.objectives import OBJECTIVES
@@ -32,6 +33,7 @@ class Run:
     objective: str | None
     changes: dict = field(default_factory=dict)
     rows: int | None = None  # at most; None: what the sizes say
+    control: str | None = None  # of `CONTROLS`: what is taken away from the rows
 
 
 _ANSWERS = {"micro_batch": 8, "accumulation": 4, "learning_rate": 1e-4}  # the paper's rate
@@ -45,6 +47,9 @@ RUNS = {
     BASE: Run(None),
     "pairwise": Run("pairwise", _ANSWERS),
     "pairwise_kl": Run("pairwise", _QUICK | _KL),
+    "pairwise_kl_1024": Run("pairwise", _QUICK | _KL, 1024),
+    "pairwise_kl_1024_seed_43": Run("pairwise", _QUICK | _KL | {"seed": 43}, 1024),
+    "pairwise_kl_1024_seed_44": Run("pairwise", _QUICK | _KL | {"seed": 44}, 1024),
     "listwise": Run("listwise", _ANSWERS),
     "one_word": Run("one_word", _WORDS),
     "one_word_seed_43": Run("one_word", _WORDS | {"seed": 43}),
@@ -60,6 +65,12 @@ TRIALS = {
     "pairwise_2048": Run("pairwise", _ANSWERS, 2048),
     "pairwise_2048_swapped": Run("pairwise", _QUICK, 2048),
     "pairwise_2048_bare": Run("pairwise", _ANSWERS | {"template": "prompteol"}, 2048),
+    "pairwise_kl_1024_slow": Run("pairwise", _QUICK | _KL | {"learning_rate": 2e-4}, 1024),
+    "pairwise_kl_2048": Run("pairwise", _QUICK | _KL, 2048),
+    "pairwise_without_entailment": Run("pairwise", _QUICK | _KL, 1024, "without_entailment"),
+    "pairwise_without_contradiction": Run("pairwise", _QUICK | _KL, 1024, "without_contradiction"),
+    "pairwise_without_either": Run("pairwise", _QUICK | _KL, 1024, "without_either"),
+    "pairwise_alike_long": Run("pairwise", _QUICK | _KL, 1024, "alike_long"),
     "one_word_2048": Run("one_word", _WORDS, 2048),
     "one_word_2048_swapped": Run("one_word", _WORDS | {"accumulation": 2, "learning_rate": 1e-4}, 2048),
 }
@@ -154,8 +165,11 @@ def training_rows(run: str, setting: Setting, *, held_out: corpora.Corpus, limit
     objective = ALL[run].objective
     ranked = objective is not None and OBJECTIVES[objective].ranked
     rows = min((number for number in (ALL[run].rows, limit) if number), default=None)
-    corpus = corpora.load_nli(setting.directory, ranked=ranked, seed=setting.seed)
-    return corpus.without(held_out).sample(rows, setting.seed)
+    corpus = corpora.load_nli(setting.directory, ranked=ranked, seed=setting.seed).without(held_out)
+    seed = ALL[run].changes.get("seed", setting.seed)  # another seed is another draw of the rows, too
+    if control := ALL[run].control:
+        corpus = CONTROLS[control](corpus, seed)
+    return corpus.sample(rows, seed)
 
 
 def kept(work: Work, step: str) -> Path:
