@@ -359,8 +359,10 @@ def test_every_run_of_the_grid_is_a_recipe():
                 recipe = grid.recipe(run, profile)
                 assert recipe.objective.name == one.objective and recipe.save_every == grid.SAVE_EVERY
     for runs in (grid.RUNS, grid.TRIALS):
-        recipes = [grid.recipe(run, profiles.get("cpu")) for run, one in runs.items() if one.objective]
-        assert len(set(recipes)) == len(recipes)
+        told = [
+            (grid.recipe(run, profiles.get("cpu")), one.rows, one.control) for run, one in runs.items() if one.objective
+        ]
+        assert len(set(told)) == len(told)
     # Swapped, each has the other's rate and batch: what is left between them is the objective.
     own, other = (grid.recipe(run, profiles.get("cpu")) for run in ("pairwise_2048", "one_word_2048_swapped"))
     assert own.learning_rate == other.learning_rate
@@ -392,6 +394,11 @@ def test_a_run_is_held_against_the_rows_that_it_was_trained_on(no_data):
     ranked, triplets = (rows_of(run, data) for run in ("listwise", "pairwise"))
     assert len(ranked.rows[0]) == 4 and len(triplets.rows[0]) == 3
     assert rows_of("base", data).fingerprint == triplets.fingerprint
+    other = rows_of("pairwise_kl_1024_seed_43", data)
+    assert len(other) == 10 and set(other.rows) != set(triplets.rows), "another seed draws other rows"
+    control = rows_of("pairwise_without_entailment", data)
+    assert [row.negative for row in control.rows] == [row.negative for row in triplets.rows]
+    assert all(one.positive != own.positive for one, own in zip(control.rows, triplets.rows))
 
 
 def test_what_is_held_out_is_not_trained_on(no_data):

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 
 from sempa_utils.checks import InputError
-from sempa_utils.data.corpora import Corpus, sentences
+from sempa_utils.data.corpora import Corpus
 
 
 def without_entailment(corpus: Corpus, seed: int) -> Corpus:

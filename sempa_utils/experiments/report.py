@@ -38,6 +38,7 @@ NOT_RUN = "not run"
 Recorded = dict[str, records.RunRecord[records.GridFigures] | None]  # None: a run without a record
 SHOWN_SUBSETS = 3
 SCORED, ADAPTER = "sts_seven_tasks_finished", "prompteol + adapter"  # the finished checkpoint's record, and its row
+WHOLE = "pairwise_kl_1024"  # beside which its controls stand
 CONTRASTIVE = "contrastive_kl"  # beside which the paper's objective is judged
 FIRST_SCREEN = (BASE, "pairwise", "pairwise_kl", "listwise", "one_word", "contrastive", "contrastive_kl")
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
@@ -167,7 +168,8 @@ def checkpoints(recorded: Recorded) -> str:
 
 def trials(recorded: Recorded) -> str:
     """Return the trials as `checkpoints` does, beside what their recipes differ in."""
-    runs = {run: record for run in TRIALS if (record := recorded.get(run)) and record.figures.frontier}
+    plain = [run for run, one in TRIALS.items() if not one.control]
+    runs = {run: record for run in plain if (record := recorded.get(run)) and record.figures.frontier}
     points = {run: record.figures.frontier or [] for run, record in runs.items()}
     seen, reached = _reached(points, curves(recorded)[1])
     rows = {}
@@ -177,6 +179,31 @@ def trials(recorded: Recorded) -> str:
         batch = recipe["micro_batch"] * recipe["accumulation"]
         rows[_name(run)] = [f"{recipe['learning_rate']:g}", f"{batch}", f"{asked}", *cells]
     return _markdown("", ["learning rate", "batch", "answers asked for by", *seen], rows)
+
+
+def controls(recorded: Recorded) -> str:
+    """Return the runs with one thing taken away beside the whole one: preference learned, dev tasks, perplexity."""
+    rows, base = {}, curves(recorded)[1]
+    for run in (WHOLE, *(run for run, one in TRIALS.items() if one.control)):
+        figures = _figures(recorded, run)
+        if figures.train and figures.dev and figures.frontier and base:
+            learned = figures.train.last_quarter
+            tasks = [_difference(score) for score in figures.dev.scores.tasks.values()]
+            price = _change(figures.frontier[-1].perplexity, base.perplexity)
+            rows[_name(run)] = [
+                f"{100 * learned.accuracy:.0f}" if learned else "",
+                *tasks,
+                _difference(figures.dev.scores.mean),
+                price,
+            ]
+    names = [f"{name}, less the base" for name in _dev_names(recorded)]
+    columns = ["preferred answer likelier, last quarter of training, %", *names, "mean, less the base", "perplexity"]
+    return _markdown("", columns, rows)
+
+
+def _dev_names(recorded: Recorded) -> list[str]:
+    dev = _figures(recorded, WHOLE).dev
+    return list(dev.scores.tasks) if dev else []
 
 
 def subsets(recorded: Recorded) -> str:
@@ -328,7 +355,7 @@ TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generati
           "finished-sempa": functools.partial(finished_checkpoint, run="pairwise_kl", rows=1024),
           "finished-contrastive": functools.partial(finished, run="contrastive_kl"),
           "methods": methods, "first-trials": first_trials,
-          "dev-sets": dev_sets, "dev-tasks": dev_tasks,
+          "controls": controls, "dev-sets": dev_sets, "dev-tasks": dev_tasks,
           "families": families, "families-run": families_run}  # fmt: skip
 
 
