@@ -394,7 +394,7 @@ def test_a_run_is_held_against_the_rows_that_it_was_trained_on(no_data):
     ranked, triplets = (rows_of(run, data) for run in ("listwise", "pairwise"))
     assert len(ranked.rows[0]) == 4 and len(triplets.rows[0]) == 3
     assert rows_of("base", data).fingerprint == triplets.fingerprint
-    other = rows_of("pairwise_kl_1024_seed_43", data)
+    other = rows_of("pairwise_kl_2048_seed_43", data)
     assert len(other) == 10 and set(other.rows) != set(triplets.rows), "another seed draws other rows"
     control = rows_of("pairwise_without_entailment", data)
     assert [row.negative for row in control.rows] == [row.negative for row in triplets.rows]
