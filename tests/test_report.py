@@ -93,17 +93,21 @@ def cells(table: str, row: str) -> list[str]:
 def test_the_overview_has_a_row_a_run_and_says_what_was_not_run(found):
     table = report.overview(found)
     assert len(table.splitlines()) == 2 + len(report.FIRST_SCREEN)
-    assert set(table.splitlines()) < set(report.grid(found).splitlines()) and "`one_word_seed_43`" not in table
+    assert "`one_word_seed_43`" not in table and cells(table, "`one_word`")[3] == ""
     assert len(report.grid(found).splitlines()) == 2 + len(RUNS)
-    assert cells(table, "base") == ["0", "63.62 (62.6 to 64.6)", "", "20.00", "30.0 ± 1.5"]
+    assert cells(table, "base") == ["0", "63.62 (62.6 to 64.6)", "", "", "20.00", "30.0 ± 1.5"]
     assert cells(table, "`pairwise`") == [
         "8,816",
         "73.12 (72.1 to 74.1)",
         "+9.50 (+8.1 to +11.0)",
+        "",
         "21.00, +5.0 %",
         "30.0 ± 1.5 (−0.8 ± 0.5)",
     ]
-    assert cells(table, "`listwise`") == ["not run"] * 5
+    assert cells(table, "`listwise`") == ["not run"] * 3 + [""] + ["not run"] * 2
+    assert cells(report.grid(found), "`listwise`") == ["not run"] * 5
+    again = recorded_as("one_word_seed_44", figures(75.0, 21.0))
+    assert cells(report.overview(found | {"one_word_seed_44": again}), "`one_word`")[3] == "+9.50"
 
 
 def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):
@@ -191,7 +195,24 @@ def test_a_trial_stands_beside_what_its_recipe_differs_in(found):
     assert cells(table, "`pairwise_2048_swapped`") == ["0.0005", "16", "asked", "66.0 (+1.0 %)", "70.0 (+10.0 %)"]
     assert cells(table, "`one_word_2048`") == ["0.0005", "16", "", "", "70.0 (+10.0 %)"]
     # The grid's own tables and the picture know nothing of it.
-    assert "_2048" not in report.checkpoints(found) + report.overview(found)
+    told = report.checkpoints(found) + report.overview(found)
+    assert "pairwise_2048_swapped" not in told and "one_word_2048" not in told
+
+
+def test_a_control_stands_beside_the_whole_run(found):
+    def judged(mean: float, accuracy: float) -> GridFigures:
+        learned = records.CurveMean(0.3, 2.0, accuracy)
+        dev = records.DevFigures(sts_figures(mean, ("STS-B dev",)).scores, [], {})
+        return replace(figures(mean, 21.0), train=TrainingFigures(1024, learned), dev=dev)
+
+    control = "pairwise_without_entailment"
+    recipe = {"objective": "pairwise", "learning_rate": 5e-4, "micro_batch": 8, "accumulation": 2, "template": "asked"}
+    runs = {run: recorded_as(run, judged(70.0, 0.91), recipe=recipe) for run in (report.WHOLE, control)}
+    table = report.controls(found | runs)
+    for run in runs:
+        assert cells(table, f"`{run}`") == ["91", *["+9.50 (+8.1 to +11.0)"] * 2, "+5.0 %"]
+    assert "STS-B dev, less the base" in table and "`pairwise_2048`" not in table
+    assert f"`{control}`" not in report.trials(found | runs)
 
 
 def test_a_finished_adapters_run_stands_beside_the_base_task_by_task(found):

@@ -40,7 +40,7 @@ SHOWN_SUBSETS = 3
 SCORED, ADAPTER = "sts_seven_tasks_finished", "prompteol + adapter"  # the finished checkpoint's record, and its row
 WHOLE = "pairwise_kl_1024"  # beside which its controls stand
 CONTRASTIVE = "contrastive_kl"  # beside which the paper's objective is judged
-FIRST_SCREEN = (BASE, "pairwise", "pairwise_kl", "listwise", "one_word", "contrastive", "contrastive_kl")
+FIRST_SCREEN = (BASE, "pairwise", "pairwise_kl_2048", "listwise", "one_word", "contrastive", "contrastive_kl")
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
 PUBLISHED_STS = [("reference", "SBERT-NLI-base")]
 PUBLISHED_STS += [(model, method) for model in ("LLaMA2-7B", "LLaMA3-8B") for method in ("PromptEOL", "SemPA")]
@@ -58,7 +58,7 @@ def recorded_runs(model: str = models.PACKAGED, folder: str | Path | None = None
 
 def overview(recorded: Recorded) -> str:
     """Return the first screen's table: what each objective gains in embeddings and what it costs in speech."""
-    return _gains_and_costs(recorded, FIRST_SCREEN)
+    return _gains_and_costs(recorded, FIRST_SCREEN, seeds=True)
 
 
 def grid(recorded: Recorded) -> str:
@@ -66,7 +66,7 @@ def grid(recorded: Recorded) -> str:
     return _gains_and_costs(recorded, RUNS)
 
 
-def _gains_and_costs(recorded: Recorded, runs) -> str:
+def _gains_and_costs(recorded: Recorded, runs, *, seeds: bool = False) -> str:
     base, rows = _figures(recorded, BASE), {}
     for run in runs:
         figures = _figures(recorded, run)
@@ -75,12 +75,21 @@ def _gains_and_costs(recorded: Recorded, runs) -> str:
             f"{figures.train.rows:,}" if figures.train else NOT_RUN,
             _with_interval(seven.scores.mean) if seven else NOT_RUN,
             _difference(seven.scores.mean) if seven else "" if run == BASE else NOT_RUN,
+            *([_of_other_seeds(recorded, run)] if seeds else []),
             _perplexity(figures, base),
             _with_error(figures.generation.scores.mean) if figures.generation else NOT_RUN,
         ]
     columns = ["training triplets", "mean of seven STS tasks (95 % interval)", "change from the base"]
+    columns += ["change, other seeds"] if seeds else []
     columns += ["perplexity, change", "mean of five benchmarks (change)"]
     return _markdown("run", columns, rows)
+
+
+def _of_other_seeds(recorded: Recorded, run: str) -> str:
+    """Return what the same recipe gains with other seeds, as far as they were run."""
+    others = [_seven(_figures(recorded, name)) for name in RUNS if name.startswith(f"{run}_seed_")]
+    differences = [one.scores.mean.difference for one in others if one and one.scores.mean.difference]
+    return ", ".join(_signed(less.value) for less in differences)
 
 
 def sts(recorded: Recorded) -> str:
