@@ -97,8 +97,8 @@ def _(function):
         """The logarithm is missing."""
         return np.exp(right(vectors))
 
-    def half_of_the_mean(vectors):
-        """The sum over n (n − 1) / 2 pairs was divided by n (n − 1), or the reverse."""
+    def half_the_mean(vectors):
+        """Each pair was taken once, and divided by n (n − 1), which counts it twice."""
         return right(vectors) - np.log(2)
 
     opposite = np.array([[3.0, 0.0], [-1.0, 0.0]])
@@ -108,7 +108,7 @@ def _(function):
         "two opposite points give −8": (opposite,),
     }
     slips = [pairs_with_itself, the_mean_of_the_logarithm, distances_not_squared, without_the_factor_two]
-    return compare(function, right, cases=cases, slips=[*slips, lengths_kept, no_logarithm, half_of_the_mean])
+    return compare(function, right, cases=cases, slips=[*slips, lengths_kept, no_logarithm, half_the_mean])
 
 
 @exercise(
@@ -120,7 +120,7 @@ def _(function):
 )
 def _(function):
     def ratio(along, both=False):
-        along = along * np.sign(along.sum(axis=0))
+        along = along * np.where(along.sum(axis=0) < 0, -1, 1)
         sides = np.concatenate([along, -along], axis=1) if both else along
         totals = special.logsumexp(sides, axis=0)
         return np.exp(totals.min() - totals.max())
@@ -269,7 +269,7 @@ def _(function):
         elif abs(found) <= 0.02:
             message += "; the directions are spread over the whole sphere: give all of them a part along one axis"
         elif abs(found - 1) <= 0.02:
-            message += "; all point the same way: the part across the axis has length √(1 − c), in a direction of its own"
+            message += "; all point the same way: each needs a part across the axis too, of length √(1 − c)"
         elif abs(found - cosine / (1 + cosine)) <= 0.02 or abs(found - 1 / 200) <= 0.02:
             message += "; the two parts' squared lengths must add up to 1: c along the axis, 1 − c across"
         raise Wrong(message)
@@ -321,7 +321,7 @@ def _(function):
         "a sample against itself gives 0.5": (ties, ties),
         "an order that is upside down stays below 0.5": (other - 1, ties),
     }
-    slips = [ties_count_nothing, ties_count_whole, upside_down, the_better_side, row_by_row, against_the_mean]
+    slips = [ties_count_nothing, ties_count_whole, the_better_side, upside_down, row_by_row, against_the_mean]
     return compare(function, right, cases=cases, slips=slips)
 
 
@@ -425,8 +425,8 @@ def _first_axis(points):
 
 @exercise(
     "gar_and_control(nearest, tokens)",
-    "Two lists of n sets: the tokens nearest to each sentence's vector, and those that the sentence holds. Return GAR and "
-    "its control, in which each sentence has the next one's nearest tokens, the last one the first one's.",
+    "Two lists of n sets: the tokens nearest to each sentence's vector, and those that the sentence holds. Return GAR "
+    "and its control, in which each sentence has the next one's nearest tokens, the last one the first one's.",
     difficulty=2,
     minutes=15,
 )
@@ -448,22 +448,22 @@ def _(function):
         )
 
     def any_sentences_neighbours(nearest, tokens):
-        """A token counts when it is near the sentence that holds it, not near any other: intersect before the union."""
-        return with_control(
-            lambda near, held: len(set().union(*near) & set().union(*held)) / len(set().union(*held))
-        )(nearest, tokens)
+        """A token counts when it is near the sentence that holds it: intersect before the union."""
+        return with_control(lambda near, held: len(set().union(*near) & set().union(*held)) / len(set().union(*held)))(
+            nearest, tokens
+        )
 
     def a_share_of_the_neighbours(nearest, tokens):
         """The denominator is the tokens that the sentences hold, not those that are near."""
-        return with_control(
-            lambda near, held: gar(near, held) * len(set().union(*held)) / len(set().union(*near))
-        )(nearest, tokens)
+        return with_control(lambda near, held: gar(near, held) * len(set().union(*held)) / len(set().union(*near)))(
+            nearest, tokens
+        )
 
     def every_hit_counts(nearest, tokens):
         """A token that two sentences hold counts once, above and below the line."""
-        return with_control(
-            lambda near, held: sum(len(a & t) for a, t in zip(near, held)) / sum(map(len, held))
-        )(nearest, tokens)
+        return with_control(lambda near, held: sum(len(a & t) for a, t in zip(near, held)) / sum(map(len, held)))(
+            nearest, tokens
+        )
 
     def no_control(nearest, tokens):
         """The control is the figure itself: give each sentence another one's nearest tokens."""
@@ -477,7 +477,7 @@ def _(function):
         """GAR is asked for first, then its control."""
         return right(nearest, tokens)[::-1]
 
-    nearest = [{1, 2, 3, 9}, {1, 4, 5, 20}, {6, 2, 8, 21}, {7, 30, 31, 5}]
+    nearest = [{1, 2, 3, 9}, {1, 4, 5, 20, 10}, {6, 2, 8, 21}, {7, 30, 31, 5, 12}]
     tokens = [{1, 2, 9, 10, 11}, {1, 4, 2}, {1, 12, 8, 6}, {6, 1, 13, 2, 14, 15, 7}]
     slips = [the_mean_over_sentences, any_sentences_neighbours, a_share_of_the_neighbours, every_hit_counts]
     slips += [no_control, the_previous_ones, the_control_first]
