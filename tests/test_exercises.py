@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from nbclient import NotebookClient
+from scipy import stats
 
 from sempa_utils import exercises
 
@@ -24,6 +25,19 @@ ANSWERS = {module: importlib.import_module(f"answers_{module}") for module in SO
 RIGHT = [answer for module in ANSWERS.values() for answer in module.RIGHT]
 WRONG = [answer for module in ANSWERS.values() for answer in module.WRONG]
 IN_NOTEBOOK = {module: jupytext.read(path) for module, path in SOURCES.items()}
+
+
+IMPORTS = {
+    "import torch": ("torch", torch),
+    "import numpy as np": ("np", np),
+    "from scipy import stats": ("stats", stats),
+}
+
+
+def imported(module: str) -> dict:
+    """What a solution may use: the libraries that its notebook has imported."""
+    text = SOURCES[module].read_text(encoding="utf8")
+    return dict(named for line, named in IMPORTS.items() if f"\n{line}\n" in text)
 
 
 def names(module: str) -> set[str]:
@@ -60,7 +74,7 @@ def test_an_exercise_takes_no_name_that_the_notebook_needs_afterwards(module):
 
 @pytest.mark.parametrize("module, name", [(module, name) for module in SOURCES for name in sorted(names(module))])
 def test_the_folded_solution_passes(module, name):
-    namespace = {"torch": torch, "np": np}
+    namespace = imported(module)
     exec(editions.solutions(IN_NOTEBOOK[module])[name], namespace)
     report = exercises.check(name, namespace[name])
     assert report.ok, str(report)
@@ -235,6 +249,6 @@ def test_the_editions_of_a_real_notebook(module):
         assert len(cells) == len(names(module))
         for source in cells:
             definitions, call = source.rsplit("exercises.check(", 1)
-            namespace = {"torch": torch, "np": np, "exercises": exercises}
+            namespace = imported(module) | {"exercises": exercises}
             exec(definitions, namespace)
             assert told in str(eval(f"exercises.check({call}", namespace))

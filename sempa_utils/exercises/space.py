@@ -238,7 +238,7 @@ def _(function):
 
 @exercise(
     "build_cone(count, width, cosine, generator)",
-    "Return `count` random unit vectors (count, width), random by numpy's `generator`, whose pairs have the mean cosine "
+    "Return `count` unit vectors (count, width), random by numpy's `generator`, whose pairs have the mean cosine "
     "`cosine`, between 0 and 1.",
     difficulty=3,
     minutes=15,
