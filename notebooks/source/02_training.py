@@ -583,13 +583,13 @@ for shape in ("llama-3-8b", "llama-2-7b"):
         )
 display(training_plots.memory_bars(plans))
 
-# % [markdown]
+# %% [markdown]
 # ## Exercises
 #
 # Write the function, run the cell, and read what the checker says: it recognises common slips and names
 # them. ★ follows from a definition, ★★ needs a thought, ★★★ needs an idea from the text.
 
-# %
+# %%
 from sempa_utils import exercises
 
 display(Markdown(exercises.overview("training")))

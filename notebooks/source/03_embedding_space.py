@@ -540,13 +540,13 @@ display(space_plots.gar_bars(gar, published_gar, published_model="LLaMA2-7B"))
 # depends on how many sentences there are. The published pair is of 10,000 Wikipedia sentences and of a model
 # with another vocabulary: compare the direction of the step, never the height.
 
-# % [markdown]
+# %% [markdown]
 # ## Exercises
 #
 # Write the function, run the cell, and read what the checker says: it recognises common slips and names
 # them. ★ follows from a definition, ★★ needs a thought, ★★★ needs an idea from the text.
 
-# %
+# %%
 from sempa_utils import exercises
 
 display(Markdown(exercises.overview("space")))

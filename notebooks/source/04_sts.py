@@ -649,13 +649,13 @@ for place in disputed[:4]:
         print(f"{method:<22} {everything[nearest]}{mark}")
     print()
 
-# % [markdown]
+# %% [markdown]
 # ## Exercises
 #
 # Write the function, run the cell, and read what the checker says: it recognises common slips and names
 # them. ★ follows from a definition, ★★ needs a thought, ★★★ needs an idea from the text.
 
-# %
+# %%
 from sempa_utils import exercises
 
 display(Markdown(exercises.overview("sts")))

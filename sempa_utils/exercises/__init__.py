@@ -9,5 +9,5 @@ passed. It never fails itself: an exception in the reader's function is part of 
 module of its notebook.
 """
 
-from sempa_utils.exercises import space, sts, theory, training
+from sempa_utils.exercises import generation, space, sts, theory, training
 from sempa_utils.exercises.checker import EXERCISES, Exercise, Report, check, overview

@@ -8,8 +8,14 @@ from scipy import stats
 from sempa_utils.exercises.checker import Wrong, compare, exercise, meaning, numbers, tensor
 
 
-def _rho(one, other):
-    return stats.spearmanr(one, other).statistic
+def _rho(part):
+    """Spearman's ρ of a pair (cosines, scores)."""
+    return stats.spearmanr(part[0], part[1]).statistic
+
+
+def _together(parts):
+    """All parts' pairs as one part."""
+    return [np.concatenate([part[side] for part in parts]) for side in (0, 1)]
 
 
 @exercise(
@@ -19,6 +25,9 @@ def _rho(one, other):
     minutes=10,
 )
 def _(function):
+    def right(one, other):
+        return _rho((one, other))
+
     def pearson(one, other):
         return np.corrcoef(one, other)[0, 1]
 
@@ -53,7 +62,7 @@ def _(function):
 
     def a_hundred_times_too_large(one, other):
         """The tables show ρ × 100; ρ itself is asked for."""
-        return 100 * _rho(one, other)
+        return 100 * right(one, other)
 
     cosines = np.array([0.91, 0.88, 0.88, 0.95, 0.40, 0.62, 0.62, 0.62, 0.10])
     scores = np.array([4.0, 5.0, 3.0, 5.0, 1.0, 2.0, 5.0, 0.0, 0.0])
@@ -63,7 +72,7 @@ def _(function):
     }
     slips = [values_for_ranks, equal_values_ranked_as_they_come, equal_values_take_the_lowest_rank]
     slips += [equal_values_leave_no_gap, the_formula_without_ties, argsort_for_ranks, kendalls_tau]
-    return compare(function, _rho, cases=cases, slips=[*slips, a_hundred_times_too_large])
+    return compare(function, right, cases=cases, slips=[*slips, a_hundred_times_too_large])
 
 
 @exercise(
@@ -75,20 +84,20 @@ def _(function):
 )
 def _(function):
     def right(parts):
-        return _rho(*(np.concatenate(column) for column in zip(*parts)))
+        return _rho(_together(parts))
 
     def the_mean_of_the_parts(parts):
         """A mean forgives a model that puts one part's cosines above another's: put all pairs together first."""
-        return np.mean([_rho(*part) for part in parts])
+        return np.mean([_rho(part) for part in parts])
 
     def the_weighted_mean(parts):
         """This is SentEval's `wmean`, the mean weighted by the parts' sizes: `all` puts the pairs together first."""
-        return np.average([_rho(*part) for part in parts], weights=[len(part[0]) for part in parts])
+        return np.average([_rho(part) for part in parts], weights=[len(part[0]) for part in parts])
 
     def ranks_within_each_part(parts):
         """The ranks are of each part by itself: rank the pairs together."""
         ranked = [[stats.rankdata(column) for column in part] for part in parts]
-        return np.corrcoef(*(np.concatenate(column) for column in zip(*ranked)))[0, 1]
+        return np.corrcoef(_together(ranked))[0, 1]
 
     def each_part_standardised(parts):
         """Each part was brought to the same level first, which hides what the rule is there to show."""
@@ -96,11 +105,11 @@ def _(function):
 
     def the_first_part(parts):
         """This is the first part's ρ alone."""
-        return _rho(*parts[0])
+        return _rho(parts[0])
 
     def values_for_ranks(parts):
         """This is Pearson's correlation: STS tables show Spearman's."""
-        return np.corrcoef(*(np.concatenate(column) for column in zip(*parts)))[0, 1]
+        return np.corrcoef(_together(parts))[0, 1]
 
     first = np.array([0.90, 0.93, 0.92, 0.97]), np.array([0.5, 1.0, 2.0, 3.0])
     second = np.array([0.50, 0.61, 0.52, 0.55, 0.70, 0.58]), np.array([2.5, 4.0, 3.0, 3.5, 4.5, 5.0])
@@ -137,12 +146,12 @@ def _(function):
 
     def each():
         for place, part in enumerate(parts(), start=1):
-            if not _rho(*part) > 1 - 1e-9:
-                raise Wrong(f"part {place} has ρ = {_rho(*part):.2f}: within a part let the cosine rise with the score")
+            if not _rho(part) > 1 - 1e-9:
+                raise Wrong(f"part {place} has ρ = {_rho(part):.2f}: within a part let the cosine rise with the score")
 
     def together():
         first, second = parts()
-        rho = _rho(*map(np.concatenate, zip(first, second)))
+        rho = _rho(_together((first, second)))
         if rho <= -0.4:
             return
         message = f"together ρ = {rho:.2f}"
