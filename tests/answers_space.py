@@ -139,8 +139,8 @@ def gar_in_numpy(nearest, tokens):
 
 
 RIGHT = [
-    ("cosines", cosines_by_a_loop),
-    ("cosines", lambda v: 1 - spatial.distance.cdist(v, v, "cosine")),
+    ("cosines_of", cosines_by_a_loop),
+    ("cosines_of", lambda v: 1 - spatial.distance.cdist(v, v, "cosine")),
     ("uniformity_of", uniformity_of_pdist),
     ("uniformity_of", geometry.uniformity),
     ("uniformity_of", lambda v: np.log(np.exp(-2 * spatial.distance.pdist(unit(v), "sqeuclidean")).mean())),
@@ -163,12 +163,12 @@ RIGHT = [
 ]
 
 WRONG = [
-    ("cosines", lambda v: torch.as_tensor(v) @ torch.as_tensor(v).T, "Dot products"),
-    ("cosines", lambda v: 1 - spatial.distance.cdist(v, v, "correlation"), "Pearson's correlation"),
-    ("cosines", lambda v: unit(v - v.mean(axis=0)) @ unit(v - v.mean(axis=0)).T, "the cone that you want to see"),
-    ("cosines", lambda v: (v / np.linalg.norm(v, axis=0)) @ (v / np.linalg.norm(v, axis=0)).T, "a vector is a row"),
-    ("cosines", lambda v: unit(v).numpy() @ v.T, "Divided once"),
-    ("cosines", lambda v: v @ v.T / np.outer((v**2).sum(1), (v**2).sum(1)), "the root is missing"),
+    ("cosines_of", lambda v: torch.as_tensor(v) @ torch.as_tensor(v).T, "Dot products"),
+    ("cosines_of", lambda v: 1 - spatial.distance.cdist(v, v, "correlation"), "Pearson's correlation"),
+    ("cosines_of", lambda v: unit(v - v.mean(axis=0)) @ unit(v - v.mean(axis=0)).T, "the cone that you want to see"),
+    ("cosines_of", lambda v: (v / np.linalg.norm(v, axis=0)) @ (v / np.linalg.norm(v, axis=0)).T, "a vector is a row"),
+    ("cosines_of", lambda v: unit(v).numpy() @ v.T, "Divided once"),
+    ("cosines_of", lambda v: v @ v.T / np.outer((v**2).sum(1), (v**2).sum(1)), "the root is missing"),
     ("uniformity_of", with_itself, "Pairs with itself"),
     ("uniformity_of", lambda v: -2 * torch.pdist(unit(v)).square().mean(), "The mean of the logarithm"),
     ("uniformity_of", lambda v: uniformity_of_pdist(v, power=1), "Distances not squared"),

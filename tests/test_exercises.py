@@ -1,5 +1,6 @@
 """The checkers: right answers pass, each plausible slip is named, and no answer can crash them."""
 
+import ast
 import importlib
 import re
 import sys
@@ -68,8 +69,10 @@ def test_the_notebook_has_every_exercise_of_its_module_with_a_solution(module):
 def test_an_exercise_takes_no_name_that_the_notebook_needs_afterwards(module):
     code = [cell.source for cell in IN_NOTEBOOK[module].cells if cell.cell_type == "code"]
     last = max(place for place, source in enumerate(code) if "exercises.check(" in source)
-    for name in names(module):
-        assert not any(re.search(rf"\b{name}\(", source) for source in code[last + 1 :]), name
+    used = {
+        node.id for source in code[last + 1 :] for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)
+    }
+    assert not used & names(module)
 
 
 @pytest.mark.parametrize("module, name", [(module, name) for module in SOURCES for name in sorted(names(module))])
@@ -172,6 +175,20 @@ def test_the_overview_lists_the_exercises_of_a_notebook(module):
     table = exercises.overview(module).splitlines()
     assert len(table) == 2 + len(names(module))
     assert all(row.count("|") == 5 for row in table)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_last_states_of_a_padded_batch_are_those_of_each_sentence_alone(tiny, side):
+    sentences = ["The shop opens at nine.", "My sister plays the cello on Sundays.", "It rains."]
+    namespace = imported("sts")
+    exec(editions.solutions(IN_NOTEBOOK["sts"])["last_states"], namespace)
+    batch = tiny.tokenizer(sentences, padding=True, padding_side=side, return_tensors="pt")
+    positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        padded = tiny.model.model(**batch.to(tiny.device), position_ids=positions).last_hidden_state.numpy()
+        alone = [tiny.model.model(**tiny.tokenizer(one, return_tensors="pt"))[0][0, -1].numpy() for one in sentences]
+    found = namespace["last_states"](padded, batch["attention_mask"].numpy())
+    assert np.allclose(found, alone, atol=1e-4)
 
 
 # --- the two editions -----------------------------------------------------------------------------

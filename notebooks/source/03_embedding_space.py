@@ -556,17 +556,17 @@ display(Markdown(exercises.overview("space")))
 
 
 # %%
-def cosines(vectors):
+def cosines_of(vectors):
     raise NotImplementedError
 
 
-exercises.check("cosines", cosines)
+exercises.check("cosines_of", cosines_of)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# def cosines(vectors):
+# def cosines_of(vectors):
 #     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 #     return unit @ unit.T
 # ```

@@ -18,7 +18,7 @@ def _unit(vectors):
 
 
 @exercise(
-    "cosines(vectors)",
+    "cosines_of(vectors)",
     "Vectors (n, width). Return the cosine of each with each, (n, n).",
     difficulty=1,
     minutes=5,
