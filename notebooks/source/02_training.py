@@ -795,9 +795,9 @@ exercises.check("tree_positions", tree_positions)
 # ```
 # </details>
 #
-# **10 · Beat DPO with a cheat** (★, 10 minutes). Two sentences, one premise: which one follows? Write a
-# rule that would work as well in a language that you cannot read. Then look again at what a preference
-# accuracy can show.
+# **10 · A cheat to hold against DPO** (★, 10 minutes). Two sentences, one premise: which one follows?
+# Write a rule that would work as well in a language that you cannot read. Then look again at what a
+# preference accuracy can show.
 
 
 # %%

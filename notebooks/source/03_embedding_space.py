@@ -572,27 +572,7 @@ exercises.check("cosines_of", cosines_of)
 # ```
 # </details>
 #
-# **2 · AUC with ties, and upside down** (★★, 10 minutes). Section 4's measure. Cosines in half
-# precision are often equal, so ties matter.
-
-
-# %%
-def roc_area(higher, lower):
-    raise NotImplementedError
-
-
-exercises.check("roc_area", roc_area)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def roc_area(higher, lower):
-#     return ((higher[:, None] > lower) + (higher[:, None] == lower) / 2).mean()
-# ```
-# </details>
-#
-# **3 · Uniformity** (★★, 10 minutes). Section 5 has it in three lines. Write it from the formula, then
+# **2 · Uniformity** (★★, 10 minutes). Section 5 has it in three lines. Write it from the formula, then
 # compare.
 
 
@@ -614,7 +594,7 @@ exercises.check("uniformity_of", uniformity_of)
 # ```
 # </details>
 #
-# **4 · Isotropy, with both signs** (★★★, 20 minutes). The choices that the paper leaves open, as an
+# **3 · Isotropy, with both signs** (★★★, 20 minutes). The choices that the paper leaves open, as an
 # argument. How far apart are the two figures for one cone?
 
 
@@ -640,7 +620,7 @@ exercises.check("isotropy_of", isotropy_of)
 # ```
 # </details>
 #
-# **5 · PCA by SVD** (★★, 10 minutes). The plane behind every picture of section 2.
+# **4 · PCA by SVD** (★★, 10 minutes). The plane behind every picture of section 2.
 
 
 # %%
@@ -661,30 +641,7 @@ exercises.check("plane", plane)
 # ```
 # </details>
 #
-# **6 · Lie with a projection** (★★, 15 minutes). Nothing tells these two groups apart: the labels are a
-# coin's. Draw a picture in which everybody sees two groups all the same.
-
-
-# %%
-def flattering_axis(points, labels):
-    raise NotImplementedError
-
-
-exercises.check("flattering_axis", flattering_axis)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def flattering_axis(points, labels):
-#     axis = points[labels == 1].mean(axis=0) - points[labels == 0].mean(axis=0)
-#     return axis / np.linalg.norm(axis)
-# ```
-# With more dimensions than points some axis separates any labels. A projection that was chosen with the
-# labels has to be shown on points that had no part in the choice.
-# </details>
-#
-# **7 · Build a cone** (★★★, 15 minutes). Section 5's cone: every vector has one part along a common
+# **5 · Build a cone** (★★★, 15 minutes). Section 5's cone: every vector has one part along a common
 # axis, and one across it in a direction of its own. How long must the first be for a mean cosine of c?
 
 
@@ -709,7 +666,27 @@ exercises.check("build_cone", build_cone)
 # it.
 # </details>
 #
-# **8 · Aligned tokens** (★, 5 minutes). What stands behind section 8, and what "nearest" means there.
+# **6 · AUC with ties, and upside down** (★★, 10 minutes). Section 4's measure. Cosines in half
+# precision are often equal, so ties matter.
+
+
+# %%
+def roc_area(higher, lower):
+    raise NotImplementedError
+
+
+exercises.check("roc_area", roc_area)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def roc_area(higher, lower):
+#     return ((higher[:, None] > lower) + (higher[:, None] == lower) / 2).mean()
+# ```
+# </details>
+#
+# **7 · Aligned tokens** (★, 5 minutes). What stands behind section 8, and what "nearest" means there.
 
 
 # %%
@@ -726,6 +703,29 @@ exercises.check("nearest_words", nearest_words)
 # def nearest_words(states, head, count):
 #     return np.argsort(-states @ head.T, axis=1)[:, :count]
 # ```
+# </details>
+#
+# **8 · Lie with a projection** (★★, 15 minutes). Nothing tells these two groups apart: the labels are a
+# coin's. Draw a picture in which everybody sees two groups all the same.
+
+
+# %%
+def flattering_axis(points, labels):
+    raise NotImplementedError
+
+
+exercises.check("flattering_axis", flattering_axis)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def flattering_axis(points, labels):
+#     axis = points[labels == 1].mean(axis=0) - points[labels == 0].mean(axis=0)
+#     return axis / np.linalg.norm(axis)
+# ```
+# With more dimensions than points some axis separates any labels. A projection that was chosen with the
+# labels has to be shown on points that had no part in the choice.
 # </details>
 #
 # **9 · GAR and its control** (★★, 15 minutes). The formula of section 8 over sets of token numbers, and

@@ -750,32 +750,7 @@ exercises.check("last_states", last_states)
 # ```
 # </details>
 #
-# **5 · A paired test, exactly** (★★, 15 minutes). Twelve items are few enough to try every way in which
-# the difference could have fallen.
-
-
-# %%
-def sign_flip_p(differences):
-    raise NotImplementedError
-
-
-exercises.check("sign_flip_p", sign_flip_p)
-
-# %% [markdown]
-# <details><summary>Solution</summary>
-#
-# ```python
-# def sign_flip_p(differences):
-#     count = len(differences)
-#     signs = np.array([[1 - 2 * (number >> bit & 1) for bit in range(count)] for number in range(2**count)])
-#     means = signs @ differences / count
-#     return (np.abs(means) >= abs(differences.mean()) - 1e-12).mean()
-# ```
-# With four items the smallest p-value is 2 / 16: four items cannot show a difference at 5 %, whatever
-# they say.
-# </details>
-#
-# **6 · A paired interval** (★★★, 20 minutes). Section 6 has it for one pair of methods. Why is it so
+# **5 · A paired interval** (★★★, 20 minutes). Section 6 has it for one pair of methods. Why is it so
 # much narrower than the two intervals suggest?
 
 
@@ -802,6 +777,31 @@ exercises.check("paired_interval", paired_interval)
 #     return np.percentile(apart, [2.5, 97.5])
 # ```
 # Both methods see the same draw, so what makes a draw easy or hard is in both and cancels.
+# </details>
+#
+# **6 · A paired test, exactly** (★★, 15 minutes). Twelve items are few enough to try every way in which
+# the difference could have fallen.
+
+
+# %%
+def sign_flip_p(differences):
+    raise NotImplementedError
+
+
+exercises.check("sign_flip_p", sign_flip_p)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def sign_flip_p(differences):
+#     count = len(differences)
+#     signs = np.array([[1 - 2 * (number >> bit & 1) for bit in range(count)] for number in range(2**count)])
+#     means = signs @ differences / count
+#     return (np.abs(means) >= abs(differences.mean()) - 1e-12).mean()
+# ```
+# With four items the smallest p-value is 2 / 16: four items cannot show a difference at 5 %, whatever
+# they say.
 # </details>
 #
 # **7 · Which differences stand** (★★, 10 minutes). Section 6 divides 0.05 by the number of comparisons.

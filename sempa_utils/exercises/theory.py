@@ -261,6 +261,47 @@ def _(function):
 
 
 @exercise(
+    "one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta)",
+    "q (N, V) and log-probabilities (B, V) of B anchors. Return all scores (B, N): "
+    "beta times the expected log-ratio under each q.",
+    difficulty=2,
+    minutes=10,
+)
+def _(function):
+    probs = numbers(4, 9, seed=9).softmax(-1)
+    policy, reference = numbers(3, 9, seed=10).log_softmax(-1), numbers(3, 9, seed=11).log_softmax(-1)
+
+    def unmoved():
+        close(function(probs, policy, policy, 2.0), torch.zeros(3, 4))
+
+    def certain():
+        close(function(torch.eye(9, dtype=torch.float64), policy, reference, 2.0), 2.0 * (policy - reference))
+
+    def by_definition():
+        ratio = policy - reference
+        hints = [
+            (ratio @ probs.T, "beta is missing"),
+            (-2.0 * (ratio @ probs.T), "the ratio is turned: policy over reference"),
+            (2.0 * (ratio.exp() @ probs.T), "this averages the ratio; the logarithm of the ratio is asked for"),
+            (2.0 * (ratio.exp() @ probs.T).log(), "this is the logarithm of a mean, not the mean of the logarithm"),
+            (2.0 * (policy @ probs.T), "the reference is missing"),
+            (2.0 * (ratio @ probs.T) / 9, "an expectation sums over the words: the probabilities divide already"),
+        ]
+        close(function(probs, policy, reference, 2.0), 2.0 * (ratio @ probs.T), hints=hints)
+
+    def divergences():
+        def divergence(log_probs):
+            return (probs * (probs.log() - log_probs[:, None])).sum(-1)
+
+        close(function(probs, policy, reference, 0.7), 0.7 * (divergence(reference) - divergence(policy)))
+
+    yield "policy = reference gives zero", unmoved
+    yield "a certain word gives DPO's implicit reward", certain
+    yield "three anchors, four candidates", by_definition
+    yield "it is beta · (KL(q ‖ reference) − KL(q ‖ policy))", divergences
+
+
+@exercise(
     "sample_ranking(scores, generator)",
     "One vector of N scores and a torch.Generator. Return one random Plackett–Luce ranking, best first.",
     difficulty=3,
@@ -309,47 +350,6 @@ def _(function):
     yield "it returns a permutation", permutation
     yield "it repeats with the generator's state", repeats
     yield "4,000 rankings have the right frequencies", frequencies
-
-
-@exercise(
-    "one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta)",
-    "q (N, V) and log-probabilities (B, V) of B anchors. Return all scores (B, N): "
-    "beta times the expected log-ratio under each q.",
-    difficulty=2,
-    minutes=10,
-)
-def _(function):
-    probs = numbers(4, 9, seed=9).softmax(-1)
-    policy, reference = numbers(3, 9, seed=10).log_softmax(-1), numbers(3, 9, seed=11).log_softmax(-1)
-
-    def unmoved():
-        close(function(probs, policy, policy, 2.0), torch.zeros(3, 4))
-
-    def certain():
-        close(function(torch.eye(9, dtype=torch.float64), policy, reference, 2.0), 2.0 * (policy - reference))
-
-    def by_definition():
-        ratio = policy - reference
-        hints = [
-            (ratio @ probs.T, "beta is missing"),
-            (-2.0 * (ratio @ probs.T), "the ratio is turned: policy over reference"),
-            (2.0 * (ratio.exp() @ probs.T), "this averages the ratio; the logarithm of the ratio is asked for"),
-            (2.0 * (ratio.exp() @ probs.T).log(), "this is the logarithm of a mean, not the mean of the logarithm"),
-            (2.0 * (policy @ probs.T), "the reference is missing"),
-            (2.0 * (ratio @ probs.T) / 9, "an expectation sums over the words: the probabilities divide already"),
-        ]
-        close(function(probs, policy, reference, 2.0), 2.0 * (ratio @ probs.T), hints=hints)
-
-    def divergences():
-        def divergence(log_probs):
-            return (probs * (probs.log() - log_probs[:, None])).sum(-1)
-
-        close(function(probs, policy, reference, 0.7), 0.7 * (divergence(reference) - divergence(policy)))
-
-    yield "policy = reference gives zero", unmoved
-    yield "a certain word gives DPO's implicit reward", certain
-    yield "three anchors, four candidates", by_definition
-    yield "it is beta · (KL(q ‖ reference) − KL(q ‖ policy))", divergences
 
 
 @exercise(
