@@ -1,5 +1,6 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
 # make test   makes .venv and runs the whole suite
+# make exercises  writes the notebooks for a class, with and without solutions, into build/exercises
 # make bench, docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -20,6 +21,9 @@ test: $(INSTALLED)
 
 notebooks: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL) --publish
+
+exercises: $(INSTALLED)
+	@$(BIN)/python notebooks/exercises.py
 
 docs: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[docs]'
@@ -49,4 +53,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 		&& echo "== installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-.PHONY: run test notebooks docs bench report lint lab clean
+.PHONY: run test notebooks exercises docs bench report lint lab clean

@@ -1,169 +1,109 @@
 """The checkers: right answers pass, each plausible slip is named, and no answer can crash them."""
 
-import itertools
+import ast
+import importlib
 import re
+import sys
+from collections import Counter
 from pathlib import Path
 
+import jupytext
+import nbformat
+import numpy as np
 import pytest
 import torch
+from nbclient import NotebookClient
+from scipy import stats
 
-from sempa_utils.theory import exercises
+from sempa_utils import exercises
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "source" / "01_theory.py"
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+sys.path.insert(0, str(NOTEBOOKS))
+import exercises as editions  # noqa: E402
 
-
-def folded_solutions():
-    """The code in the notebook's <details>, by function name."""
-    text = re.sub(r"^# ?", "", NOTEBOOK.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    blocks = re.findall(r"<details><summary>Solution</summary>\n\n```python\n(.*?)```", text, flags=re.DOTALL)
-    return {re.match(r"def (\w+)", block).group(1): block for block in blocks}
-
-
-def test_there_are_six_exercises_or_more_of_each_difficulty():
-    assert len(exercises.EXERCISES) >= 6
-    assert {item.difficulty for item in exercises.EXERCISES.values()} == {1, 2, 3}
-    assert all(item.minutes > 0 and item.task and item.signature for item in exercises.EXERCISES.values())
+SOURCES = dict(zip(("theory", "training", "space", "sts", "generation"), sorted((NOTEBOOKS / "source").glob("0*.py"))))
+ANSWERS = {module: importlib.import_module(f"answers_{module}") for module in SOURCES}
+RIGHT = [answer for module in ANSWERS.values() for answer in module.RIGHT]
+WRONG = [answer for module in ANSWERS.values() for answer in module.WRONG]
+IN_NOTEBOOK = {module: jupytext.read(path) for module, path in SOURCES.items()}
 
 
-def test_the_notebook_has_every_exercise_with_a_solution():
-    assert set(folded_solutions()) == set(exercises.EXERCISES)
-    text = NOTEBOOK.read_text(encoding="utf-8")
-    for item in exercises.EXERCISES.values():
-        assert f"def {item.signature}:\n    raise NotImplementedError" in text, item.name
-        assert f'exercises.check("{item.name}", {item.name})' in text
-        assert re.search(rf"\(({'●' * item.difficulty}{'○' * (3 - item.difficulty)}), {item.minutes} minutes\)", text)
+IMPORTS = {
+    "import torch": ("torch", torch),
+    "import numpy as np": ("np", np),
+    "from scipy import stats": ("stats", stats),
+}
 
 
-@pytest.mark.parametrize("name", exercises.EXERCISES)
-def test_the_folded_solution_passes(name):
-    namespace = {"torch": torch}
-    exec(folded_solutions()[name], namespace)
+def imported(module: str) -> dict:
+    """What a solution may use: the libraries that its notebook has imported."""
+    text = SOURCES[module].read_text(encoding="utf8")
+    return dict(named for line, named in IMPORTS.items() if f"\n{line}\n" in text)
+
+
+def names(module: str) -> list[str]:
+    return [one.name for one in exercises.EXERCISES.values() if one.module == module]
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_a_notebook_has_six_exercises_or_more_of_different_difficulty(module):
+    own = [exercises.EXERCISES[name] for name in names(module)]
+    assert len(own) >= 6
+    assert len({one.difficulty for one in own}) >= 2
+    assert all(one.difficulty in (1, 2, 3) and one.minutes > 0 and one.task for one in own)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_the_notebook_has_every_exercise_of_its_module_with_a_solution(module):
+    assert list(editions.solutions(IN_NOTEBOOK[module])) == names(module)
+    text = SOURCES[module].read_text(encoding="utf8")
+    assert f'exercises.overview("{module}")' in text
+    for name in names(module):
+        one = exercises.EXERCISES[name]
+        assert f"def {one.signature}:\n    raise NotImplementedError" in text, name
+        assert f'exercises.check("{name}", {name})' in text
+        assert re.search(rf"\({one.stars}, {one.minutes} minutes\)", text), name
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_an_exercise_takes_no_name_that_the_notebook_needs_afterwards(module):
+    code = [cell.source for cell in IN_NOTEBOOK[module].cells if cell.cell_type == "code"]
+    last = max(place for place, source in enumerate(code) if "exercises.check(" in source)
+    used = {
+        node.id for source in code[last + 1 :] for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)
+    }
+    assert not used & set(names(module))
+
+
+@pytest.mark.parametrize("module, name", [(module, name) for module in SOURCES for name in names(module)])
+def test_the_folded_solution_passes(module, name):
+    namespace = imported(module)
+    exec(editions.solutions(IN_NOTEBOOK[module])[name], namespace)
     report = exercises.check(name, namespace[name])
     assert report.ok, str(report)
-    assert len(report.passed) >= 3
-    assert "Well done" in str(report)
+    assert report.passed and "Well done" in str(report)
 
 
-logsigmoid = torch.nn.functional.logsigmoid
-normalize = torch.nn.functional.normalize
+@pytest.mark.parametrize("name, function", RIGHT, ids=[f"{name}-{place}" for place, (name, _) in enumerate(RIGHT)])
+def test_a_right_answer_of_another_style_passes(name, function):
+    report = exercises.check(name, function)
+    assert report.ok, str(report)
 
 
-def rank_among_the_placed(scores, ranking):
-    ordered = scores[ranking]
-    return sum(ordered[k] - ordered[k:].logsumexp(0) for k in range(len(ordered)))
-
-
-def rank(scores, ranking):
-    left = scores.clone()
-    total = 0
-    for item in ranking:
-        total = total + scores[item] - left.logsumexp(0)
-        left[item] = -torch.inf
-    return total
-
-
-def rank_by_exponentials(scores, ranking):
-    left, product = scores.exp(), 1
-    for item in ranking:
-        product = product * left[item] / left.sum()
-        left[item] = 0
-    return product.log()
-
-
-def places(scores):
-    matrix = torch.zeros(len(scores), len(scores), dtype=torch.float64)
-    for ranking in torch.tensor(list(itertools.permutations(range(len(scores))))):
-        matrix[ranking, torch.arange(len(scores))] += rank(scores, ranking).exp()
-    return matrix
-
-
-def in_batch_without_the_positive(anchor, positive, temperature):
-    scores = normalize(anchor, dim=-1) @ normalize(positive, dim=-1).T / temperature
-    others = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)
-    return (others.logsumexp(-1) - scores.diagonal()).mean()
-
-
-def gumbel(shape, generator):
-    return -(-torch.rand(shape, dtype=torch.float64, generator=generator).log()).log()
-
-
-def worth(reference, rewards, beta):
-    return reference * (rewards / beta).exp()
-
-
-WRONG = [
-    ("best_of_probability", lambda s: s.log_softmax(-1)[..., 0], "log-probability"),
-    ("best_of_probability", lambda s: s.softmax(0)[..., 0], "candidates are the last dimension"),
-    ("best_of_probability", lambda s: s.exp()[..., 0] / s.exp().sum(), "runs over the batch as well"),
-    ("best_of_probability", lambda s: s.exp()[..., 0] / s.exp().sum(-1), "overflow"),
-    ("best_of_probability", lambda s: s.softmax(-1), "shape should be"),
-    ("top_k_log_prob", lambda s, r: s.log_softmax(0)[r].sum(), "already placed must leave"),
-    ("top_k_log_prob", lambda s, r: rank(s, r.flip(0)), "best comes first"),
-    ("top_k_log_prob", rank_among_the_placed, "have lost too"),
-    ("top_k_log_prob", rank_by_exponentials, "overflow"),
-    ("top_k_log_prob", lambda s, r: s.log_softmax(0)[r[0]], "the other places are missing"),
-    ("top_k_log_prob", lambda s, r: s.sum(), "expected"),
-    ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid((a - c) - (b - d)).mean(), "beta is missing"),
-    ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid(beta * (b - d - a + c)).mean(), "exchanged"),
-    ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid(beta * (a - b)).mean(), "reference is missing"),
-    ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid(((a - c) - (b - d)) / beta).mean(), "multiplies by it"),
-    ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid(beta * ((a - c) - (b - d))).sum(), "mean is asked for"),
-    ("dpo_loss", lambda a, b, c, d, beta: -logsigmoid(beta * ((a - c) - (b - d))).mean().item(), "no gradient"),
-    ("dpo_loss", lambda a, b, c, d, beta: -(beta * ((a - c) - (b - d))).sigmoid().log().mean(), "overflow"),
-    ("score_gradient", lambda s: s.softmax(-1), "−1 is missing"),
-    ("score_gradient", lambda s: torch.eye(s.shape[-1])[0] - s.softmax(-1), "gradient of the log-likelihood"),
-    ("score_gradient", lambda s: (s.softmax(-1) - torch.eye(s.shape[-1])[0]) / len(s), "no mean over the batch"),
-    ("info_nce_in_batch", in_batch_without_the_positive, "denominator"),
-    (
-        "info_nce_in_batch",
-        lambda a, p, t: -(a @ p.T / t).log_softmax(-1).diagonal().mean(),
-        "vectors of length one",
-    ),
-    (
-        "info_nce_in_batch",
-        lambda a, p, t: -(normalize(a, dim=-1) @ normalize(p, dim=-1).T).log_softmax(-1).diagonal().mean(),
-        "temperature is missing",
-    ),
-    (
-        "info_nce_in_batch",
-        lambda a, p, t: -(normalize(a, dim=-1) @ normalize(p, dim=-1).T / t).log_softmax(0).diagonal().mean(),
-        "rows and columns",
-    ),
-    ("optimal_policy", worth, "not normalised"),
-    ("optimal_policy", lambda q, r, b: (r / b).softmax(-1), "reference is missing"),
-    ("optimal_policy", lambda q, r, b: (q.log() + r * b).softmax(-1), "so divide"),
-    ("optimal_policy", lambda q, r, b: worth(q, r, b) / worth(q, r, b).sum(-1, keepdim=True), "overflow"),
-    ("optimal_policy", lambda q, r, b: q, "higher objective"),
-    ("sample_ranking", lambda s, g: s.argsort(descending=True), "where is the noise"),
-    ("sample_ranking", lambda s, g: (s + gumbel(s.shape, g)).argsort(), "the order is turned"),
-    ("sample_ranking", lambda s, g: (s + gumbel(s.shape, g)).argsort(descending=True).argsort(), "place of each"),
-    ("sample_ranking", lambda s, g: (s + torch.randn(3, generator=g)).argsort(descending=True), "Gumbel noise is"),
-    ("sample_ranking", lambda s, g: (s + gumbel(s.shape, None)).argsort(descending=True), "pass `generator`"),
-    ("sample_ranking", lambda s, g: torch.multinomial(s.softmax(0), 3, True, generator=g), "permutation"),
-    ("one_word_scores", lambda q, p, r, b: (p - r) @ q.T, "beta is missing"),
-    ("one_word_scores", lambda q, p, r, b: b * (r - p) @ q.T, "policy over reference"),
-    ("one_word_scores", lambda q, p, r, b: b * ((p - r).exp() @ q.T).log(), "mean of the logarithm"),
-    ("one_word_scores", lambda q, p, r, b: b * (q * (p - r)[:, None]).mean(-1), "expectation sums"),
-    ("one_word_scores", lambda q, p, r, b: b * p @ q.T, "reference is missing"),
-    ("one_word_scores", lambda q, p, r, b: b * q @ (p - r).T, "shape should be"),
-    ("place_probabilities", lambda s: places(s).T, "rows and columns"),
-    ("place_probabilities", lambda s: places(s).flip(1), "counted from the worst"),
-    ("place_probabilities", lambda s: places(-s), "expected"),
-    ("place_probabilities", lambda s: s.softmax(0)[:, None].expand(len(s), len(s)), "not yet placed"),
-]
-
-
-@pytest.mark.parametrize("name, function, message", WRONG)
+@pytest.mark.parametrize("name, function, message", WRONG, ids=[f"{name}: {message}" for name, _, message in WRONG])
 def test_a_wrong_answer_fails_with_a_message_that_helps(name, function, message):
     torch.manual_seed(0)
+    np.random.seed(0)
     report = exercises.check(name, function)
     assert not report.ok
     assert message in str(report), str(report)
     assert "Well done" not in str(report)
 
 
-def test_every_exercise_is_fed_wrong_answers():
-    assert {name for name, *_ in WRONG} == set(exercises.EXERCISES)
+def test_every_exercise_is_fed_right_answers_and_five_different_wrong_ones():
+    told = Counter(name for name, message in {(name, message) for name, _, message in WRONG})
+    assert {name: told[name] for name in exercises.EXERCISES if told[name] < 5} == {}
+    assert {name for name, _ in RIGHT} == set(exercises.EXERCISES)
 
 
 def raises(*arguments):
@@ -174,20 +114,15 @@ def leaves(*arguments):
     raise SystemExit("gone")
 
 
-def overwrites(first, *rest):
-    return first.mul_(0)
-
-
 BROKEN = [
     (raises, "raised RuntimeError: a bug of mine"),
     (leaves, "raised SystemExit"),
-    (lambda: 1, "it is called as"),
     (lambda *arguments: None, "returned None"),
-    (lambda *arguments: "text", "could not be used"),
-    (lambda *arguments: object(), "could not be used"),
+    (lambda *arguments: ..., "returned Ellipsis"),
+    (lambda *arguments: "text", "✗"),
+    (lambda *arguments: object(), "✗"),
     (lambda *arguments: torch.tensor(torch.nan), "✗"),
     (lambda *arguments: torch.zeros(0), "✗"),
-    (overwrites, "in place"),
 ]
 
 
@@ -199,19 +134,31 @@ def test_a_broken_function_never_crashes_the_checker(name, function, message):
     assert message in str(report)
 
 
-def test_an_overwritten_input_does_not_spoil_the_next_check():
-    name = "best_of_probability"
-    assert not exercises.check(name, overwrites).ok
-    assert exercises.check(name, lambda scores: scores.softmax(-1)[..., 0]).ok
+@pytest.mark.parametrize("name", [name for name, one in exercises.EXERCISES.items() if "()" not in one.signature])
+def test_the_wrong_number_of_arguments_is_told_the_signature(name):
+    assert f"it is called as {exercises.EXERCISES[name].signature}" in str(exercises.check(name, lambda: 1))
 
 
-def test_an_unwritten_function_is_told_so_once():
-    def unwritten(*arguments):
-        raise NotImplementedError
+def test_an_overwritten_input_is_told_and_does_not_spoil_the_next_check():
+    def overwrites(scores):
+        return scores.mul_(0)
 
-    for name in exercises.EXERCISES:
-        report = exercises.check(name, unwritten)
-        assert list(report.failed) == ["it is written"]
+    def overwrites_a_list(sentences):
+        sentences[0][0] = 0.0
+        return 1.0
+
+    assert "in place" in str(exercises.check("best_of_probability", overwrites))
+    assert "in place" in str(exercises.check("perplexity_of", overwrites_a_list))
+    assert exercises.check("best_of_probability", lambda scores: scores.softmax(-1)[..., 0]).ok
+
+
+def unwritten(*arguments):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", exercises.EXERCISES)
+def test_an_unwritten_function_is_told_so_once(name):
+    assert list(exercises.check(name, unwritten).failed) == ["it is written"]
 
 
 def test_not_a_function():
@@ -223,7 +170,102 @@ def test_an_unknown_exercise_names_the_known_ones():
         exercises.check("no_such", print)
 
 
-def test_the_overview_lists_every_exercise():
-    table = exercises.overview().splitlines()
-    assert len(table) == 2 + len(exercises.EXERCISES)
+@pytest.mark.parametrize("module", SOURCES)
+def test_the_overview_lists_the_exercises_of_a_notebook(module):
+    table = exercises.overview(module).splitlines()
+    assert len(table) == 2 + len(names(module))
     assert all(row.count("|") == 5 for row in table)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_last_states_of_a_padded_batch_are_those_of_each_sentence_alone(tiny, side):
+    sentences = ["The shop opens at nine.", "My sister plays the cello on Sundays.", "It rains."]
+    namespace = imported("sts")
+    exec(editions.solutions(IN_NOTEBOOK["sts"])["last_states"], namespace)
+    batch = tiny.tokenizer(sentences, padding=True, padding_side=side, return_tensors="pt")
+    positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        padded = tiny.model.model(**batch.to(tiny.device), position_ids=positions).last_hidden_state.numpy()
+        alone = [tiny.model.model(**tiny.tokenizer(one, return_tensors="pt"))[0][0, -1].numpy() for one in sentences]
+    found = namespace["last_states"](padded, batch["attention_mask"].numpy())
+    assert np.allclose(found, alone, atol=1e-4)
+
+
+# --- the two editions -----------------------------------------------------------------------------
+
+SMALL = """# %% [markdown]
+# # Small
+# **1** (★, 5 minutes). Write it.
+
+# %%
+from sempa_utils import exercises
+
+
+def best_of_probability(scores):
+    raise NotImplementedError
+
+
+exercises.check("best_of_probability", best_of_probability)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def best_of_probability(scores):
+#     return scores.softmax(dim=-1)[..., 0]
+# ```
+# Why so.
+# </details>
+
+# %%
+print("and on it goes")
+"""
+
+
+def make(tmp_path, monkeypatch, text: str) -> int:
+    """Run the tool on one notebook in a folder of its own."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "01_small.py").write_text(text, encoding="utf8")
+    monkeypatch.setattr(editions, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["exercises.py", "--build", str(tmp_path / "build")])
+    return editions.main()
+
+
+def run(path: Path) -> str:
+    """Execute a notebook and return what its cells show."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    NotebookClient(notebook, timeout=None, kernel_name="python3").execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
+
+
+def test_both_editions_of_a_small_notebook_run_from_end_to_end(tmp_path, monkeypatch):
+    assert make(tmp_path, monkeypatch, SMALL) == 0
+    student, solved = (tmp_path / "build" / "exercises" / edition / "01_small.ipynb" for edition in editions.EDITIONS)
+    assert "details" not in student.read_text("utf8") and "softmax" not in student.read_text("utf8")
+    shown = run(student)
+    assert "replace `raise NotImplementedError` by your answer" in shown and "and on it goes" in shown
+    assert "Well done" in run(solved)
+
+
+def test_an_exercise_without_a_solution_is_one_clear_error(tmp_path, monkeypatch, capsys):
+    assert make(tmp_path, monkeypatch, SMALL.split("# <details>")[0]) == 1
+    assert "best_of_probability has no folded solution" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_the_editions_of_a_real_notebook(module):
+    notebook = IN_NOTEBOOK[module]
+    student, solved = editions.student(notebook), editions.solved(notebook)
+    for edition in (student, solved):
+        nbformat.validate(nbformat.reads(jupytext.writes(edition, "ipynb"), as_version=4))
+    assert "Solution</summary>" not in jupytext.writes(student, "py:percent")
+    for edition, told in ((student, "it is written"), (solved, "Well done")):
+        cells = [cell.source for cell in edition.cells if "exercises.check(" in cell.source]
+        assert len(cells) == len(names(module))
+        for source in cells:
+            definitions, call = source.rsplit("exercises.check(", 1)
+            namespace = imported(module) | {"exercises": exercises}
+            exec(definitions, namespace)
+            assert told in str(eval(f"exercises.check({call}", namespace))

@@ -982,17 +982,16 @@ for side, shares in zip(ALL_SIDES, rank_counts.tolist(), strict=True):
 # %% [markdown]
 # ## Exercises
 #
-# Write the function, run the cell, and read what the checker says. Solutions are folded below each
-# exercise; every checker also recognises common slips and names them. ●○○ follows from a definition,
-# ●●○ needs a thought, ●●● needs an idea from the text.
+# Write the function, run the cell, and read what the checker says: it recognises common slips and names
+# them. ★ follows from a definition, ★★ needs a thought, ★★★ needs an idea from the text.
 
 # %%
-from sempa_utils.theory import exercises
+from sempa_utils import exercises
 
-display(Markdown(exercises.overview()))
+display(Markdown(exercises.overview("theory")))
 
 # %% [markdown]
-# **1 · Best of N** (●○○, 5 minutes). The first factor of the product, as a probability. It must
+# **1 · Best of N** (★, 5 minutes). The first factor of the product, as a probability. It must
 # survive scores of 1e4.
 
 
@@ -1012,7 +1011,7 @@ exercises.check("best_of_probability", best_of_probability)
 # ```
 # </details>
 #
-# **2 · The first places of a ranking** (●○○, 10 minutes). One factor for each place that is known.
+# **2 · The first places of a ranking** (★, 10 minutes). One factor for each place that is known.
 # Mind the candidates whose place is not.
 
 
@@ -1036,7 +1035,7 @@ exercises.check("top_k_log_prob", top_k_log_prob)
 # ```
 # </details>
 #
-# **3 · DPO** (●○○, 10 minutes). Equation 2 of the paper, as a mean over the pairs.
+# **3 · DPO** (★, 10 minutes). Equation 2 of the paper, as a mean over the pairs.
 
 
 # %%
@@ -1056,7 +1055,7 @@ exercises.check("dpo_loss", dpo_loss)
 # ```
 # </details>
 #
-# **4 · What a score feels** (●●○, 10 minutes). The gradient of $-\log P(\text{candidate 0 is best})$
+# **4 · What a score feels** (★★, 10 minutes). The gradient of $-\log P(\text{candidate 0 is best})$
 # by every score, without autograd. With N = 2 it is the curve of section 5.
 
 
@@ -1080,7 +1079,7 @@ exercises.check("score_gradient", score_gradient)
 # it still has.
 # </details>
 #
-# **5 · InfoNCE inside a batch** (●●○, 15 minutes). Everyone else's positive is your negative.
+# **5 · InfoNCE inside a batch** (★★, 15 minutes). Everyone else's positive is your negative.
 
 
 # %%
@@ -1102,7 +1101,7 @@ exercises.check("info_nce_in_batch", info_nce_in_batch)
 # ```
 # </details>
 #
-# **6 · The best policy under a leash** (●●○, 15 minutes). Maximise
+# **6 · The best policy under a leash** (★★, 15 minutes). Maximise
 # $E[r] - \beta\,\text{KL}(\pi\,\|\,\pi_\text{ref})$ over all policies. Logarithms keep a tiny β from
 # overflowing.
 
@@ -1123,7 +1122,7 @@ exercises.check("optimal_policy", optimal_policy)
 # ```
 # </details>
 #
-# **7 · One-word scores** (●●○, 10 minutes). DPO's score averaged over the words that stand for a
+# **7 · One-word scores** (★★, 10 minutes). DPO's score averaged over the words that stand for a
 # candidate, for all anchors and candidates at once. Try it without an array of B × N × V numbers.
 
 
@@ -1143,7 +1142,7 @@ exercises.check("one_word_scores", one_word_scores)
 # ```
 # </details>
 #
-# **8 · A ranking by noise** (●●●, 15 minutes). Draw one Plackett–Luce ranking without computing a
+# **8 · A ranking by noise** (★★★, 15 minutes). Draw one Plackett–Luce ranking without computing a
 # single probability.
 
 
@@ -1165,7 +1164,7 @@ exercises.check("sample_ranking", sample_ranking)
 # ```
 # </details>
 #
-# **9 · Who comes in where** (●●●, 20 minutes). The probability that candidate i comes in at place k,
+# **9 · Who comes in where** (★★★, 20 minutes). The probability that candidate i comes in at place k,
 # as a matrix. The sum over all rankings is a start; the checker does not ask how.
 
 

@@ -584,6 +584,244 @@ for shape in ("llama-3-8b", "llama-2-7b"):
 display(training_plots.memory_bars(plans))
 
 # %% [markdown]
+# ## Exercises
+#
+# Write the function, run the cell, and read what the checker says: it recognises common slips and names
+# them. ★ follows from a definition, ★★ needs a thought, ★★★ needs an idea from the text.
+
+# %%
+from sempa_utils import exercises
+
+display(Markdown(exercises.overview("training")))
+
+# %% [markdown]
+# **1 · Which tokens count** (★, 5 minutes). The row of section 1 as numbers: grey is read, colour is
+# scored. Mind the two ends of the answer.
+
+
+# %%
+def scored_tokens(tokens, prompt_length, end_token):
+    raise NotImplementedError
+
+
+exercises.check("scored_tokens", scored_tokens)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def scored_tokens(tokens, prompt_length, end_token):
+#     end = tokens.index(end_token, prompt_length)
+#     return [prompt_length <= place <= end for place in range(len(tokens))]
+# ```
+# Who masks every padding id instead loses the end token with it, and trains a model that never stops.
+# </details>
+#
+# **2 · An answer's log-probability** (★★, 10 minutes). What DPO compares. The logits at a token are the
+# model's opinion of the *next* one.
+
+
+# %%
+def answer_log_prob(logits, tokens, scored):
+    raise NotImplementedError
+
+
+exercises.check("answer_log_prob", answer_log_prob)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer_log_prob(logits, tokens, scored):
+#     log_probs = logits[:-1].log_softmax(dim=-1)
+#     of_tokens = log_probs.gather(-1, tokens[1:, None])[:, 0]
+#     return of_tokens[scored[1:]].sum()
+# ```
+# </details>
+#
+# **3 · DPO from tokens** (★★, 10 minutes). The loss of section 3, one step earlier: sum over tokens,
+# subtract the reference, compare the two.
+
+
+# %%
+def pair_loss(policy, reference, scored, beta):
+    raise NotImplementedError
+
+
+exercises.check("pair_loss", pair_loss)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def pair_loss(policy, reference, scored, beta):
+#     chosen, rejected = ((policy - reference) * scored).sum(dim=-1)
+#     return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
+# ```
+# </details>
+#
+# **4 · What β does** (★★, 15 minutes). AdamW divides a gradient by its own size, so the factor β in
+# front of it is lost. What stays is how the push is shared among the pairs of a batch. Compare a small
+# β with a large one on the same margins.
+
+
+# %%
+def gradient_shares(margins, beta):
+    raise NotImplementedError
+
+
+exercises.check("gradient_shares", gradient_shares)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def gradient_shares(margins, beta):
+#     slopes = torch.sigmoid(-beta * margins)
+#     return slopes / slopes.sum()
+# ```
+# With a small β all slopes are near ½ and every pair pushes alike, however large its margin; with a
+# large one the pairs that are still wrong do nearly all of it.
+# </details>
+#
+# **5 · NF4 by hand** (★★, 15 minutes). The rounding of section 2. The levels of bitsandbytes are given;
+# the scales are yours to find.
+
+
+# %%
+def four_bits(weights, levels, block):
+    raise NotImplementedError
+
+
+exercises.check("four_bits", four_bits)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def four_bits(weights, levels, block):
+#     blocks = weights.reshape(-1, block)
+#     scales = blocks.abs().amax(dim=1, keepdim=True)
+#     scaled = blocks / scales.clamp(min=1e-30)  # a block of zeros stays one
+#     nearest = (scaled[..., None] - levels).abs().argmin(dim=-1)
+#     return (levels[nearest] * scales).reshape(weights.shape)
+# ```
+# </details>
+#
+# **6 · LoRA's two paths** (★, 5 minutes). The sketch of section 2 as one line.
+
+
+# %%
+def lora_forward(x, weight, a, b, alpha):
+    raise NotImplementedError
+
+
+exercises.check("lora_forward", lora_forward)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def lora_forward(x, weight, a, b, alpha):
+#     return x @ weight.T + alpha / len(a) * (x @ a.T) @ b.T
+# ```
+# Two narrow products are cheaper than one with the wide matrix B A.
+# </details>
+#
+# **7 · LoRA at step zero** (★★★, 15 minutes). B starts at zero, so the model starts as the base. Which
+# of the two matrices can move in the first step?
+
+
+# %%
+def first_gradients(x, a, alpha, upstream):
+    raise NotImplementedError
+
+
+exercises.check("first_gradients", first_gradients)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def first_gradients(x, a, alpha, upstream):
+#     return torch.zeros_like(a), alpha / len(a) * upstream.T @ (x @ a.T)
+# ```
+# B moves first, A from the second step on. With both at zero neither would ever move.
+# </details>
+#
+# **8 · The tree's mask** (★★, 10 minutes). The picture of section 4, for a tree of any shape.
+
+
+# %%
+def tree_mask(parents):
+    raise NotImplementedError
+
+
+exercises.check("tree_mask", tree_mask)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def tree_mask(parents):
+#     mask = torch.eye(len(parents), dtype=torch.bool)
+#     for place, parent in enumerate(parents):
+#         if parent >= 0:
+#             mask[place] |= mask[parent]  # what the parent may see, and itself
+#     return mask
+# ```
+# </details>
+#
+# **9 · The tree's positions** (★, 5 minutes). What rotary embeddings must be told, so that a token
+# feels as if its sequence stood there alone.
+
+
+# %%
+def tree_positions(parents):
+    raise NotImplementedError
+
+
+exercises.check("tree_positions", tree_positions)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def tree_positions(parents):
+#     positions = []
+#     for parent in parents:
+#         positions.append(positions[parent] + 1 if parent >= 0 else 0)
+#     return positions
+# ```
+# </details>
+#
+# **10 · A cheat to hold against DPO** (★, 10 minutes). Two sentences, one premise: which one follows?
+# Write a rule that would work as well in a language that you cannot read. Then look again at what a
+# preference accuracy can show.
+
+
+# %%
+def cheat(premise, first, second):
+    raise NotImplementedError
+
+
+exercises.check("cheat", cheat)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def cheat(premise, first, second):
+#     def shared(sentence):
+#         return len(set(premise.lower().split()) & set(sentence.lower().split()))
+#
+#     return int(shared(second) < shared(first))
+# ```
+# The packaged contradictions repeat more of the premise's words, on purpose. So an accuracy above one
+# half shows that something was learned, and not that it was meaning: hold it against the best cheat.
+# </details>
+
+# %% [markdown]
 # ## The paper's setting and this run's
 
 # %%

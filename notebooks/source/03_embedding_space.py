@@ -541,6 +541,219 @@ display(space_plots.gar_bars(gar, published_gar, published_model="LLaMA2-7B"))
 # with another vocabulary: compare the direction of the step, never the height.
 
 # %% [markdown]
+# ## Exercises
+#
+# Write the function, run the cell, and read what the checker says: it recognises common slips and names
+# them. ★ follows from a definition, ★★ needs a thought, ★★★ needs an idea from the text.
+
+# %%
+from sempa_utils import exercises
+
+display(Markdown(exercises.overview("space")))
+
+# %% [markdown]
+# **1 · Cosines** (★, 5 minutes). What section 4 compares, for all pairs at once.
+
+
+# %%
+def cosines_of(vectors):
+    raise NotImplementedError
+
+
+exercises.check("cosines_of", cosines_of)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def cosines_of(vectors):
+#     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+#     return unit @ unit.T
+# ```
+# </details>
+#
+# **2 · Uniformity** (★★, 10 minutes). Section 5 has it in three lines. Write it from the formula, then
+# compare.
+
+
+# %%
+def uniformity_of(vectors):
+    raise NotImplementedError
+
+
+exercises.check("uniformity_of", uniformity_of)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def uniformity_of(vectors):
+#     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+#     cosines = (unit @ unit.T)[np.triu_indices(len(unit), k=1)]  # each pair once, none with itself
+#     return np.log(np.exp(-2 * (2 - 2 * cosines)).mean())
+# ```
+# </details>
+#
+# **3 · Isotropy, with both signs** (★★★, 20 minutes). The choices that the paper leaves open, as an
+# argument. How far apart are the two figures for one cone?
+
+
+# %%
+def isotropy_of(vectors, both):
+    raise NotImplementedError
+
+
+exercises.check("isotropy_of", isotropy_of)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def isotropy_of(vectors, both):
+#     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+#     _, axes = np.linalg.eigh(unit.T @ unit)
+#     along = unit @ axes
+#     along = along * np.sign(along.sum(axis=0))
+#     sides = np.hstack([along, -along]) if both else along
+#     totals = np.exp(sides).sum(axis=0)
+#     return totals.min() / totals.max()
+# ```
+# </details>
+#
+# **4 · PCA by SVD** (★★, 10 minutes). The plane behind every picture of section 2.
+
+
+# %%
+def plane(vectors):
+    raise NotImplementedError
+
+
+exercises.check("plane", plane)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def plane(vectors):
+#     centred = vectors - vectors.mean(axis=0)
+#     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+#     return left[:, :2] * singular[:2]
+# ```
+# </details>
+#
+# **5 · Build a cone** (★★★, 15 minutes). Section 5's cone: every vector has one part along a common
+# axis, and one across it in a direction of its own. How long must the first be for a mean cosine of c?
+
+
+# %%
+def build_cone(count, width, cosine, generator):
+    raise NotImplementedError
+
+
+exercises.check("build_cone", build_cone)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def build_cone(count, width, cosine, generator):
+#     across = generator.normal(size=(count, width - 1))
+#     across /= np.linalg.norm(across, axis=1, keepdims=True)
+#     along = np.full((count, 1), np.sqrt(cosine))
+#     return np.hstack([along, np.sqrt(1 - cosine) * across])
+# ```
+# Two vectors that reach √c along the axis have the dot product √c · √c = c there, and about 0 across
+# it.
+# </details>
+#
+# **6 · AUC with ties, and upside down** (★★, 10 minutes). Section 4's measure. Cosines in half
+# precision are often equal, so ties matter.
+
+
+# %%
+def roc_area(higher, lower):
+    raise NotImplementedError
+
+
+exercises.check("roc_area", roc_area)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def roc_area(higher, lower):
+#     return ((higher[:, None] > lower) + (higher[:, None] == lower) / 2).mean()
+# ```
+# </details>
+#
+# **7 · Aligned tokens** (★, 5 minutes). What stands behind section 8, and what "nearest" means there.
+
+
+# %%
+def nearest_words(states, head, count):
+    raise NotImplementedError
+
+
+exercises.check("nearest_words", nearest_words)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def nearest_words(states, head, count):
+#     return np.argsort(-states @ head.T, axis=1)[:, :count]
+# ```
+# </details>
+#
+# **8 · Lie with a projection** (★★, 15 minutes). Nothing tells these two groups apart: the labels are a
+# coin's. Draw a picture in which everybody sees two groups all the same.
+
+
+# %%
+def flattering_axis(points, labels):
+    raise NotImplementedError
+
+
+exercises.check("flattering_axis", flattering_axis)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def flattering_axis(points, labels):
+#     axis = points[labels == 1].mean(axis=0) - points[labels == 0].mean(axis=0)
+#     return axis / np.linalg.norm(axis)
+# ```
+# With more dimensions than points some axis separates any labels. A projection that was chosen with the
+# labels has to be shown on points that had no part in the choice.
+# </details>
+#
+# **9 · GAR and its control** (★★, 15 minutes). The formula of section 8 over sets of token numbers, and
+# the tick on its bars.
+
+
+# %%
+def gar_and_control(nearest, tokens):
+    raise NotImplementedError
+
+
+exercises.check("gar_and_control", gar_and_control)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def gar_and_control(nearest, tokens):
+#     def gar(nearest):
+#         found = [near & held for near, held in zip(nearest, tokens)]
+#         return len(set().union(*found)) / len(set().union(*tokens))
+#
+#     return gar(nearest), gar(nearest[1:] + nearest[:1])
+# ```
+# What a sentence shares with a stranger's nearest tokens are words that any sentence has.
+# </details>
+
+# %% [markdown]
 # ## The paper's setting and this run's
 
 # %%

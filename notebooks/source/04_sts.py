@@ -650,6 +650,207 @@ for place in disputed[:4]:
     print()
 
 # %% [markdown]
+# ## Exercises
+#
+# Write the function, run the cell, and read what the checker says: it recognises common slips and names
+# them. ★ follows from a definition, ★★ needs a thought, ★★★ needs an idea from the text.
+
+# %%
+from sempa_utils import exercises
+
+display(Markdown(exercises.overview("sts")))
+
+# %% [markdown]
+# **1 · Spearman, with ties** (★, 10 minutes). Human scores come in steps, so most of them stand in
+# ties. What rank has a value that occurs three times?
+
+
+# %%
+def rank_correlation(cosines, scores):
+    raise NotImplementedError
+
+
+exercises.check("rank_correlation", rank_correlation)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def rank_correlation(cosines, scores):
+#     def ranks(values):
+#         below = (values[:, None] > values).sum(axis=1)
+#         equal = (values[:, None] == values).sum(axis=1)
+#         return below + (equal + 1) / 2  # the mean of the places that equal values share
+#
+#     return np.corrcoef(ranks(cosines), ranks(scores))[0, 1]
+# ```
+# </details>
+#
+# **2 · The `all` rule** (★, 5 minutes). Section 2's rule for a year of several parts.
+
+
+# %%
+def all_rule(parts):
+    raise NotImplementedError
+
+
+exercises.check("all_rule", all_rule)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def all_rule(parts):
+#     cosines, scores = (np.concatenate(column) for column in zip(*parts))
+#     return stats.spearmanr(cosines, scores).statistic
+# ```
+# </details>
+#
+# **3 · Break it** (★★, 10 minutes). The toy of section 2, made worse: a model that is perfect on each
+# part and upside down on the year.
+
+
+# %%
+def break_the_rule():
+    raise NotImplementedError
+
+
+exercises.check("break_the_rule", break_the_rule)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def break_the_rule():
+#     steps = np.arange(5) / 10
+#     return (0.5 + steps, steps), (steps / 10, 4 + steps)
+# ```
+# So a figure of the `all` rule also says whether a model puts different sources of text at one level. A
+# mean of the parts' figures does not.
+# </details>
+#
+# **4 · PromptEOL in a padded batch** (★★, 10 minutes). Section 4 reads one sentence at a time. In a
+# batch shorter sentences are padded, and tokenizers differ in the side. Write it for both.
+
+
+# %%
+def last_states(states, mask):
+    raise NotImplementedError
+
+
+exercises.check("last_states", last_states)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def last_states(states, mask):
+#     places = (mask * np.arange(mask.shape[1])).argmax(axis=1)  # the largest index of a token
+#     return states[np.arange(len(states)), places]
+# ```
+# </details>
+#
+# **5 · A paired interval** (★★★, 20 minutes). Section 6 has it for one pair of methods. Why is it so
+# much narrower than the two intervals suggest?
+
+
+# %%
+def paired_interval(one, other, scores, generator):
+    raise NotImplementedError
+
+
+exercises.check("paired_interval", paired_interval)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def paired_interval(one, other, scores, generator):
+#     drawn = generator.integers(len(scores), size=(2000, len(scores)))
+#
+#     def ranks(values):
+#         ranked = stats.rankdata(values[drawn], axis=1)
+#         ranked = ranked - ranked.mean(axis=1, keepdims=True)
+#         return ranked / np.linalg.norm(ranked, axis=1, keepdims=True)
+#
+#     apart = ((ranks(one) - ranks(other)) * ranks(scores)).sum(axis=1)
+#     return np.percentile(apart, [2.5, 97.5])
+# ```
+# Both methods see the same draw, so what makes a draw easy or hard is in both and cancels.
+# </details>
+#
+# **6 · A paired test, exactly** (★★, 15 minutes). Twelve items are few enough to try every way in which
+# the difference could have fallen.
+
+
+# %%
+def sign_flip_p(differences):
+    raise NotImplementedError
+
+
+exercises.check("sign_flip_p", sign_flip_p)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def sign_flip_p(differences):
+#     count = len(differences)
+#     signs = np.array([[1 - 2 * (number >> bit & 1) for bit in range(count)] for number in range(2**count)])
+#     means = signs @ differences / count
+#     return (np.abs(means) >= abs(differences.mean()) - 1e-12).mean()
+# ```
+# With four items the smallest p-value is 2 / 16: four items cannot show a difference at 5 %, whatever
+# they say.
+# </details>
+#
+# **7 · Which differences stand** (★★, 10 minutes). Section 6 divides 0.05 by the number of comparisons.
+# Holm's rule is as safe and keeps more.
+
+
+# %%
+def holm(p_values, level):
+    raise NotImplementedError
+
+
+exercises.check("holm", holm)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def holm(p_values, level):
+#     stands = np.zeros(len(p_values), dtype=bool)
+#     for step, place in enumerate(np.argsort(p_values)):
+#         if p_values[place] > level / (len(p_values) - step):
+#             break
+#         stands[place] = True
+#     return stands
+# ```
+# </details>
+#
+# **8 · Pick a layer honestly** (★, 5 minutes). Section 5 in two lines. Which of the two splits may be
+# looked at first?
+
+
+# %%
+def choose_layer(dev, test):
+    raise NotImplementedError
+
+
+exercises.check("choose_layer", choose_layer)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def choose_layer(dev, test):
+#     best = dev.argmax()
+#     return best + 1, test[best]
+# ```
+# </details>
+
+# %% [markdown]
 # ## The paper's setting and this run's
 
 # %%

@@ -490,6 +490,173 @@ for kind, of_rows in divergences.items():
 # words to the base's can be added to any objective: `--kl-weight` of `python -m sempa_utils train`.
 
 # %% [markdown]
+# ## Exercises
+#
+# Write the function, run the cell, and read what the checker says: it recognises common slips and names
+# them. ★ follows from a definition, ★★ needs a thought, ★★★ needs an idea from the text.
+
+# %%
+from sempa_utils import exercises
+
+display(Markdown(exercises.overview("generation")))
+
+# %% [markdown]
+# **1 · Perplexity of sentences of unequal length** (★, 5 minutes). The first signal of section 5, for a
+# text that comes in pieces.
+
+
+# %%
+def perplexity_of(sentences):
+    raise NotImplementedError
+
+
+exercises.check("perplexity_of", perplexity_of)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def perplexity_of(sentences):
+#     tokens = [one for sentence in sentences for one in sentence]
+#     return torch.tensor(tokens).mean().neg().exp()
+# ```
+# </details>
+#
+# **2 · A choice scored by likelihood** (★, 5 minutes). HellaSwag in section 2 makes the model write
+# nothing. What does it divide by, and who would win without?
+
+
+# %%
+def choose_ending(log_probs, endings):
+    raise NotImplementedError
+
+
+exercises.check("choose_ending", choose_ending)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def choose_ending(log_probs, endings):
+#     per_character = [sum(own) / len(ending) for own, ending in zip(log_probs, endings)]
+#     return per_character.index(max(per_character))
+# ```
+# </details>
+#
+# **3 · A paired difference** (★, 10 minutes). The second line of a cell in section 3. Try it on a model
+# and itself: is 0 ± 0 a proof of anything?
+
+
+# %%
+def paired_difference(one, other):
+    raise NotImplementedError
+
+
+exercises.check("paired_difference", paired_difference)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def paired_difference(one, other):
+#     apart = one - other
+#     return apart.mean(), apart.std(ddof=1) / len(apart) ** 0.5
+# ```
+# An error of 0 says that all differences seen are alike. Of the items not seen it says nothing, least
+# of all after four of them.
+# </details>
+#
+# **4 · None of four** (★★, 10 minutes). All four answers are wrong, and the error that a table prints
+# is 0. How good may the model be all the same?
+
+
+# %%
+def none_right(count, level):
+    raise NotImplementedError
+
+
+exercises.check("none_right", none_right)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def none_right(count, level):
+#     return 1 - level ** (1 / count)
+# ```
+# With a share s, none of n are right with the probability (1 − s)ⁿ; set this to the level and solve for
+# s.
+# </details>
+#
+# **5 · KL's direction** (★, 5 minutes). Section 6 measures KL(base ‖ model). Which words of the
+# vocabulary decide it, and which would decide the other direction?
+
+
+# %%
+def divergence_from_base(base, model):
+    raise NotImplementedError
+
+
+exercises.check("divergence_from_base", divergence_from_base)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def divergence_from_base(base, model):
+#     return (base.exp() * (base - model)).sum(dim=-1)
+# ```
+# What the base says and the model has lost costs much in this direction, and next to nothing in the
+# other.
+# </details>
+#
+# **6 · Turn it unnoticed** (★★, 15 minutes). Section 6's extreme case: a contrastive loss sees nothing,
+# and the words are gone.
+
+
+# %%
+def turn_unnoticed(states, head):
+    raise NotImplementedError
+
+
+exercises.check("turn_unnoticed", turn_unnoticed)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def turn_unnoticed(states, head):
+#     width = states.shape[1]
+#     rotation, _ = torch.linalg.qr(torch.randn(width, width, dtype=torch.float64))
+#     return states @ rotation.numpy()
+# ```
+# The shortest answer is `-states`: every cosine stays, and the likeliest word becomes the least likely.
+# </details>
+#
+# **7 · A KL leash** (★★, 15 minutes). A term that keeps a model speaking as the base does, while its
+# embedding may move. Where does it belong?
+
+
+# %%
+def leashed_loss(preference, base, model, at_slot, weight):
+    raise NotImplementedError
+
+
+exercises.check("leashed_loss", leashed_loss)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# def leashed_loss(preference, base, model, at_slot, weight):
+#     divergence = (base.exp() * (base - model)).sum(dim=-1)
+#     return preference + weight * divergence[~at_slot].mean()
+# ```
+# At the slot the next word is read from the very state that is the embedding, so a leash there holds
+# the embedding, and leaves the speech where it likes.
+# </details>
+
+# %% [markdown]
 # ## The paper's setting and this run's
 
 # %%

@@ -1,1 +1,1 @@
-"""The theory as pure tensor functions, and the exercises on it."""
+"""The theory as pure tensor functions."""

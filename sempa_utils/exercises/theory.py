@@ -1,203 +1,25 @@
-"""Exercises that mark themselves: a checker takes the reader's function and says what passed.
+"""The exercises of notebook 01: Plackett–Luce, its two losses, and the policy behind DPO."""
 
-    >>> from sempa_utils.theory import exercises
-    >>> exercises.check("dpo_loss", my_dpo_loss)
-    dpo_loss ●○○ 10 min: 5 of 5 checks passed. Well done.
-
-A checker calls the function on small inputs and compares with what follows from the definition. It
-never fails itself: an exception in the reader's function is part of the report.
-"""
-
-import inspect
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 
+from sempa_utils.exercises.checker import Wrong, close, exercise, numbers, tensor
 from sempa_utils.theory import plackett_luce
 
-__all__ = ["EXERCISES", "Exercise", "Report", "check", "overview"]
 
-
-@dataclass(frozen=True)
-class Report:
-    """The outcome of an exercise: the checks passed, and for each failed check a message that helps."""
-
-    exercise: "Exercise"
-    passed: tuple[str, ...]
-    failed: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        return not self.failed
-
-    def __str__(self) -> str:
-        total = len(self.passed) + len(self.failed)
-        end = " Well done." if self.ok else ""
-        lines = [f"{self.exercise.heading}: {len(self.passed)} of {total} checks passed.{end}"]
-        lines += [f"  ✓ {name}" for name in self.passed] if self.failed else []
-        lines += [f"  ✗ {name}\n      {message}" for name, message in self.failed.items()]
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """One exercise. `checks` takes the reader's function and yields (name, check without arguments)."""
-
-    name: str
-    signature: str
-    task: str
-    difficulty: int  # 1, 2 or 3
-    minutes: int
-    checks: Callable
-
-    @property
-    def heading(self) -> str:
-        return f"{self.name} {'●' * self.difficulty}{'○' * (3 - self.difficulty)} {self.minutes} min"
-
-
-EXERCISES: dict[str, Exercise] = {}
-
-
-def check(name: str, function: Callable) -> Report:
-    """Try the reader's function on an exercise's checks.
-
-    `name` is a key of EXERCISES. Returns a Report; print it, or let it end a notebook cell.
-    Raises KeyError for an unknown exercise, and nothing else: whatever the function does wrong
-    is in the report.
-    """
-    if name not in EXERCISES:
-        raise KeyError(f"no exercise {name!r}; there are: {', '.join(EXERCISES)}")
-    exercise = EXERCISES[name]
-    if not callable(function):
-        return Report(
-            exercise, (), {"it is a function": f"got {type(function).__name__}; hand over the function itself"}
-        )
-    passed, failed = [], {}
-    for title, run in exercise.checks(_guarded(function, exercise.signature)):
-        try:
-            run()
-        except _Unwritten:
-            return Report(exercise, (), {"it is written": "replace `raise NotImplementedError` by your answer"})
-        except _Wrong as problem:
-            failed[title] = str(problem)
-        except (Exception, SystemExit) as problem:  # the checker must outlive whatever it is handed
-            failed[title] = f"the result could not be used: {type(problem).__name__}: {problem}"
-        else:
-            passed.append(title)
-    return Report(exercise, tuple(passed), failed)
-
-
-def overview() -> str:
-    """The exercises as a Markdown table: name, difficulty, minutes, task."""
-    rows = ["| exercise | difficulty | minutes | task |", "|---|---|---|---|"]
-    for item in EXERCISES.values():
-        dots = item.heading.split()[1]
-        rows.append(f"| `{item.signature}` | {dots} | {item.minutes} | {item.task} |")
-    return "\n".join(rows)
-
-
-# --- machinery --------------------------------------------------------------------------------
-
-
-class _Wrong(Exception):
-    """The reader's answer fails a check; the message says how."""
-
-
-class _Unwritten(Exception):
-    """The reader has not begun."""
-
-
-def _guarded(function, signature):
-    """The reader's function on copies of the inputs, its exceptions turned into messages."""
-
-    def call(*arguments):
-        given = [item.clone() if isinstance(item, torch.Tensor) else item for item in arguments]
-        try:
-            result = function(*given)
-        except NotImplementedError:
-            raise _Unwritten from None
-        except (Exception, SystemExit) as problem:
-            message = f"your function raised {type(problem).__name__}: {problem}"
-            if isinstance(problem, TypeError) and not _accepts(function, len(arguments)):
-                message += f"; it is called as {signature}"
-            raise _Wrong(message) from None
-        if result is None:
-            raise _Wrong("your function returned None: is the `return` missing?")
-        for before, after in zip(arguments, given, strict=True):
-            if isinstance(before, torch.Tensor) and not torch.equal(before, after):
-                raise _Wrong("your function changed its input in place: work on a copy")
-        return result
-
-    return call
-
-
-def _accepts(function, count):
-    try:
-        inspect.signature(function).bind(*[None] * count)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _exercise(name, signature, task, *, difficulty, minutes):
-    def register(checks):
-        EXERCISES[name] = Exercise(name, signature, task, difficulty, minutes, checks)
-        return checks
-
-    return register
-
-
-def _tensor(value):
-    if isinstance(value, torch.Tensor):
-        return value.detach().double()
-    return torch.as_tensor(value, dtype=torch.float64)
-
-
-def _close(answer, expected, tolerance=1e-6, hints=()):
-    """Compare; `hints` are pairs (a known wrong answer, what it means)."""
-    answer, expected = _tensor(answer), _tensor(expected)
-    if answer.shape != expected.shape:
-        raise _Wrong(f"the shape should be {tuple(expected.shape)}, yours is {tuple(answer.shape)}")
-    if not answer.isfinite().all():
-        raise _Wrong("your answer holds nan or inf: does an exponential overflow, or a logarithm meet zero?")
-    worst = (answer - expected).abs().max().item()
-    if worst <= tolerance:
-        return
-    for wrong, meaning in hints:
-        wrong = _tensor(wrong)
-        if wrong.shape == answer.shape and (answer - wrong).abs().max().item() <= tolerance:
-            raise _Wrong(meaning)
-    where = (answer - expected).abs().flatten().argmax()
-    raise _Wrong(
-        f"expected {expected.flatten()[where].item():.6g}, got {answer.flatten()[where].item():.6g} "
-        f"(largest difference {worst:.2g}, tolerance {tolerance:.0e})"
-    )
-
-
-def _numbers(*shape, seed, scale=1.0):
-    return scale * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-# --- the exercises ----------------------------------------------------------------------------
-
-
-@_exercise(
-    "best_of_probability",
+@exercise(
     "best_of_probability(scores)",
     "Scores of shape (..., N). Return the probability that candidate 0 is the best of N, shape (...).",
     difficulty=1,
     minutes=5,
 )
 def _(function):
-    scores = _numbers(3, 4, seed=1)
+    scores = numbers(3, 4, seed=1)
 
     def two_equal():
-        _close(function(torch.zeros(2, dtype=torch.float64)), 0.5)
+        close(function(torch.zeros(2, dtype=torch.float64)), 0.5)
 
     def by_definition():
         expected, over_all = scores[:, 0].exp() / scores.exp().sum(-1), scores[:, 0].exp() / scores.exp().sum()
@@ -206,18 +28,17 @@ def _(function):
             (over_all, "the sum runs over the batch as well: sum over the last dimension"),
             (scores.softmax(0)[:, 0], "the softmax runs over the batch: candidates are the last dimension"),
         ]
-        _close(function(scores), expected, hints=hints)
+        close(function(scores), expected, hints=hints)
 
     def large():
-        _close(function(torch.tensor([1e4, 1e4 - 1, 0.0], dtype=torch.float64)), 1 / (1 + math.exp(-1)))
+        close(function(torch.tensor([1e4, 1e4 - 1, 0.0], dtype=torch.float64)), 1 / (1 + math.exp(-1)))
 
     yield "two equal candidates share the probability", two_equal
     yield "a batch of four candidates each follows the definition", by_definition
     yield "scores of 1e4 do not overflow", large
 
 
-@_exercise(
-    "top_k_log_prob",
+@exercise(
     "top_k_log_prob(scores, ranking)",
     "One vector of N scores and K ≤ N indices, best first. "
     "Return the log-probability that the first K places go to these, in this order.",
@@ -225,11 +46,11 @@ def _(function):
     minutes=10,
 )
 def _(function):
-    scores = _numbers(5, seed=2)
+    scores = numbers(5, seed=2)
 
     def two():
         pair = torch.tensor([1.0, 0.0], dtype=torch.float64)
-        _close(function(pair, torch.tensor([0, 1])), torch.tensor(1.0, dtype=torch.float64).sigmoid().log())
+        close(function(pair, torch.tensor([0, 1])), torch.tensor(1.0, dtype=torch.float64).sigmoid().log())
 
     def compare(*ranking):
         ranking = torch.tensor(ranking)
@@ -244,16 +65,16 @@ def _(function):
             (from_the_end, "the ranking is read from its end: best comes first"),
             (scores.log_softmax(0)[ranking[0]], "this is the first factor alone: the other places are missing"),
         ]
-        _close(function(scores, ranking), expected, hints=hints)
+        close(function(scores, ranking), expected, hints=hints)
 
     def total():
         beginnings = [torch.tensor(order) for order in itertools.permutations(range(5), 2)]
-        answers = torch.stack([_tensor(function(scores, ranking)).reshape(()) for ranking in beginnings])
-        _close(answers.exp().sum(), 1.0)
+        answers = torch.stack([tensor(function(scores, ranking)).reshape(()) for ranking in beginnings])
+        close(answers.exp().sum(), 1.0)
 
     def large():
         far = torch.tensor([1e4, -1e4, 0.0], dtype=torch.float64)
-        _close(function(far, torch.tensor([1, 2, 0])), -3e4)
+        close(function(far, torch.tensor([1, 2, 0])), -3e4)
 
     yield "two candidates give a sigmoid", two
     yield "a whole ranking of five", lambda: compare(2, 0, 3, 1, 4)
@@ -262,18 +83,17 @@ def _(function):
     yield "scores of ±1e4 neither over- nor underflow", large
 
 
-@_exercise(
-    "dpo_loss",
+@exercise(
     "dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta)",
     "Four vectors of summed log-probabilities. Return DPO's loss, one number: the mean over the pairs.",
     difficulty=1,
     minutes=10,
 )
 def _(function):
-    values = [_numbers(6, seed=seed, scale=5.0) for seed in range(4)]
+    values = [numbers(6, seed=seed, scale=5.0) for seed in range(4)]
 
     def start():
-        _close(function(values[0], values[1], values[0], values[1], 0.1), math.log(2))
+        close(function(values[0], values[1], values[0], values[1], 0.1), math.log(2))
 
     def by_definition():
         pc, pr, rc, rr = values
@@ -293,20 +113,20 @@ def _(function):
             (-loss(beta * margin), "the sign is turned: a loss falls as the likelihood rises"),
             (6 * loss(beta * margin), "this is the sum over the pairs; the mean is asked for"),
         ]
-        _close(function(*values, beta), loss(beta * margin), hints=hints)
+        close(function(*values, beta), loss(beta * margin), hints=hints)
 
     def gradient():
         chosen = values[0].clone().requires_grad_()
         answer = function(chosen, *values[1:], 0.3)
         if not (isinstance(answer, torch.Tensor) and answer.requires_grad):
-            raise _Wrong("no gradient flows back to policy_chosen: stay in torch, without .item() or .detach()")
+            raise Wrong("no gradient flows back to policy_chosen: stay in torch, without .item() or .detach()")
         (ours,) = torch.autograd.grad(answer, chosen)
         if not (ours < 0).all():
-            raise _Wrong("raising the log-probability of a chosen answer must lower the loss")
+            raise Wrong("raising the log-probability of a chosen answer must lower the loss")
 
     def large():
         zero = torch.zeros(1, dtype=torch.float64)
-        _close(function(zero - 1e4, zero, zero, zero, 1.0), 1e4)
+        close(function(zero - 1e4, zero, zero, zero, 1.0), 1e4)
 
     yield "policy = reference gives ln 2", start
     yield "six random pairs", by_definition
@@ -314,15 +134,14 @@ def _(function):
     yield "a margin of -1e4 does not overflow", large
 
 
-@_exercise(
-    "score_gradient",
+@exercise(
     "score_gradient(scores)",
     "Scores of shape (..., N). Return the gradient of −log P(candidate 0 is best) by the scores, without autograd.",
     difficulty=2,
     minutes=10,
 )
 def _(function):
-    scores = _numbers(3, 5, seed=4)
+    scores = numbers(3, 5, seed=4)
 
     def by_autograd():
         tracked = scores.clone().requires_grad_()
@@ -332,22 +151,21 @@ def _(function):
             (scores.softmax(-1), "this is the softmax: the winner's own term −1 is missing"),
             (expected / 3, "no mean over the batch: each row has its own gradient"),
         ]
-        _close(function(scores), expected, hints=hints)
+        close(function(scores), expected, hints=hints)
 
     def balance():
-        answer = _tensor(function(scores))
-        _close(answer.sum(-1), torch.zeros(3, dtype=torch.float64))
+        answer = tensor(function(scores))
+        close(answer.sum(-1), torch.zeros(3, dtype=torch.float64))
 
     def confident():
-        _close(function(torch.tensor([50.0, 0.0, 0.0], dtype=torch.float64)), torch.zeros(3))
+        close(function(torch.tensor([50.0, 0.0, 0.0], dtype=torch.float64)), torch.zeros(3))
 
     yield "it equals what autograd finds", by_autograd
     yield "it sums to zero: what one candidate gains the others lose", balance
     yield "it vanishes where the winner is sure", confident
 
 
-@_exercise(
-    "info_nce_in_batch",
+@exercise(
     "info_nce_in_batch(anchor, positive, temperature)",
     "Vectors of shape (B, D). Return the mean InfoNCE loss with cosine scores; "
     "the other rows' positives are the negatives.",
@@ -355,7 +173,7 @@ def _(function):
     minutes=15,
 )
 def _(function):
-    anchor, positive = _numbers(5, 7, seed=5), _numbers(5, 7, seed=6)
+    anchor, positive = numbers(5, 7, seed=5), numbers(5, 7, seed=6)
     unit = [torch.nn.functional.normalize(x, dim=-1) for x in (anchor, positive)]
     cosine = unit[0] @ unit[1].T
 
@@ -373,18 +191,18 @@ def _(function):
             (without, "the positive must stand in the denominator too"),
             (5 * cross_entropy(cosine / 0.2), "this is the sum over the anchors; the mean is asked for"),
         ]
-        _close(function(anchor, positive, 0.2), cross_entropy(cosine / 0.2), hints=hints)
+        close(function(anchor, positive, 0.2), cross_entropy(cosine / 0.2), hints=hints)
 
     def lengths():
-        _close(function(3 * anchor, 0.1 * positive, 0.2), cross_entropy(cosine / 0.2))
+        close(function(3 * anchor, 0.1 * positive, 0.2), cross_entropy(cosine / 0.2))
 
     def uniform():
         same = torch.ones(4, 3, dtype=torch.float64)
-        _close(function(same, same, 0.05), math.log(4))
+        close(function(same, same, 0.05), math.log(4))
 
     def cold():
         vectors = torch.eye(4, dtype=torch.float64)
-        _close(function(vectors, vectors.flip(0), 1e-3), 1000.0)
+        close(function(vectors, vectors.flip(0), 1e-3), 1000.0)
 
     yield "five random rows", by_definition
     yield "the length of a vector does not matter", lengths
@@ -392,8 +210,7 @@ def _(function):
     yield "a temperature of 0.001 does not overflow", cold
 
 
-@_exercise(
-    "optimal_policy",
+@exercise(
     "optimal_policy(reference_probs, rewards, beta)",
     "Probabilities and rewards of all answers, shape (..., N). "
     "Return the policy that maximises E[reward] − beta · KL(policy ‖ reference).",
@@ -401,8 +218,8 @@ def _(function):
     minutes=15,
 )
 def _(function):
-    reference = _numbers(3, 5, seed=7).softmax(-1)
-    rewards = _numbers(3, 5, seed=8)
+    reference = numbers(3, 5, seed=7).softmax(-1)
+    rewards = numbers(3, 5, seed=8)
 
     def tilted(sharpness, base=reference):
         unnormalised = base * (rewards * sharpness).exp()
@@ -417,25 +234,25 @@ def _(function):
             (tilted(2.0, torch.ones_like(reference)), "the reference is missing"),
             (tilted(1.0), "beta is missing"),
         ]
-        _close(function(reference, rewards, 0.5), tilted(2.0), hints=hints)
+        close(function(reference, rewards, 0.5), tilted(2.0), hints=hints)
 
     def better_than_others():
-        ours = _tensor(function(reference, rewards, 0.5))
+        ours = tensor(function(reference, rewards, 0.5))
 
         def objective(policy):
             return ((policy * rewards).sum(-1) - 0.5 * (policy * (policy / reference).log()).sum(-1)).sum()
 
         for seed in range(20):
-            rival = _numbers(3, 5, seed=100 + seed).softmax(-1) * 0.05 + 0.95 * ours
+            rival = numbers(3, 5, seed=100 + seed).softmax(-1) * 0.05 + 0.95 * ours
             if objective(rival) > objective(ours) + 1e-9:
-                raise _Wrong("a policy nearby reaches a higher objective: yours is not the maximum")
+                raise Wrong("a policy nearby reaches a higher objective: yours is not the maximum")
 
     def cold():
-        _close(function(reference, rewards, 1e6), reference, tolerance=1e-4)
+        close(function(reference, rewards, 1e6), reference, tolerance=1e-4)
 
     def sharp():
         answer = function(reference, rewards, 1e-3)
-        _close(answer, torch.nn.functional.one_hot(rewards.argmax(-1), 5))
+        close(answer, torch.nn.functional.one_hot(rewards.argmax(-1), 5))
 
     yield "three prompts with five answers each", by_definition
     yield "no policy nearby reaches a higher objective", better_than_others
@@ -443,8 +260,48 @@ def _(function):
     yield "a tiny beta takes the best answer, without overflow", sharp
 
 
-@_exercise(
-    "sample_ranking",
+@exercise(
+    "one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta)",
+    "q (N, V) and log-probabilities (B, V) of B anchors. Return all scores (B, N): "
+    "beta times the expected log-ratio under each q.",
+    difficulty=2,
+    minutes=10,
+)
+def _(function):
+    probs = numbers(4, 9, seed=9).softmax(-1)
+    policy, reference = numbers(3, 9, seed=10).log_softmax(-1), numbers(3, 9, seed=11).log_softmax(-1)
+
+    def unmoved():
+        close(function(probs, policy, policy, 2.0), torch.zeros(3, 4))
+
+    def certain():
+        close(function(torch.eye(9, dtype=torch.float64), policy, reference, 2.0), 2.0 * (policy - reference))
+
+    def by_definition():
+        ratio = policy - reference
+        hints = [
+            (ratio @ probs.T, "beta is missing"),
+            (-2.0 * (ratio @ probs.T), "the ratio is turned: policy over reference"),
+            (2.0 * (ratio.exp() @ probs.T), "this averages the ratio; the logarithm of the ratio is asked for"),
+            (2.0 * (ratio.exp() @ probs.T).log(), "this is the logarithm of a mean, not the mean of the logarithm"),
+            (2.0 * (policy @ probs.T), "the reference is missing"),
+            (2.0 * (ratio @ probs.T) / 9, "an expectation sums over the words: the probabilities divide already"),
+        ]
+        close(function(probs, policy, reference, 2.0), 2.0 * (ratio @ probs.T), hints=hints)
+
+    def divergences():
+        def divergence(log_probs):
+            return (probs * (probs.log() - log_probs[:, None])).sum(-1)
+
+        close(function(probs, policy, reference, 0.7), 0.7 * (divergence(reference) - divergence(policy)))
+
+    yield "policy = reference gives zero", unmoved
+    yield "a certain word gives DPO's implicit reward", certain
+    yield "three anchors, four candidates", by_definition
+    yield "it is beta · (KL(q ‖ reference) − KL(q ‖ policy))", divergences
+
+
+@exercise(
     "sample_ranking(scores, generator)",
     "One vector of N scores and a torch.Generator. Return one random Plackett–Luce ranking, best first.",
     difficulty=3,
@@ -456,7 +313,7 @@ def _(function):
     def draw(generator):
         ranking = torch.as_tensor(function(scores, generator))
         if ranking.shape != (3,) or sorted(ranking.tolist()) != [0, 1, 2]:
-            raise _Wrong(f"a permutation of 0, 1, 2 is asked for, got {ranking.tolist()}")
+            raise Wrong(f"a permutation of 0, 1, 2 is asked for, got {ranking.tolist()}")
         return tuple(ranking.tolist())
 
     def permutation():
@@ -464,7 +321,7 @@ def _(function):
 
     def repeats():
         if len({draw(torch.Generator().manual_seed(3)) for _ in range(8)}) > 1:
-            raise _Wrong("the same generator state must give the same ranking: pass `generator` to the random call")
+            raise Wrong("the same generator state must give the same ranking: pass `generator` to the random call")
 
     def frequencies():
         generator, draws = torch.Generator().manual_seed(1), 4000
@@ -488,57 +345,14 @@ def _(function):
             message += "; the order is turned: best first"
         else:
             message += "; Gumbel noise is −log(−log(u)) for u uniform in (0, 1)"
-        raise _Wrong(message)
+        raise Wrong(message)
 
     yield "it returns a permutation", permutation
     yield "it repeats with the generator's state", repeats
     yield "4,000 rankings have the right frequencies", frequencies
 
 
-@_exercise(
-    "one_word_scores",
-    "one_word_scores(word_probs, policy_log_probs, reference_log_probs, beta)",
-    "q (N, V) and log-probabilities (B, V) of B anchors. Return all scores (B, N): "
-    "beta times the expected log-ratio under each q.",
-    difficulty=2,
-    minutes=10,
-)
-def _(function):
-    probs = _numbers(4, 9, seed=9).softmax(-1)
-    policy, reference = _numbers(3, 9, seed=10).log_softmax(-1), _numbers(3, 9, seed=11).log_softmax(-1)
-
-    def unmoved():
-        _close(function(probs, policy, policy, 2.0), torch.zeros(3, 4))
-
-    def certain():
-        _close(function(torch.eye(9, dtype=torch.float64), policy, reference, 2.0), 2.0 * (policy - reference))
-
-    def by_definition():
-        ratio = policy - reference
-        hints = [
-            (ratio @ probs.T, "beta is missing"),
-            (-2.0 * (ratio @ probs.T), "the ratio is turned: policy over reference"),
-            (2.0 * (ratio.exp() @ probs.T), "this averages the ratio; the logarithm of the ratio is asked for"),
-            (2.0 * (ratio.exp() @ probs.T).log(), "this is the logarithm of a mean, not the mean of the logarithm"),
-            (2.0 * (policy @ probs.T), "the reference is missing"),
-            (2.0 * (ratio @ probs.T) / 9, "an expectation sums over the words: the probabilities divide already"),
-        ]
-        _close(function(probs, policy, reference, 2.0), 2.0 * (ratio @ probs.T), hints=hints)
-
-    def divergences():
-        def divergence(log_probs):
-            return (probs * (probs.log() - log_probs[:, None])).sum(-1)
-
-        _close(function(probs, policy, reference, 0.7), 0.7 * (divergence(reference) - divergence(policy)))
-
-    yield "policy = reference gives zero", unmoved
-    yield "a certain word gives DPO's implicit reward", certain
-    yield "three anchors, four candidates", by_definition
-    yield "it is beta · (KL(q ‖ reference) − KL(q ‖ policy))", divergences
-
-
-@_exercise(
-    "place_probabilities",
+@exercise(
     "place_probabilities(scores)",
     "One vector of N scores, N ≤ 5. "
     "Return the matrix (N, N) of the probabilities that candidate i comes in at place k.",
@@ -546,7 +360,7 @@ def _(function):
     minutes=20,
 )
 def _(function):
-    scores = _numbers(4, seed=12)
+    scores = numbers(4, seed=12)
 
     def expected(scores):
         rankings = torch.tensor(list(itertools.permutations(range(len(scores)))))
@@ -554,7 +368,7 @@ def _(function):
         return torch.stack([(probs[:, None] * (rankings == item)).sum(0) for item in range(len(scores))])
 
     def first_place():
-        _close(_tensor(function(scores))[:, 0], scores.softmax(0))
+        close(tensor(function(scores))[:, 0], scores.softmax(0))
 
     def by_definition():
         softmax = scores.softmax(0)
@@ -563,17 +377,17 @@ def _(function):
             (expected(scores).flip(1), "the places are counted from the worst: column 0 is the best"),
             (softmax[:, None].expand(4, 4), "a later place is won only by those not yet placed"),
         ]
-        _close(function(scores), expected(scores), hints=hints)
+        close(function(scores), expected(scores), hints=hints)
 
     def balance():
-        answer = _tensor(function(scores))
-        _close(torch.cat([answer.sum(0), answer.sum(1)]), torch.ones(8))
+        answer = tensor(function(scores))
+        close(torch.cat([answer.sum(0), answer.sum(1)]), torch.ones(8))
 
     def equal():
-        _close(function(torch.zeros(3, dtype=torch.float64)), torch.full((3, 3), 1 / 3))
+        close(function(torch.zeros(3, dtype=torch.float64)), torch.full((3, 3), 1 / 3))
 
     def five():
-        _close(function(_numbers(5, seed=13)), expected(_numbers(5, seed=13)))
+        close(function(numbers(5, seed=13)), expected(numbers(5, seed=13)))
 
     yield "the first column is the softmax", first_place
     yield "four candidates, against the sum over all rankings", by_definition
