@@ -474,7 +474,7 @@ def test_a_table_has_a_cell_for_each_row_and_column():
 def test_a_table_of_recipes_says_what_runs_differ_in():
     preference = {"objective": "pairwise", "beta": 0.1, "learning_rate": 1e-4, "micro_batch": 8, "accumulation": 4}
     baseline = {"objective": "contrastive", "temperature": 0.05, "learning_rate": 5e-4, "micro_batch": 16}
-    runs = {"SemPA": (preference, 1024), "other": (baseline | {"accumulation": 1, "kl_weight": 10.0}, 96)}
+    runs = {"SemPA": (preference, 1024), "other": (baseline | {"accumulation": 1, "kl_weight": 10.0, "beta": 0.1}, 96)}
     lines = records.recipe_table(runs).splitlines()
     assert lines[0] == "| run | objective | β or τ | learning rate | rows a step | KL weight | rows |"
     assert lines[2] == "| SemPA | `pairwise` | β 0.1 | 0.0001 | 32 | 0 | 1,024 |"

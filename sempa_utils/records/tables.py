@@ -46,7 +46,8 @@ def recipe_table(runs: Mapping[str, tuple[Mapping[str, Any], int]]) -> str:
     """
     rows = {}
     for name, (recipe, trained) in runs.items():
-        sharpness = f"β {recipe['beta']:g}" if "beta" in recipe else f"τ {recipe['temperature']:g}"
+        contrastive = recipe["objective"] == "contrastive"  # the first records have a β that it did not use
+        sharpness = f"τ {recipe['temperature']:g}" if contrastive else f"β {recipe['beta']:g}"
         rows[name] = {
             "objective": f"`{recipe['objective']}`",
             "β or τ": sharpness,
