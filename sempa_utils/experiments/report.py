@@ -371,7 +371,8 @@ def _comparison(name: str) -> records.Comparison:
     return records.load_run(records.committed_folder() / f"{name}.json", records.Comparison).figures
 
 
-TABLES = {"overview": overview, "grid": grid, "recipes": recipes, "sts": sts, "generation": generation, "costs": costs, "speech": speech,
+TABLES = {"overview": overview, "grid": grid, "recipes": recipes, "sts": sts,
+          "generation": generation, "costs": costs, "speech": speech,
           "space": space, "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
           "finished-sempa": functools.partial(finished_checkpoint, run="pairwise_kl", rows=1024),
           "finished-contrastive": functools.partial(finished, run="contrastive_kl"),

@@ -94,7 +94,7 @@ def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTre
 
 
 class Parts(NamedTuple):
-    """What each token of a tree of pairs is, as the number (N,) of its name; {name: tokens} here and in a stock batch."""
+    """What each token of a tree of pairs is, the number (N,) of its name; {name: tokens} here and in a stock batch."""
 
     of: torch.Tensor
     in_tree: dict[str, int]
