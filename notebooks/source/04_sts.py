@@ -73,7 +73,8 @@ display(Markdown(records.costs("04_sts")))
 # ## 1 · Two sentences, and a few more
 #
 # Each cell is the cosine of two sentences' embeddings. Mind the colours: they begin at the lowest cosine of these few
-# pairs, which is high, for all of a base model's sentences point almost the same way. Which pairs mean the same? Put in your own.
+# pairs, which is high, for all of a base model's sentences point almost the same way. Which pairs mean the same? Say it
+# before you look; then put in your own.
 
 # %%
 from sempa_utils import models, training
@@ -102,6 +103,10 @@ sentences = [
 vectors = prompteol.encode(sentences)
 cosines = prompteol.similarity(vectors, vectors)
 display(space_plots.similarity_heat_map(cosines, sentences, title="PromptEOL, base model"))
+
+# %% [markdown]
+# Sentences 1 and 2 mean the same, and so do 4 and 5. Sentence 3 has most of sentence 1's words and contradicts it. Where
+# the cell of 3 and 1 is the brightest, the base model goes by the words; section 8 measures that.
 
 # %% [markdown]
 # ## 2 · From pairs to one number
