@@ -353,9 +353,9 @@ lengths_kept = table["PromptEOL"]["isotropy_raw"]
 print(f"isotropy of PromptEOL with the vectors' lengths kept: {lengths_kept:.0e}")
 
 # %%
-SHOWN = {"uniformity": "uniformity", "isotropy": "isotropy", "isotropy_both": "both signs"}
-SHOWN |= {"average_cosine": "average cosine", "alignment": "alignment"}
-told = {name: {SHOWN[key]: row[key] for key in SHOWN} for name, row in table.items()}
+COLUMNS = {"uniformity": "uniformity", "isotropy": "isotropy", "isotropy_both": "both signs"}
+COLUMNS |= {"average_cosine": "average cosine", "alignment": "alignment"}
+told = {name: {COLUMNS[key]: row[key] for key in COLUMNS} for name, row in table.items()}
 published = {}
 for row in records.published("table5_geometry"):
     both = row["uniformity"], row["isotropy"]

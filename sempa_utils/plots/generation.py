@@ -132,7 +132,7 @@ def gained_and_lost(
         axes.set_xlabel(f"generation: {generation}, less the base (points)")
         axes.set_ylabel(f"embedding: {sts},\nless the base")
         legend = {"alignment": "left", "fontsize": 9.5, "title_fontsize": 9.5}
-        figure.legend(handles=handles, title="this run, 95 % intervals", loc="outside right upper", **legend)
+        figure.legend(handles=handles, title="ours, 95 % intervals", loc="outside right upper", **legend)
         if hollow:
             title = "published (7–8B,\nfull benchmarks)"
             figure.legend(handles=hollow, title=title, loc="outside right lower", **legend)
