@@ -330,6 +330,8 @@ def page(notebook, title: str) -> str:
     body = re.sub(
         r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", "", body, flags=re.DOTALL
     )
+    # Its neighbours are pages too.
+    body = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', body)
     return body.replace("</head>", f"<style>{STYLE}</style></head>", 1)
 
 

@@ -446,26 +446,29 @@ def test_the_area_under_the_curve_counts_pairs(higher, lower):
 
 
 @given(SAMPLES, SAMPLES)
-def test_overlap_is_what_the_best_threshold_leaves_on_the_wrong_side(first, second):
+def test_misplaced_is_what_the_best_threshold_leaves_on_the_wrong_side(higher, lower):
     def wrong(threshold):
-        below, above = np.mean(np.array(first) <= threshold), np.mean(np.array(second) > threshold)
-        return min(below + above, 2 - below - above)
+        return np.mean(np.array(higher) <= threshold) + np.mean(np.array(lower) > threshold)
 
-    best = min(wrong(threshold) for threshold in [-6, *first, *second])
-    assert geometry.overlap(first, second) == pytest.approx(best)
-    assert geometry.overlap(second, first) == pytest.approx(best)
+    best = min(wrong(threshold) for threshold in [-math.inf, *higher, *lower])
+    assert geometry.misplaced(higher, lower) == pytest.approx(best)
 
 
-def test_two_normal_samples_overlap_as_the_formulas_say():
+def test_an_order_that_is_upside_down_has_all_on_the_wrong_side():
+    below, above = np.linspace(0, 1, 20), np.linspace(2, 3, 30)
+    assert geometry.misplaced(above, below) == 0 and geometry.misplaced(below, above) == 1
+
+
+def test_two_normal_samples_are_told_apart_as_the_formulas_say():
     random, apart = np.random.default_rng(0), 1.2
     first, second = random.normal(apart, 1, 20_000), random.normal(0, 1, 20_000)
     assert geometry.area_under_curve(first, second) == pytest.approx(stats.norm.cdf(apart / math.sqrt(2)), abs=0.01)
-    assert geometry.overlap(first, second) == pytest.approx(2 * stats.norm.cdf(-apart / 2), abs=0.015)
-    assert geometry.overlap(first, first) == pytest.approx(1)
-    assert geometry.overlap(first, first + 100) == pytest.approx(0)
+    assert geometry.misplaced(first, second) == pytest.approx(2 * stats.norm.cdf(-apart / 2), abs=0.015)
+    assert geometry.misplaced(first, first) == pytest.approx(1)
+    assert geometry.misplaced(first + 100, first) == pytest.approx(0)
 
 
-@pytest.mark.parametrize("measure", [geometry.area_under_curve, geometry.overlap])
+@pytest.mark.parametrize("measure", [geometry.area_under_curve, geometry.misplaced])
 def test_samples_are_checked(measure):
     for broken in ([], [1.0, math.nan]):
         with pytest.raises(InputError, match="A sample needs"):

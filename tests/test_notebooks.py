@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
+MOST_LINES = 20  # of a code cell: one idea
 SOURCES = sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))
 COMMITTED = [ROOT / "notebooks" / f"{source.stem}.ipynb" for source in SOURCES]
 
@@ -204,6 +205,41 @@ def test_every_notebook_opens_and_closes_as_the_others_do():
         text = source.read_text(encoding="utf8")
         assert f'records.costs("{source.stem}")' in text
         assert f'"notebook_{source.stem}"' in text and "records.settings_table" in text
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_a_cell_holds_one_idea(source):
+    code = [cell.source for cell in jupytext.read(source).cells if cell.cell_type == "code"]
+    long = {cell.splitlines()[0]: lines for cell in code if (lines := len(cell.splitlines())) > MOST_LINES}
+    assert not long, f"cells of more than {MOST_LINES} lines: {long}"
+    assert not [cell for cell in code if "|---" in cell or "| ---" in cell], "`records.table` makes tables"
+    assert not [cell for cell in code if "import matplotlib" in cell], "`sempa_utils.plots` draws"
+
+
+def glossary() -> dict[str, str]:
+    """Read notebook 01's table: {term: its line}."""
+    cells = [cell.source for cell in jupytext.read(SOURCES[0]).cells if cell.source.startswith("## Glossary")]
+    assert len(cells) == 1
+    return dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", cells[0], re.MULTILINE)[1:])
+
+
+def test_the_glossary_has_the_words_of_the_notebooks_and_each_notebook_leads_to_it():
+    asked = "PromptEOL,slot,triplet,policy,reference,nat,implicit reward,β,NF4,LoRA,isotropy,uniformity,perplexity,DPO"
+    listed = {term for terms in glossary() for term in terms.split(", ")}
+    assert set(asked.split(",")) <= listed
+    for source in SOURCES:
+        assert "(01_theory.ipynb#Glossary)" in jupytext.read(source).cells[0].source, source.stem
+    text = re.sub(r"[*_`]", "", "".join(source.read_text(encoding="utf8") for source in SOURCES)).lower()
+    for term in listed:
+        assert text.count(term.split("(")[0].lower()) > 1, f"{term} stands in no notebook"
+
+
+def test_a_link_to_a_notebook_leads_to_its_page():
+    text = "[words](01_theory.ipynb#Glossary), [again](https://example.org/01_theory.ipynb)"
+    cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_markdown_cell("## Glossary")]
+    page = runner.page(nbformat.v4.new_notebook(cells=cells), "one")
+    assert 'href="01_theory.html#Glossary"' in page and 'id="Glossary"' in page
+    assert 'href="https://example.org/01_theory.ipynb"' in page
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)

@@ -163,6 +163,27 @@ def test_a_ruined_model_bends_the_scale_and_everything_stays_in_the_picture(tmp_
     low, high = axes.get_xlim()
     assert low < -3 and high > 1900
     assert {"−3 %", "0 %", "+3 %", "+1000 %"} <= set(ticks(axes.xaxis))
+    assert "even within 3 %, logarithmic beyond" in axes.get_xlabel(), "a bent scale says so"
+
+
+def test_the_number_of_rows_stands_on_no_curve(tmp_path):
+    curves = {  # the second ends where the first passes to the right of it
+        "one": [FrontierPoint(256, 62.0, 21.0), FrontierPoint(512, 64.0, 22.0)],
+        "other": [FrontierPoint(256, 62.1, 21.0)],
+    }
+    figure = saved(generation.frontier(curves, BASE), tmp_path)
+    axes = figure.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    for line in axes.lines:
+        if line.get_label() == "_path":
+            points = axes.transData.transform(generation._dense(line))
+            assert not any(box.contains(*point) for box in boxes for point in points)
+
+
+def test_a_difference_in_which_no_item_differs_has_no_interval(tmp_path):
+    same, gain = Difference(0.0, standard_error=0.0), Difference(5.0, Interval(2.0, 8.0))
+    figure = saved(generation.gained_and_lost({"SemPA": (same, gain)}), tmp_path)
+    assert "no item differs" in keys(figure.legends[0])[0]
 
 
 # --- the next token ------------------------------------------------------------------------------
@@ -192,7 +213,13 @@ def test_white_space_can_be_seen_and_a_dollar_is_no_formula(tmp_path):
 def test_five_models_take_two_rows_of_panels(tmp_path):
     one = NextTokens(["a"], [0.5], 1.0)
     figure = saved(generation.next_tokens("A", {f"model {n}": one for n in range(5)}), tmp_path)
-    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False] * 3
+    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False]
+
+
+@pytest.mark.parametrize(("panels", "empty"), [(1, 0), (2, 0), (4, 0), (5, 1), (6, 0), (7, 1), (8, 0), (9, 0)])
+def test_rows_of_panels_are_full_or_nearly_so(panels, empty):
+    columns = style.full_columns(panels)
+    assert columns <= 4 and -panels % columns == empty
 
 
 def test_spread_by_prompt_draws_every_value_and_the_median(tmp_path):
@@ -209,6 +236,16 @@ def test_spread_by_prompt_draws_every_value_and_the_median(tmp_path):
         assert np.abs(drawn[:, 1] - place).max() <= 0.2
     assert words_of(left) == ["2.00", "3.00"] and words_of(right) == ["0.50", "3.00"]
     assert figure._supxlabel.get_text().startswith("a measure") and left.get_xlim() == right.get_xlim()
+
+
+def test_values_that_differ_by_orders_of_magnitude_are_all_to_be_seen(tmp_path):
+    kinds = {"open": {"base": np.array([0.001, 0.002, 0.0])}, "slot": {"base": np.array([5.0, 9.0])}}
+    figure = saved(generation.spread_by_prompt(kinds, "KL"), tmp_path)
+    for axes in figure.axes:
+        assert axes.get_xscale() == "log" and axes.get_xlim()[0] > 0
+        points = next(one for one in axes.collections if isinstance(one, PathCollection)).get_offsets()[:, 0]
+        assert (points >= axes.get_xlim()[0]).all() and (points <= axes.get_xlim()[1]).all()
+    assert figure._supxlabel.get_text().endswith("logarithmic scale")
 
 
 def test_there_is_a_mark_for_each_colour():

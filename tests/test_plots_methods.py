@@ -132,12 +132,14 @@ def test_dev_by_layer(tmp_path):
 def test_rank_errors_are_drawn_with_their_line(tmp_path):
     shared = np.array([0.0, 0.5, 1.0])
     errors = {name: np.array([-10.0, 0.0, 10.0]) * factor for factor, name in enumerate("abcde", start=1)}
-    figure = saved(methods.rank_errors(errors, shared), tmp_path)
+    figure = saved(methods.rank_errors(errors, shared, no_skill=np.array([20.0, 0.0, -20.0])), tmp_path)
     panels = [axes for axes in figure.axes if axes.axison]
     assert [title(axes) for axes in panels] == list("abcde")
     for factor, axes in enumerate(panels, start=1):
         np.testing.assert_allclose(axes.collections[0].get_offsets()[:, 0], 100 * shared)
         np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0, -10 * factor], [100, 10 * factor]], atol=1e-9)
+        np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0, 20], [100, -20]], atol=1e-9)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fit", "fit of no skill at all"]
     assert "%" in figure._supxlabel.get_text() and "too alike" in figure._supylabel.get_text()
 
 

@@ -298,15 +298,21 @@ def test_one_point_can_be_drawn_alone(monkeypatch):
     assert "nan" not in interactive.scatter({"anchor": [[3.0, 3.0]]}, {"anchor": ["Alone."]}).data
 
 
-def test_a_saved_scatter_tells_points_far_apart(tmp_path, monkeypatch):
+def test_a_saved_scatter_tells_points_far_apart_and_their_neighbours(tmp_path, monkeypatch):
     monkeypatch.setenv("SEMPA_STATIC", "1")
-    left, right = saved(interactive.scatter(POINTS, TEXTS, numbered=3), tmp_path).axes
+    left, right = saved(interactive.scatter(POINTS, TEXTS, numbered=2), tmp_path).axes
     for points, values in zip(left.collections, POINTS.values(), strict=True):
         np.testing.assert_allclose(points.get_offsets(), values)
-    # The point farthest from the middle, the one farthest from it, and the one farthest from both.
-    assert [note.xy for note in left.texts] == [(4.0, 1.0), (0.0, 0.0), (1.0, 2.0)]
+    # The point farthest from the middle and the one farthest from it, each with the point nearest to it.
+    told = {note.get_text(): note.xy for note in left.texts}
+    every = np.concatenate(list(POINTS.values()))
+    assert list(told) == ["1a", "1b", "2a", "2b"]
+    assert told["1a"] == (4.0, 1.0) and told["2a"] == (0.0, 0.0)
+    for number in "12":
+        apart = np.sort(np.linalg.norm(every - told[f"{number}a"], axis=1))
+        assert np.linalg.norm(np.subtract(told[f"{number}a"], told[f"{number}b"])) == pytest.approx(apart[1])
     lines = right.texts[0].get_text().splitlines()
-    assert lines == ['1  A "quoted" one & <more>. (anchor)', "2  One sentence. (anchor)", "3  Third. (negative)"]
+    assert lines[0] == '1a  A "quoted" one & <more>. (anchor)' and "2a  One sentence. (anchor)" in lines
 
 
 def test_a_sentence_may_hold_a_dollar_sign(tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ def test_kl_world():
     )
     left, right = figure.axes
     assert [bar.get_height() for bar in left.patches] == [0.5, 0.5, 0.2, 0.8]
+    assert [text.get_text() for text in left.texts] == ["0.50", "0.50", "0.20", "0.80"], "also of a bar too low to see"
     labels = [text.get_text() for text in right.get_legend().get_texts()]
     assert ["0.25" in labels[0], "0.50" in labels[1]] == [True, True]
     with pytest.raises(ValueError, match="prompts × answers"):

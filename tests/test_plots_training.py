@@ -53,6 +53,14 @@ def test_lengths_without_a_count_are_refused(lengths):
         training.length_histogram(lengths)
 
 
+def test_tokens_are_grey_where_they_are_read_and_coloured_where_they_are_scored():
+    page = training.coloured_tokens(["<a>", "\n"], {"chosen": ["yes"], "rejected": ["no"]})
+    assert page.count("<p") == 2 and page.count("#ececec") == 4 and page.count("&lt;a&gt;") == 2 and "⏎" in page
+    for part, word in (("chosen", "yes"), ("rejected", "no")):
+        shade = style.COLOURS[training.PARTS[part]]
+        assert f'background:{shade}55;margin:1px;padding:0 2px;border-radius:3px">{word}<' in page
+
+
 TREE = {"instruction": 40, "anchors": 130, "chosen answers": 81, "rejected answers": 85}
 STOCK = {"instruction": 640, "anchors": 260, "chosen answers": 81, "rejected answers": 85, "padding": 1000}
 

@@ -144,3 +144,30 @@ def test_empty_or_uneven_batches_are_refused(prompts, answers):
 def test_sequences_without_a_last_state_are_refused(sequences):
     with pytest.raises(ValueError):
         prefix_tree.build_slots(sequences)
+
+
+# --- What the tokens are ---------------------------------------------------------------------------
+
+
+def test_the_parts_of_a_tree_are_told_by_who_shares_them():
+    prompts = [[1, 2, 10, 3], [1, 2, 11, 3]]
+    answers = [[[20, 21, 0], [20, 22, 0]], [[30, 0], [31, 32, 0]]]  # 20 begins both answers of the first prompt
+    tree = prefix_tree.build(prompts, answers)
+    parts = prefix_tree.parts(tree)
+    names = [prefix_tree.PARTS[number] for number in parts.of.tolist()]
+    told = dict(zip(tree.input_ids[0].tolist(), names))
+    assert [told[token] for token in (1, 2, 10, 11)] == ["instruction"] * 2 + ["anchors"] * 2
+    assert [told[token] for token in (20, 21, 22)] == ["both answers", "chosen answers", "rejected answers"]
+    assert (told[30], told[31]) == ("chosen answers", "rejected answers")
+    assert sum(parts.in_tree.values()) == tree.input_ids.numel()
+
+
+@settings(max_examples=40, deadline=None)
+@given(batches())
+def test_a_stock_batch_holds_every_token_of_every_sequence_and_padding(batch):
+    prompts, answers = batch
+    answers = [(own * 2)[:2] for own in answers]  # two answers a prompt
+    parts = prefix_tree.parts(prefix_tree.build(prompts, answers))
+    lengths = [len(prompt) + len(answer) for prompt, own in zip(prompts, answers) for answer in own]
+    assert sum(parts.in_stock.values()) == max(lengths) * len(lengths)
+    assert parts.in_stock["padding"] == max(lengths) * len(lengths) - sum(lengths)

@@ -291,3 +291,44 @@ def test_types_of_models_stand_by_what_came_of_them(tmp_path, monkeypatch):
         ["wrong", "a / b", "1", "`odd`"],
     ]
     assert cells(report.families_run({}), "5")[:6] == ["1", "2", "1", "0", "0", "1"]
+
+
+# --- What notebooks show ---------------------------------------------------------------------------
+
+
+def of_tasks(tasks) -> records.Comparison:
+    base = TaskScore(50.0, 10, Interval(48.0, 52.0))
+    better = replace(base, value=55.0, difference=Difference(5.0, Interval(3.0, 7.0), p_value=0.002))
+    rows = {"PromptEOL": base, "SemPA": better}
+    return records.Comparison(
+        "PromptEOL", {name: RowScores(dict.fromkeys(tasks, score), score) for name, score in rows.items()}
+    )
+
+
+def test_a_comparison_of_several_tasks_has_a_column_for_each():
+    several = report.compared(of_tasks(["A", "B"]), "mean of two").splitlines()
+    assert several[0].startswith("|  | A | B | mean of two (95 % interval) | less PromptEOL (95 % interval) | p |")
+    assert several[3].endswith("| 55.0 | 55.0 | 55.00 (48.0 to 52.0) | +5.00 (+3.0 to +7.0) | 0.002 |")
+    one = report.compared(of_tasks(["A"]), "A").splitlines()
+    assert one[2] == "| PromptEOL | 50.00 (48.0 to 52.0) |  |  |"
+
+
+def test_only_the_seven_tasks_stand_beside_the_papers():
+    named = {"PromptEOL": "PromptEOL", "SemPA": "SemPA"}
+    whole = report.beside_published(of_tasks(report.STS_TASKS), named, source="this run").splitlines()
+    assert len(whole) == 2 + 4 + 2 and whole[-1] == "| this run, SemPA | " + " | ".join(["55.00"] * 8) + " |"
+    assert all("*published*" in line for line in whole[2:6])
+    assert len(report.beside_published(of_tasks(["mini-STS"]), named, source="this run").splitlines()) == 2 + 4
+
+
+def test_the_recipes_of_recorded_runs_say_what_they_differ_in(found):
+    recipe = {"objective": "pairwise", "beta": 0.1, "learning_rate": 1e-4, "micro_batch": 8, "accumulation": 4}
+    runs = found | {"pairwise": recorded_as("pairwise", figures(65.0, 22.0), recipe=recipe)}
+    runs |= {run: None for run in report.FIRST_SCREEN if run not in ("base", "pairwise")}
+    lines = report.recipes(runs).splitlines()
+    assert lines[2:] == ["| `pairwise` | `pairwise` | β 0.1 | 0.0001 | 32 | 0 | 8,816 |"]
+
+
+def test_the_figures_on_many_items_have_the_line_of_guessing():
+    table = report.on_many_items({})
+    assert table.splitlines()[-1] == "| guessing | 25.0 | 22.2 |  |" and "(" in table.splitlines()[3]

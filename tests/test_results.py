@@ -459,6 +459,34 @@ def test_a_settings_table_has_a_row_for_each_difference():
     ]
 
 
+def test_a_table_has_a_cell_for_each_row_and_column():
+    rows = {"one": {"a": -1.234, "b": 12000}, "two": {"b": "text", "c": float("nan")}, "three": {"c": None}}
+    assert records.table(rows, digits={"a": 1}, corner="x").splitlines() == [
+        "| x | a | b | c |",
+        "| --- | --- | --- | --- |",
+        "| one | −1.2 | 12,000 |  |",
+        "| two |  | text |  |",
+        "| three |  |  |  |",
+    ]
+    assert "| −1.23 |" in records.table({"one": {"a": -1.234}})
+
+
+def test_a_table_of_recipes_says_what_runs_differ_in():
+    preference = {"objective": "pairwise", "beta": 0.1, "learning_rate": 1e-4, "micro_batch": 8, "accumulation": 4}
+    baseline = {"objective": "contrastive", "temperature": 0.05, "learning_rate": 5e-4, "micro_batch": 16}
+    runs = {"SemPA": (preference, 1024), "other": (baseline | {"accumulation": 1, "kl_weight": 10.0, "beta": 0.1}, 96)}
+    lines = records.recipe_table(runs).splitlines()
+    assert lines[0] == "| run | objective | β or τ | learning rate | rows a step | KL weight | rows |"
+    assert lines[2] == "| SemPA | `pairwise` | β 0.1 | 0.0001 | 32 | 0 | 1,024 |"
+    assert lines[3] == "| other | `contrastive` | τ 0.05 | 0.0005 | 16 | 10 | 96 |"
+
+
+def test_the_papers_settings_stand_in_one_place():
+    assert records.paper_settings({"β": 2.0}) == [("β", records.PAPER["β"], 2.0)]
+    with pytest.raises(KeyError):
+        records.paper_settings({"of no name": 1})
+
+
 def run_of(gpu=None, **notebooks) -> str:
     machine = {"gpu": gpu, "cores": 2, "system": "Linux x86_64"}
     costs = {name: {"seconds": seconds, "peak_memory_bytes": size} for name, (seconds, size) in notebooks.items()}

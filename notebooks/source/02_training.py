@@ -26,6 +26,8 @@
 # - why few rows and a small model want another rate than the paper's, and what holds the words meanwhile;
 # - the same likelihood over *words* instead of sentences, and what each does to the embedding;
 # - how much memory a 7–8B model takes on your card, before you start it.
+#
+# Words that are new to you stand in the [glossary](01_theory.ipynb#Glossary) of notebook 01.
 
 # %% [markdown]
 # ## Set-up
@@ -89,10 +91,14 @@ for triplet in training_rows.rows[:3]:
     )
 
 # %% [markdown]
-# Behind the triplets stand premises to which people wrote sentences of three labels. The lengths below
-# are a warning: if one label's sentences were longer, a preference could be learned from length alone.
+# Behind the triplets stand premises to which people wrote sentences of three labels. Two things in them are
+# a warning. If one label's sentences were longer, a preference could be learned from length alone. And if a
+# contradiction repeats more of the premise's words, it can be told from those. So what rules without a model
+# reach on these rows is printed below the picture: an accuracy has to beat it before it speaks of meaning. The
+# packaged rows are not balanced in this respect.
 
 # %%
+from sempa_utils.evaluation import shortcuts
 from sempa_utils.plots import training as training_plots
 
 ranked = corpora.load_ranked_nli()
@@ -103,6 +109,7 @@ words = {
 }
 display(training_plots.length_histogram(words, unit="words"))
 print(ranked.describe())
+print(shortcuts.words_of(ranked.rows))
 
 # %% [markdown]
 # The anchor goes into a paraphrase request, the paper's default template. Positive and negative become
@@ -117,12 +124,10 @@ for turn in preferences[0]["prompt"] + preferences[0]["chosen"]:
 print(f" rejected: {preferences[0]['rejected'][0]['content']}")
 
 # %% [markdown]
-# The model reads tokens. Only the answer's tokens enter the loss, the end token among them; the request
+# The model reads *tokens*, pieces of words. Only the answer's tokens enter the loss, the end token among them; the request
 # is context. Below, one row as the model sees it: grey is read, colour is scored.
 
 # %%
-import html
-
 from IPython.display import HTML
 from sempa_utils import models
 from sempa_utils.data.templates import paraphrase_request
@@ -131,29 +136,33 @@ from sempa_utils.objectives.preferences import answer_tokens
 base = models.load(MODEL, profile.precision)
 
 
-def show_row(answer: str, colour: str) -> str:
-    prompt, scored = answer_tokens(
-        base.tokenizer, paraphrase_request(training_rows.rows[0].anchor), answer=answer
-    )
-    cells = [(token, "#ececec") for token in prompt] + [(token, colour) for token in scored]
-    spans = [
-        f'<span style="background:{shade};margin:1px;padding:0 2px;border-radius:3px">'
-        f"{html.escape(base.tokenizer.decode([token])).replace(chr(10), '⏎')}</span>"
-        for token, shade in cells
-    ]
-    return f'<p style="font-family:monospace;font-size:13px;line-height:1.9">{"".join(spans)}</p>'
+# %%
+def request_and_answer(anchor, answer):
+    """The tokens of a paraphrase request, and those of an answer to it."""
+    return answer_tokens(base.tokenizer, paraphrase_request(anchor), answer=answer)
+
+
+def spelt(tokens):
+    return [base.tokenizer.decode([token]) for token in tokens]
 
 
 first = training_rows.rows[0]
-display(HTML(show_row(first.positive, "#b7dcf2") + show_row(first.negative, "#f6d6a8")))
+prompt, chosen = map(spelt, request_and_answer(first.anchor, first.positive))
+answers = {"chosen": chosen, "rejected": spelt(request_and_answer(first.anchor, first.negative)[1])}
+display(HTML(training_plots.coloured_tokens(prompt, answers)))
 
 # %% [markdown]
 # ## 2 · Four bits
 #
-# NF4 stores each weight as one of 16 levels, placed where a normal distribution has equal shares, times a
-# scale per block of 64. Double quantisation stores the scales themselves in 8 bits. The base is frozen,
-# so the rounding happens once; the gradient flows through it into the adapter. The adapter stays in
-# float32: its updates are small beside its weights, and in 16 bits many of them would round to nothing.
+# NF4 stores each weight as one of 16 levels times a scale per block of 64 weights. The levels are placed where a
+# *standard normal* variable would have equal shares. A block is divided by its largest magnitude, so that it fills
+# −1 to 1; that is a normal sample no longer, and the shares of the levels, printed below, are not equal. Double
+# quantisation stores the scales themselves in 8 bits. The base is frozen, so the rounding happens once; the gradient
+# flows through it into the adapter. The adapter stays in float32: its updates are small beside its weights, and in
+# 16 bits many of them would round to nothing.
+#
+# (The packaged model comes as a file of 4 bits a weight already, in another format, and is brought back to float32
+# when it is loaded. What is rounded here are those weights.)
 
 # %%
 import bitsandbytes.functional as bnb
@@ -164,28 +173,38 @@ matrix, weight = models.read_matrix(MODEL)  # from the file: no second model in 
 weight = weight.to(base.device)
 packed, state = bnb.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
 restored = bnb.dequantize_4bit(packed, state).float()
-scales = state.absmax.numel() * state.absmax.element_size()
-bits = 8 * (packed.numel() * packed.element_size() + scales) / weight.numel()
-relative = ((restored - weight).norm() / weight.norm()).item()
-
+stored = packed.numel() * packed.element_size()
+stored += state.absmax.numel() * state.absmax.element_size()
+bits, relative = 8 * stored / weight.numel(), (restored - weight).norm() / weight.norm()
 print(f"{matrix}, {tuple(weight.shape)}: {bits:.2f} bits a weight instead of 32")
 print(f"relative error ‖W − W₄‖ / ‖W‖ = {100 * relative:.1f} %")
 assert bits < 4.3 and relative < 0.15
 
+# %%
 blocks = weight.flatten().view(-1, 64)
 scaled = (blocks / blocks.abs().amax(dim=1, keepdim=True)).flatten()
-levels = state.code.float()
-errors = ((restored - weight) / weight.std()).flatten()
-sizes = {
-    "float32": 4 * weight.numel(),
-    "bfloat16": 2 * weight.numel(),
-    "nf4": packed.numel() * packed.element_size() + scales,
-}
+levels, errors = state.code.float(), ((restored - weight) / weight.std()).flatten()
+nearest = torch.bucketize(scaled, (levels[1:] + levels[:-1]) / 2)
+shares = 100 * torch.bincount(nearest.cpu(), minlength=16) / len(scaled)
+print(
+    f"a level has {shares.min():.1f} to {shares.max():.1f} % of the weights (equal shares: 6.2 %)"
+)
+sizes = {"float32": 4 * weight.numel(), "bfloat16": 2 * weight.numel(), "nf4": stored}
 display(
     training_plots.four_bits(
         scaled.cpu(), levels.cpu(), errors=errors.cpu(), bytes_by_precision=sizes
     )
 )
+
+# %% [markdown]
+# Is that much? A matrix does not tell; the model does. So here is its perplexity in four bits: e to the mean
+# surprise at a token of a text that training will not touch. Section 8 sets beside it the same base without
+# rounding, when that is loaded.
+
+# %%
+text = effect.unseen_text(training_rows)
+in_four_bits = effect.perplexity(base, text, limit=profile.text_tokens)
+print(f"perplexity of {text.name} in {base.precision}: {in_four_bits:.1f}")
 
 # %% [markdown]
 # Into the frozen, rounded $W$ training puts a second path of low rank, $W x + \frac{\alpha}{r} B A x$, and
@@ -232,25 +251,28 @@ def dpo_loss(policy_chosen, policy_rejected, reference_chosen, reference_rejecte
 
 
 recipe = training.profile_run(profile, parameters=base.parameters, seed=SEED).recipe
-few = training_rows.rows[:4]
+beta, few = recipe.objective.beta, training_rows.rows[:4]
 anchors, positives, negatives = (list(column) for column in zip(*few))
 with_adapter = get_peft_model(base.model, lora_config(recipe))
 policy = replace(base, model=with_adapter)
 
-scored = [answer_log_probs(policy, anchors, answers=answers) for answers in (positives, negatives)]
+
+# %%
+def both_answers(policy):
+    """Log-probabilities of the chosen and of the rejected answers of a few rows."""
+    return [answer_log_probs(policy, anchors, answers=each) for each in (positives, negatives)]
+
+
+scored = both_answers(policy)
 with with_adapter.disable_adapter():
-    reference = [
-        answer_log_probs(policy, anchors, answers=answers) for answers in (positives, negatives)
-    ]
-beta = recipe.objective.beta
+    reference = both_answers(policy)
 ours = dpo_loss(*scored, *reference, beta).item()
 chosen, rejected = reference
 package = plackett_luce.dpo_loss(
     *scored, reference_chosen=chosen, reference_rejected=rejected, beta=beta
 ).item()
-print(
-    f"loss of an untrained adapter: {ours:.6f} here, {package:.6f} in the package, ln 2 = {math.log(2):.6f}"
-)
+print(f"loss of an untrained adapter: {ours:.6f} here, {package:.6f} in the package")
+print(f"ln 2 = {math.log(2):.6f}")
 assert abs(ours - math.log(2)) < 1e-3 and abs(ours - package) < 1e-6
 
 # %% [markdown]
@@ -266,54 +288,25 @@ assert abs(ours - math.log(2)) < 1e-3 and abs(ours - package) < 1e-6
 from sempa_utils.models import prefix_tree
 
 
-def tokenised(rows):
-    """Per row its chosen and its rejected answer: (tokens of the request, tokens of the answer)."""
-    return [
-        [
-            answer_tokens(base.tokenizer, paraphrase_request(t.anchor), answer=answer)
-            for answer in t[1:]
-        ]
-        for t in rows
-    ]
-
-
-def tree_of(pairs):
+def tree_of(rows):
+    """Rows of triplets as one tree, the chosen answer of each before the rejected one."""
+    pairs = [[request_and_answer(row.anchor, answer) for answer in row[1:]] for row in rows]
     return prefix_tree.build(
         [pair[0][0] for pair in pairs], [[answer for _, answer in pair] for pair in pairs]
     )
 
 
-pairs = tokenised(few)
-prompts = [pair[0][0] for pair in pairs]
-tree = tree_of(pairs)
-
-# Which part of the batch each token of the tree belongs to: the instruction is what all prompts share,
-# an answer's tokens are those that its own prediction reads.
-PARTS = ["instruction", "anchors", "chosen answers", "rejected answers"]
-depth, shared = tree.position_ids[0], 0
-while len({tuple(prompt[: shared + 1]) for prompt in prompts}) == 1:
-    shared += 1
-part_of = torch.where(depth < shared, 0, 1)
-for owner in range(2 * len(few)):
-    part_of[tree.read_at[tree.owners == owner][1:]] = 2 + owner % 2
-
-in_tree = {part: int((part_of == number).sum()) for number, part in enumerate(PARTS)}
-sequences = [len(prompt) + len(answer) for pair in pairs for prompt, answer in pair]
-in_stock = {
-    "instruction": shared * 2 * len(few),
-    "anchors": sum(2 * (len(prompt) - shared) for prompt in prompts),
-    "chosen answers": sum(len(pair[0][1]) for pair in pairs),
-    "rejected answers": sum(len(pair[1][1]) for pair in pairs),
-    "padding": max(sequences) * len(sequences) - sum(sequences),
-}
-display(training_plots.part_bars(in_tree, in_stock))
+tree = tree_of(few)
+parts = prefix_tree.parts(tree)  # what each token is, from who shares it
+display(training_plots.part_bars(parts.in_tree, parts.in_stock))
 
 # %% [markdown]
 # The mask of that tree. A row is a token, and what it may look at is coloured by the part that it belongs
-# to: an answer sees the instruction, its own anchor and itself, and never its sibling.
+# to: an answer sees the instruction, its own anchor and itself, and never its sibling. Where both answers of a row
+# begin with the same word, that word is computed once as well, and both see it.
 
 # %%
-display(training_plots.tree_mask(tree.may_attend, part_of, labels=PARTS))
+display(training_plots.tree_mask(tree.may_attend, parts.of, labels=list(prefix_tree.PARTS)))
 
 # %%
 with torch.no_grad():
@@ -328,60 +321,65 @@ assert worst < (1e-3 if base.device.type == "cpu" and profile.precision != "bflo
 # %% [markdown]
 # ## 5 · Training
 #
-# The recipe is the paper's: LoRA of rank 8 on all linear layers but the head, β = 0.1, AdamW with 5 % warm-up and
-# cosine decay, one epoch. Two things are fitted to the size. The paper's rate of 1e-4 is for 7–8B models and
-# 40,000 rows: a few dozen steps of it leave a small model where it was. So the rate is higher here. It would
-# move the next words of ordinary text as well; a second term holds these, where $z$ are some of the batch's anchors
-# as plain text, and the sum runs over their tokens:
+# The paper's recipe: LoRA of rank 8 on all linear layers but the head, AdamW with 5 % warm-up and cosine decay, one
+# epoch. It does not state β; ours is 0.1, the default of the trainer that it used. Two things are fitted to the size.
+# The paper's rate of 1e-4 is for 7–8B models and 40,000 rows: a few dozen steps of it leave a small model where it was.
+# So the rate is higher here. It would move the next words of ordinary text as well; a second term holds these, where
+# $z$ are some of the batch's anchors as plain text, and the sum runs over their tokens:
 #
 # $$\mathcal{L} + \lambda \cdot \frac{1}{T} \sum_t \mathrm{KL}\big(\pi_\text{ref}(\cdot \mid z_{<t}) \,\|\, \pi(\cdot \mid z_{<t})\big).$$
 #
 # The table `FITS` in `training/recipe.py` has the rate and the weight $\lambda$ for a size; `Recipe.of_profile` and
 # `train --recipe paper` take the paper's. A finished run of the same base, data and recipe is found again under
-# `build/adapters/`; an interrupted one goes on from its last checkpoint. Change anything, and it trains anew.
+# `build/adapters/`; an interrupted one goes on from its last checkpoint.
+#
+# **Your part: change the recipe.** Whatever you write into `CHANGES`, the rest of the notebook follows: it trains anew
+# and shows what that did.
 
 # %%
-paper = training.Recipe.of_profile(profile, seed=SEED)
-print(f"{base.parameters / 1e6:.0f} M weights, {len(training_rows):,} rows, {recipe.batch} a step")
-for name, one in (("the paper's", paper), ("fitted", recipe)):
-    print(f"{name:>11}: rate {one.learning_rate:g}, KL weight {one.kl_weight:g}")
+CHANGES = {}  # for example {"learning_rate": 5e-4}, {"beta": 0.5}, {"kl_weight": 0.0}
+
+sizes = {"parameters": base.parameters, "seed": SEED}
+recipe = training.profile_run(profile, **sizes, **CHANGES).recipe
+beta = recipe.objective.beta
+recipes = {"the paper's rate": training.Recipe.of_profile(profile, seed=SEED), "this run": recipe}
+print(f"{base.parameters / 1e6:.0f} M weights")
+count = len(training_rows)
+shown = {name: (one.settings(), count) for name, one in recipes.items()}
+display(Markdown(records.recipe_table(shown)))
+
+# %%
 del base, policy, with_adapter  # one model in memory at a time
 
 
-def train_with_live_curve(objective: str):
-    picture = None
+def train_with_live_curve(objective: str, **changes):
+    picture = display(Markdown("training …"), display_id=True)
 
     def show(so_far):  # called every few seconds while it trains
-        nonlocal picture
-        figure = training_plots.training_curve(so_far)
-        if picture:
-            picture.update(figure)
-        else:
-            picture = display(figure, display_id=True)
+        picture.update(training_plots.training_curve(so_far))
 
-    outcome = training.train_profile(
-        MODEL, profile, objective=objective, seed=SEED, again=TRAIN_AGAIN, on_curve=show
-    )
+    changes |= {"objective": objective, "seed": SEED}
+    outcome = training.train_profile(MODEL, profile, again=TRAIN_AGAIN, on_curve=show, **changes)
     show(outcome[0])
     return outcome
 
 
-record, training_rows, held_out = train_with_live_curve("pairwise")
+record, training_rows, held_out = train_with_live_curve("pairwise", **CHANGES)
 curve = record.curve
-print(
-    f"{record.data['rows']:,} triplets in {record.steps} steps, {record.seconds:.0f} s, "
-    f"peak memory {record.peak_memory_bytes / 2**30:.1f} GiB, {record.trainable_parameters / 1e6:.1f} M trained "
-    f"of {record.model['parameters'] / 1e6:.0f} M weights"
-)
-assert abs(curve[0].loss - math.log(2)) < 1e-3, (
-    "the first loss must be ln 2: the adapter starts at zero"
-)
+assert abs(curve[0].loss - math.log(2)) < 1e-3, "the first loss: the adapter starts at zero"
+
+# %%
+trained, weights = record.trainable_parameters / 1e6, record.model["parameters"] / 1e6
+print(f"{record.data['rows']:,} triplets in {record.steps} steps, {record.seconds:.0f} s")
+print(f"{trained:.1f} M trained of {weights:.0f} M weights")
+print(f"peak memory {record.peak_memory_bytes / 2**30:.1f} GiB")
 
 # %% [markdown]
 # **How to read it.** The loss starts at ln 2, where the model has no preference yet. What must grow is
 # the *margin* between the two rewards. The chosen reward by itself may rise or fall: the loss knows only
 # the difference, and a fall of both, the rejected one further, lowers it as well. A falling chosen reward
-# is no fault of the run.
+# is no fault of the run. The accuracy of the first step is 0 %: all rewards are 0 there, and a tie is counted
+# as wrong.
 
 # %%
 mean = record.last_quarter
@@ -394,7 +392,8 @@ print(
 #
 # Loss on training rows can be memory. On triplets whose anchors were never trained on, the share where
 # the adapter's reward of the chosen answer is above that of the rejected one tells more. At 50 % nothing
-# was learned.
+# was learned. But more than 50 % need not be *meaning*: beside it stands what a rule reaches that only counts
+# shared words or letters. What the model may have learned is that rule, as long as it is not clearly better.
 
 # %%
 base = models.load(MODEL, profile.precision)
@@ -406,7 +405,7 @@ def scores(language_model, rows, batch: int = 8):
     """Log-probabilities of chosen and rejected answers, shape (rows, 2), by prefix trees."""
     log_probs = []
     for start in range(0, len(rows), batch):
-        tree = tree_of(tokenised(rows[start : start + batch])).to(base.device)
+        tree = tree_of(rows[start : start + batch]).to(base.device)
         log_probs.append(prefix_tree.log_probs(language_model.model, tree).view(-1, 2))
     return torch.cat(log_probs)
 
@@ -415,11 +414,17 @@ before = scores(base, held_out.rows)
 with models.adapted(base, record.adapter) as trained:
     after = scores(trained, held_out.rows)
 rewards = beta * (after - before)
-held_out_accuracy = (rewards[:, 0] > rewards[:, 1]).float().mean().item()
+
+# %%
+right = (rewards[:, 0] > rewards[:, 1]).float()
+held_out_accuracy = right.mean().item()
 error = math.sqrt(held_out_accuracy * (1 - held_out_accuracy) / len(held_out))
-print(
-    f"held-out preference accuracy {100 * held_out_accuracy:.0f} % (± {100 * error:.0f}, one standard error)"
-)
+without_a_model = shortcuts.accuracies(held_out.rows)
+print(f"held-out preference accuracy {100 * held_out_accuracy:.0f} % (± {100 * error:.0f})")
+print(shortcuts.words_of(held_out.rows))
+ahead = (held_out_accuracy - max(without_a_model.values())) / max(error, 1e-9)
+verdict = "more than the rules explain" if ahead > 2 else "no more than the best rule explains"
+print(f"{ahead:+.1f} standard errors from the best rule: {verdict}")
 
 # %% [markdown]
 # ## 7 · The same likelihood, over words
@@ -436,7 +441,9 @@ print(
 # paper's. The sum over the vocabulary has a short form: with logits $W h$ it is
 # $s_j = \beta \, e_j \cdot (h - h_\text{ref})$ plus something that is the same for all candidates, where
 # $e_j = \sum_w q_j(w) W_w$ is the average output embedding of the candidate's words. The loss moves the
-# anchor's state towards the words of what follows from it.
+# anchor's state towards the words of what follows from it. (The short form says also why the scores that a
+# curve shows may all sink together: what is the same for all candidates, the normalising term of $\pi$, moves
+# their scores and not the loss.)
 
 # %%
 from sempa_utils.objectives import slots
@@ -456,24 +463,28 @@ print(f"summed over the vocabulary {over_words:.6f}, short form {short:.6f}, pac
 assert abs(over_words - short) < 1e-4 and abs(over_words - package) < 1e-4
 
 # %% [markdown]
-# The same rows, the same LoRA, the other objective. The first loss is again that of chance, now among
-# all candidates of a batch.
+# The same rows and the same LoRA, but not only another objective: the batch is larger, for the candidates come
+# from it (each row brings two sentences, so 16 rows make 32 candidates), and β is another. The table under the curve
+# has all that differs. The first loss is again that of chance, now among all candidates of a batch.
 
 # %%
 del base, trained
 words_record, _, _ = train_with_live_curve("one_word")
 candidates, first_loss = words_record.candidates, words_record.curve[0].loss
-print(
-    f"{candidates} candidates: first loss {first_loss:.4f}, ln {candidates} = {math.log(candidates):.4f}"
-)
+print(f"{candidates} candidates: first loss {first_loss:.4f}", end=", ")
+print(f"ln {candidates} = {math.log(candidates):.4f}")
 assert abs(first_loss - math.log(candidates)) < 0.02 * math.log(candidates)
+runs = {"pairwise": record, "one word": words_record}
+table = {name: (run.recipe, run.data["rows"]) for name, run in runs.items()}
+display(Markdown(records.recipe_table(table)))
 
 # %% [markdown]
 # ## 8 · What each did to the embedding
 #
 # The measure is Spearman's ρ between the cosine of two sentences' embeddings and the similarity that
 # people gave them, on pairs of the development split: choices are made there, never on the test. The
-# interval is a paired bootstrap over the same pairs.
+# interval is a paired bootstrap over the same pairs: it says what other pairs might have given, not what another
+# seed of the training might.
 
 # %%
 from sempa_utils.embedding import Embedder
@@ -486,21 +497,25 @@ base = models.load(MODEL, profile.evaluation_precision)
 human = [pair.score for pair in pairs.rows]
 before = sts.pair_similarities(Embedder(base).encode, pairs.rows)
 effects, rho = {}, sts.spearman(before, human)
-for name, run in (("pairwise", record), ("one word", words_record)):
+
+# %%
+for name, run in runs.items():
     with models.adapted(base, run.adapter) as adapted:
         after = sts.pair_similarities(Embedder(adapted).encode, pairs.rows)
     difference = sts.paired_difference(after, before, scores=human, seed=SEED)
     effects[name] = rho, difference
     interval = f"{difference.interval.low:+.2f} to {difference.interval.high:+.2f}"
-    print(
-        f"{name:>9}: {rho:.2f} → {rho + difference.value:.2f} ({difference.value:+.2f}, {interval})"
-    )
+    verdict = "" if difference.shown else "; the interval holds 0: no effect can be shown"
+    print(f"{name:>9}: {rho:.2f} → {rho + difference.value:.2f}", end=" ")
+    print(f"({difference.value:+.2f}, {interval}{verdict})")
 display(training_plots.objectives_compared(effects))
 
 # %% [markdown]
-# Both objectives learn what they are asked. The first asks for a sentence, and the embedding follows; the second
-# asks the very state that *is* the embedding. Mind the interval: a hundred pairs say little. The comparison on
-# thousands of real rows and seven tasks, where the intervals are narrow enough to tell, stands in the README.
+# The first asks for a sentence, and the embedding may follow; the second asks the very state that *is* the
+# embedding. Which of them gains more cannot be read off here: two recipes differ in more than the objective, and a
+# hundred pairs say little. Trials that swap rate and batch, on thousands of rows, stand in
+# [the findings](../results/findings.md#rate-objective-or-prompt), with the runs on seven tasks in
+# [the records](../results/README.md#the-grid).
 #
 # These were pairs of the development split. Once, at the end, the test split, and what the words cost: the
 # perplexity of sentences that training did not touch.
@@ -510,6 +525,9 @@ found = effect.effects(
     base, {"SemPA": record.adapter}, trained_on=training_rows, profile=profile, seed=SEED
 )["SemPA"]
 print(f"SemPA, {len(training_rows):,} triplets: {found.words()}")
+whole, rounding = found.perplexity_before, 100 * (in_four_bits / found.perplexity_before - 1)
+print(f"and what four bits cost (section 2): perplexity {whole:.1f} in {base.precision},", end=" ")
+print(f"{in_four_bits:.1f} in {profile.precision} ({rounding:+.1f} %)")
 
 # %% [markdown]
 # The same run without the KL term, and other objectives on the same rows, each with its price, stand in notebook 05.
@@ -520,36 +538,27 @@ print(f"SemPA, {len(training_rows):,} triplets: {found.words()}")
 #
 # The same requests, answered by the base and by both trained models (the most likely word at each step).
 
+
 # %%
-requests = [row.anchor for row in held_out.rows[:2]]
-paraphrases = {sentence: {} for sentence in requests}
-
-
 @torch.no_grad()
 def paraphrase(language_model, sentence: str) -> str:
-    tokenizer = language_model.tokenizer
+    tokenizer, as_tensors = language_model.tokenizer, {"return_tensors": "pt", "return_dict": True}
     chat = tokenizer.apply_chat_template(
-        paraphrase_request(sentence),
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
+        paraphrase_request(sentence), add_generation_prompt=True, **as_tensors
     ).to(language_model.device)
-    written = language_model.model.generate(
-        **chat, max_new_tokens=40, do_sample=False, pad_token_id=tokenizer.pad_token_id
-    )
-    return tokenizer.decode(
-        written[0, chat["input_ids"].shape[1] :], skip_special_tokens=True
-    ).strip()
+    end = {"pad_token_id": tokenizer.pad_token_id}
+    written = language_model.model.generate(**chat, max_new_tokens=40, do_sample=False, **end)
+    answer = written[0, chat["input_ids"].shape[1] :]
+    return tokenizer.decode(answer, skip_special_tokens=True).strip()
 
 
-for name, adapter in (
-    ("base", None),
-    ("pairwise", record.adapter),
-    ("one word", words_record.adapter),
-):
+# %%
+speakers = {"base": None} | {name: run.adapter for name, run in runs.items()}
+paraphrases = {row.anchor: {} for row in held_out.rows[:2]}
+for name, adapter in speakers.items():
     with models.adapted(base, adapter) as speaker:
-        for sentence in requests:
-            paraphrases[sentence][name] = paraphrase(speaker, sentence)
+        for sentence, answers in paraphrases.items():
+            answers[name] = paraphrase(speaker, sentence)
 for sentence, answers in paraphrases.items():
     print(f"request   {sentence}")
     for name, answer in answers.items():
@@ -570,17 +579,19 @@ for sentence, answers in paraphrases.items():
 # %%
 from sempa_utils.training import memory
 
-plans = {}
-for shape in ("llama-3-8b", "llama-2-7b"):
-    for name in ("t4", "24gb"):
-        size = profiles.get(name)
-        compute = torch.float16 if name == "t4" else torch.bfloat16
-        plans[f"{shape}, {name}"] = memory.plan(
-            memory.shape(shape),
-            size.precision,
-            recipe=training.Recipe.of_profile(size),
-            compute_dtype=compute,
-        )
+
+def planned(shape, name):
+    size, compute = profiles.get(name), torch.float16 if name == "t4" else torch.bfloat16
+    recipe = training.Recipe.of_profile(size)
+    model = memory.shape(shape)
+    return memory.plan(model, size.precision, recipe=recipe, compute_dtype=compute)
+
+
+plans = {
+    f"{shape}, {name}": planned(shape, name)
+    for shape in ("llama-3-8b", "llama-2-7b")
+    for name in ("t4", "24gb")
+}
 display(training_plots.memory_bars(plans))
 
 # %% [markdown]
@@ -825,80 +836,58 @@ exercises.check("cheat", cheat)
 # ## The paper's setting and this run's
 
 # %%
-settings = records.settings_table(
-    [
-        ("base model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
-        ("precision of the base", "bfloat16", record.model["precision"]),
-        (
-            "training rows",
-            "40,000 to 80,000 of 275,000 NLI triplets",
-            f"{len(training_rows):,}, {training_rows.source}",
-        ),
-        (
-            "batch",
-            "256 (4 cards × 8 × 8)",
-            f"{recipe.batch} ({recipe.micro_batch} × {recipe.accumulation})",
-        ),
-        ("longest sequence", "1024 tokens", f"{recipe.max_length} tokens"),
-        (
-            "adapter",
-            "LoRA r 8, α 32, all linear layers but the head",
-            f"LoRA r {recipe.lora_rank}, α {recipe.lora_alpha}, the same layers",
-        ),
-        (
-            "optimiser",
-            "AdamW, 1e-4, 5 % warm-up, cosine",
-            f"AdamW, **{recipe.learning_rate:g}**, {recipe.warmup_share:.0%} warm-up, cosine",
-        ),
-        ("KL(base ‖ model) on plain text", "none", f"weight **{recipe.kl_weight:g}**"),
-        (
-            "gradient clipping, weight decay",
-            "not stated",
-            f"{recipe.max_gradient_norm:g}, {recipe.weight_decay:g}",
-        ),
-        ("β", "not stated (their trainer's default: 0.1)", beta),
-        (
-            "hardware",
-            "4 × RTX 5090",
-            records.environment()["machine"]["gpu"] or f"{os.cpu_count()} CPU cores",
-        ),
-    ]
-)
-display(Markdown(settings))
+lora = f"LoRA r {recipe.lora_rank}, α {recipe.lora_alpha}, the same layers"
+rate = f"AdamW, **{recipe.learning_rate:g}**, {recipe.warmup_share:.0%} warm-up, cosine"
+ours = {
+    "model": base.name,
+    "training rows": f"{len(training_rows):,}, {training_rows.source}",
+    "batch": f"{recipe.batch} ({recipe.micro_batch} × {recipe.accumulation})",
+    "adapter": lora,
+    "optimiser": rate,
+    "KL(base ‖ model) on plain text": f"weight **{recipe.kl_weight:g}**",
+    "β": beta,
+}
+clipping = f"{recipe.max_gradient_norm:g}, {recipe.weight_decay:g}"
+others = [
+    ("precision of the base", "bfloat16", record.model["precision"]),
+    ("longest sequence", "1024 tokens", f"{recipe.max_length} tokens"),
+    ("gradient clipping, weight decay", "not stated", clipping),
+    ("hardware", "4 × RTX 5090", records.environment()["machine"]["gpu"] or "CPU"),
+]
+display(Markdown(records.settings_table(records.paper_settings(ours) + others)))
 
 # %%
+differences = {name: difference for name, (_, difference) in effects.items()}
+figures = {
+    "first_loss": curve[0].loss,
+    "last_quarter": mean,
+    "held_out_accuracy": held_out_accuracy,
+    "accuracy_without_a_model": without_a_model,
+    "held_out_rows": len(held_out),
+    "effects": {"task": pairs.record(), "before": rho, "differences": differences},
+    "sempa": found,
+    "planned_bytes": {name: memory.total(plan) for name, plan in plans.items()},
+    "nf4_bits_per_weight": bits,
+    "nf4_relative_error": relative,
+    "nf4_perplexity": in_four_bits,
+    "tree_difference": worst,
+    "training": {run.objective: run for run in (record, words_record)},
+}
+
+# %%
+reached = ", ".join(f"{rho + gain.value:.1f} {name}" for name, gain in differences.items())
+accuracy = (
+    f"preference accuracy on {len(held_out)} held-out triplets {100 * held_out_accuracy:.0f} %"
+)
+data = [training_rows.record(), held_out.record()]
 record_of_run = records.run_record(
     "notebook_02_training",
-    figures={
-        "first_loss": curve[0].loss,
-        "last_quarter": mean,
-        "held_out_accuracy": held_out_accuracy,
-        "held_out_rows": len(held_out),
-        "effects": {
-            "task": pairs.record(),
-            "before": rho,
-            "differences": {name: difference for name, (_, difference) in effects.items()},
-        },
-        "sempa": found,
-        "planned_bytes": {name: memory.total(plan) for name, plan in plans.items()},
-        "nf4_bits_per_weight": bits,
-        "nf4_relative_error": relative,
-        "tree_difference": worst,
-        "training": {run.objective: run for run in (record, words_record)},
-    },
+    figures=figures,
     headline=(
-        f"SemPA, {len(training_rows):,} triplets: {found.words()}; preference accuracy on {len(held_out)} held-out "
-        f"triplets {100 * held_out_accuracy:.0f} %; {task} dev ρ × 100 {rho:.1f} → "
-        + ", ".join(
-            f"{rho + difference.value:.1f} {name}" for name, (_, difference) in effects.items()
-        )
+        f"SemPA, {len(training_rows):,} triplets: {found.words()}; {accuracy} (the best rule without a "
+        f"model: {100 * max(without_a_model.values()):.0f} %); {task} dev ρ × 100 {rho:.1f} → {reached}"
     ),
-    origin=records.Origin(
-        model=record.model,
-        data=[training_rows.record(), held_out.record()],
-        settings=record.recipe,
-        seed=SEED,
-    ),
+    origin=records.Origin(model=record.model, data=data, settings=record.recipe, seed=SEED),
 )
 records.save_run(record_of_run)
 print("next: 03_embedding_space")

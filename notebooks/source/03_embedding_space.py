@@ -25,6 +25,8 @@
 # - what *uniformity* and *isotropy* measure, why in a cone they are one number told twice, and which of the
 #   paper's unstated choices its own table gives away;
 # - to hear which words an embedding stands next to, and what the share of them that the sentence holds means.
+#
+# Words that are new to you stand in the [glossary](01_theory.ipynb#Glossary) of notebook 01.
 
 # %% [markdown]
 # ## Set-up
@@ -68,7 +70,8 @@ display(Markdown(records.costs("03_embedding_space")))
 # ## 1 · One word for a sentence
 #
 # PromptEOL wraps a sentence in `This sentence : "…" means in one word:"` and takes the last token's state
-# after the final norm. Written out for one sentence:
+# after the final norm. That place, where the model is about to write its one word, is the *slot*. Written out for
+# one sentence:
 
 # %%
 import numpy as np
@@ -88,30 +91,30 @@ trained = training.train_profiles(MODEL, profile, runs=RUNS)
 (record, training_rows, _), (words_record, _, _) = trained.values()
 base = models.load(MODEL, profile.evaluation_precision)
 exact = profile.evaluation_precision == "float32"
-sentence = "The match was called off because of the heavy rain."
 
+# %%
+sentence = "The match was called off because of the heavy rain."
 prompt = fill(EXTRACTION_TEMPLATES["prompteol"], prepare_sentence(sentence))
 tokens = base.tokenizer(prompt, return_tensors="pt").to(base.device)
 with torch.no_grad():
     output = base.model(**tokens, output_hidden_states=True)
 by_hand = output.hidden_states[-1][0, -1].float().cpu()
-
 by_package = Embedder(base, "prompteol").encode(sentence, convert_to_tensor=True)
 worst = (by_hand - by_package).abs().max()
 print(f"vector of {len(by_hand)} numbers; largest difference to the package {worst:.1e}")
 assert torch.allclose(by_hand, by_package, atol=1e-4 if exact else 0.1)
 
 likely = output.logits[0, -1].topk(8).indices
-print(
-    "the words the model would say:", ", ".join(map(repr, geometry.decode(base.tokenizer, likely)))
-)
+words = ", ".join(map(repr, geometry.decode(base.tokenizer, likely)))
+print(f"the words the model would say: {words}")
 
 # %% [markdown]
 # ## 2 · Before and after
 #
 # Four ways to a vector, at least. On the base: **mean pooling** and **PromptEOL**. Read as PromptEOL, through
 # an adapter: **SemPA**, the paper's objective over sentences (`pairwise`), and **one word**, this kit's
-# objective over words, both as notebook 02 trained them on the same few rows. Finished adapters, trained on
+# objective over words, both as notebook 02 trained them on the same few rows, with the recipes below: they differ in
+# more than the objective. Finished adapters, trained on
 # more, are further spaces where the kit has any for this model; what each was trained for stands in its card,
 # under `sempa_utils/adapters/`. The adapters lie beside the base weights, so one model in memory gives all
 # spaces. None of the sentences below was trained on by notebook 02; a finished adapter may have seen them if
@@ -132,6 +135,11 @@ def each_space():
             yield name, adapted, "prompteol"
 
 
+runs = {name: run.record for name, run in trained.items()}
+table = {name: (run.recipe, run.data["rows"]) for name, run in runs.items()}
+display(Markdown(records.recipe_table(table)))
+
+# %%
 ranked = corpora.load_ranked_nli().without(training_rows).sample(profile.picture_triplets, SEED)
 print(training_rows.describe())
 print(ranked.describe())
@@ -141,7 +149,7 @@ texts = dict(zip(roles, (list(column) for column in zip(*ranked.rows))))
 sentences = sum(texts.values(), [])
 vectors, inner, descriptions = {}, {}, {}
 for name, language_model, method in each_space():
-    # Index 0 is the embedding table, no layer yet; for the curves of section 7 some sentences are enough.
+    # Index 0 is the embedding table, no layer yet; for the curves of section 7 some will do.
     states = Embedder(language_model, method).encode_layers(sentences)[1:]
     vectors[name] = dict(zip(roles, np.split(states[-1].numpy(), len(roles))))
     inner[name] = states[:, :: max(1, len(sentences) // 400)].clone()
@@ -149,89 +157,86 @@ for name, language_model, method in each_space():
 everything = {name: np.concatenate(list(parts.values())) for name, parts in vectors.items()}
 
 # %% [markdown]
-# **Principal components, the paper's Figure 4.** Each panel has axes of its own, fitted on all its points.
-# Lines join a few anchors to their positive (solid) and their negative (dotted).
+# **Principal components, as in the paper's Figure 4.** The axes are fitted on the base alone, and all panels have the
+# same frame, so what one sees is what training moved. Lines join a few anchors to their positive (solid) and their
+# negative (dotted). (The paper's panels have axes of their own each: then a tight cluster and a wide one look alike,
+# for each fills its frame, and a point that seems to move may have stayed.)
 
 # %%
-triplets = {
-    name: {role: parts[role] for role in space_plots.ROLES} for name, parts in vectors.items()
+read_alike = {
+    name: {role: parts[role] for role in space_plots.ROLES}
+    for name, parts in vectors.items()
+    if name != "mean pooling"  # its states are read elsewhere: the axes are not its own
 }
-own_axes = geometry.projections(triplets)
-display(space_plots.projections(own_axes))
-
-# %% [markdown]
-# **How to read it.** Look at the lengths of solid and dotted lines: in a good space the solid ones are
-# short. **Where it misleads:** the axes hold only the share of the variance that they state, so points close
-# here need not be close in the space; each panel is stretched to fill its frame, so a tight cluster and a wide
-# one look alike; and two panels have different axes, so a point that seems to move may have stayed.
-#
-# **One projection for all.** With axes fitted on the base alone, and the same frame for every panel, one sees
-# what training moved. The other way to mislead: what moved at right angles to the base's axes is not seen.
-
-# %%
-read_alike = {name: parts for name, parts in triplets.items() if name != "mean pooling"}
-display(space_plots.projections(geometry.projections(read_alike, base="PromptEOL"), common=True))
-size = np.linalg.norm(everything["PromptEOL"], axis=1)
+on_base = geometry.projections(read_alike, base="PromptEOL")
+display(space_plots.projections(on_base, common=True))
 shift = {
-    name: float((np.linalg.norm(everything[name] - everything["PromptEOL"], axis=1) / size).mean())
-    for name in adapters
+    name: geometry.displacement(everything["PromptEOL"], everything[name])[0] for name in adapters
 }
 for name, moved in shift.items():
     print(f"{name}: a vector moved by {100 * moved:.1f} % of its length on average")
 
 # %% [markdown]
+# **How to read it.** Look at the lengths of solid and dotted lines: in a good space the solid ones are short.
+# **Where it misleads:** two axes hold only the share of the variance that they state, here a small one, so points
+# close on the plane need not be close in the space; and what moved at right angles to the base's axes is not seen.
+# A cloud looks much the same whatever the space can tell apart. For that, go on to section 4.
+#
 # **Whose point is it?** In a live notebook, hover over a point and its sentence is shown. On a saved page some
-# points that lie far apart are told. What do neighbours have in common: the meaning, the topic, the first
-# word, the length?
+# points that lie far apart are told (1a, 2a, …), each with its nearest neighbour on the plane (1b, 2b, …). What do the
+# two have in common: the meaning, the topic, the first word, the length?
 
 # %%
-SHOWN = list(adapters)[-1]  # any name of `vectors`
+SHOWN = list(adapters)[-1]  # any adapter's name
 interactive.scatter(
-    {role: own_axes[SHOWN][role] for role in space_plots.ROLES},
+    {role: on_base[SHOWN][role] for role in space_plots.ROLES},
     {role: texts[role] for role in space_plots.ROLES},
 )
 
+
+# %%
+def same_premise(points: np.ndarray) -> float:
+    """The share of sentences whose nearest neighbour belongs to the same premise, in per cent."""
+    apart = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    premise = np.arange(len(points)) % len(ranked)
+    return 100 * (premise[apart.argmin(axis=1)] == premise).mean()
+
+
+def stacked(parts):
+    return np.concatenate([parts[role] for role in space_plots.ROLES])
+
+
+on_plane, in_space = same_premise(stacked(on_base[SHOWN])), same_premise(stacked(vectors[SHOWN]))
+print(f"the nearest neighbour is of the same premise: on the plane for {on_plane:.0f} %", end=", ")
+print(f"in the whole space for {in_space:.0f} % of {3 * len(ranked)} sentences")
+
 # %% [markdown]
-# ## 3 · The training film
+# Where the first share is low, neighbours on the plane mostly have nothing in common that you could name: what the
+# whole space knows of topics, two directions do not show. The gap between the two shares is what the picture hides.
 #
-# The same sentences at the checkpoints that each run left, on the base's axes and in one frame. Left to
-# right, triplets seen.
+# ## 3 · On the way
+#
+# The same measure at the checkpoints that each run left: how far a vector has moved from the base's, as a share of its
+# length, and how much of the (squared) movement is one and the same step for all sentences. A common step changes
+# every cosine alike; what tells sentences apart is the rest.
 
 # %%
 few = min(40, len(ranked))
-frames = {
-    name: {role: parts[role][:few] for role in space_plots.ROLES}
-    for name, parts in triplets.items()
-}
-
-
-on_the_way = {
-    name: {
-        rows: folder
-        for rows, folder in training.adapters_by_rows(run).items()
-        if rows < len(training_rows)
-    }
-    for name, run in (("SemPA", record), ("one word", words_record))
-}
-shots = min(2, *(len(parts) for parts in on_the_way.values()))
-film = {}
-for name, parts in on_the_way.items():
-    film[f"base, before {name}"] = frames["PromptEOL"]
-    for place in np.linspace(0, len(parts) - 1, shots).round().astype(int):
-        seen, folder = list(parts.items())[place]
+some = [one for role in space_plots.ROLES for one in texts[role][:few]]
+start, on_the_way = Embedder(base, "prompteol").encode(some), {}
+for name, run in runs.items():
+    for seen, folder in training.adapters_by_rows(run).items():
         with models.adapted(base, folder) as adapted:
-            embedder = Embedder(adapted, "prompteol")
-            film[f"{name}, {seen:,} triplets"] = {
-                role: embedder.encode(texts[role][:few]) for role in space_plots.ROLES
-            }
-    film[f"{name}, {len(training_rows):,} triplets"] = frames[name]
-film = geometry.projections(film, base="base, before SemPA")
-display(space_plots.projections(film, links=4, columns=shots + 2, common=True, height=2.6))
+            far, alike = geometry.displacement(start, Embedder(adapted, "prompteol").encode(some))
+        step = {"moved, % of its length": 100 * far, "of that the same for all, %": 100 * alike}
+        on_the_way[f"{name}, {seen:,} triplets"] = step
+display(Markdown(records.table(on_the_way, digits=0)))
 
 # %% [markdown]
-# **How to read it.** Follow one pair of lines from panel to panel. A row whose panels look alike is a run that
-# did not move the embedding, whatever its loss did. **Where it misleads:** a checkpoint is a point on one
-# run's way, at a learning rate that is still high; a run of that many triplets alone would have come to its end.
+# **How to read it.** A run whose rows hardly change did not move the embedding, whatever its loss did. **Where it
+# misleads:** a checkpoint is a point on one run's way, at a learning rate that is still high; a run of that many
+# triplets alone would have come to its end.
 
 # %% [markdown]
 # ## 4 · What a cosine tells apart
@@ -241,19 +246,20 @@ display(space_plots.projections(film, links=4, columns=shots + 2, common=True, h
 #
 # - **AUC**, the area under the ROC curve: take any entailed and any contradicted pair; how often has the
 #   entailed one the higher cosine? 1 is perfect, 0.5 is chance, below 0.5 the order is upside down.
-# - **Overlap**: put one threshold between the two kinds as well as you can; add up the shares that stay on the
-#   wrong side. 100 % cannot be told apart, 0 % do not touch.
+# - **Misplaced**: put one threshold between the two kinds as well as you can, the entailed pairs above it; add up the
+#   shares that stay on the wrong side. 0 % do not touch; 100 %: no threshold is better than none, as when the order is
+#   upside down.
+#
+# AUC counts pairs of pairs, and forgives nothing and nobody; the second number is what one decision at one cosine
+# costs.
 
 # %%
 kinds = {"entailed": "positive", "neutral": "neutral", "contradicted": "negative"}
 
 
 def cosines_of_rows(first, second) -> np.ndarray:
-    return (
-        (first * second).sum(axis=1)
-        / np.linalg.norm(first, axis=1)
-        / np.linalg.norm(second, axis=1)
-    )
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return (first * second).sum(axis=1) / lengths
 
 
 cosines = {
@@ -262,45 +268,46 @@ cosines = {
 }
 entailed, contradicted = (cosines["PromptEOL"][kind] for kind in ("entailed", "contradicted"))
 area = (entailed[:, None] > contradicted).mean()
-assert (
-    abs(area - geometry.area_under_curve(entailed, contradicted)) < 1e-3
-)  # equal cosines count half
+# Equal cosines count half in the package.
+assert abs(area - geometry.area_under_curve(entailed, contradicted)) < 1e-3
 
+# %%
 separation = {
     name: {
         "auc": geometry.area_under_curve(parts["entailed"], parts["contradicted"]),
         "auc_neutral": geometry.area_under_curve(parts["entailed"], parts["neutral"]),
-        "overlap": geometry.overlap(parts["entailed"], parts["contradicted"]),
+        "misplaced": geometry.misplaced(parts["entailed"], parts["contradicted"]),
         "rows": float((parts["entailed"] > parts["contradicted"]).mean()),
     }
     for name, parts in cosines.items()
 }
 notes = {
-    name: f"AUC {row['auc']:.2f}\noverlap {100 * row['overlap']:.0f} %"
+    name: f"AUC {row['auc']:.2f}\nmisplaced {100 * row['misplaced']:.0f} %"
     for name, row in separation.items()
 }
 display(space_plots.cosine_distributions(cosines, notes))
 
 # %%
-lines = [
-    "| mean cosine | entailed | neutral | contradicted | AUC | overlap | AUC over neutral | first, within a premise |",
-    "|---|---|---|---|---|---|---|---|",
-]
+from sempa_utils.evaluation import shortcuts
+
+told = {}
 for name, parts in cosines.items():
-    row = separation[name]
-    means = " | ".join(f"{parts[kind].mean():.3f}" for kind in kinds)
-    cells = f"{row['auc']:.2f} | {100 * row['overlap']:.0f} % | {row['auc_neutral']:.2f}"
-    cells += f" | {100 * row['rows']:.0f} %"
-    lines.append(f"| {name} | {means} | {cells} |")
-display(Markdown("\n".join(lines)))
+    means = {f"mean cosine, {kind}": values.mean() for kind, values in parts.items()}
+    first = {"entailed first, within a premise": f"{100 * separation[name]['rows']:.0f} %"}
+    told[name] = means | {"AUC over neutral": separation[name]["auc_neutral"]} | first
+display(Markdown(records.table(told, digits=dict.fromkeys(means, 3))))
+print(shortcuts.words_of(ranked.rows))
 
 # %% [markdown]
 # **How to read it.** A high mean cosine everywhere is called a *narrow cone*: all sentences point almost the
 # same way, and what tells them apart is a small remainder. A wider spread is no gain in itself: what counts is
 # whether the kinds move apart, so read the two numbers and not the width. **Where it misleads:** the last
 # column compares the entailed with the contradicted sentence of one premise, AUC those of all premises, and
-# some premises have higher cosines with anything. The packaged contradictions are hard on purpose: they repeat more of the premise's words than the
-# entailed sentences do, and a space that follows the words puts them nearer, with an AUC below 0.5.
+# some premises have higher cosines with anything. The packaged contradictions are hard on purpose: they repeat more
+# of the premise's words than the entailed sentences do, and a space that follows the words puts them nearer, with an
+# AUC below 0.5. The line below the table turns this round: whoever picks the sentence with *fewer* shared words, or the
+# shorter one, is right that often without a model. A share in the last column says something about meaning where it
+# is higher than that.
 
 # %% [markdown]
 # ## 5 · Two numbers for a cone
@@ -342,24 +349,20 @@ table = {
     }
     for name, parts in everything.items()
 }
+lengths_kept = table["PromptEOL"]["isotropy_raw"]
+print(f"isotropy of PromptEOL with the vectors' lengths kept: {lengths_kept:.0e}")
+
+# %%
+COLUMNS = {"uniformity": "uniformity", "isotropy": "isotropy", "isotropy_both": "both signs"}
+COLUMNS |= {"average_cosine": "average cosine", "alignment": "alignment"}
+told = {name: {COLUMNS[key]: row[key] for key in COLUMNS} for name, row in table.items()}
 published = {}
 for row in records.published("table5_geometry"):
-    published.setdefault(row["model"], {})[row["method"]] = (row["uniformity"], row["isotropy"])
-lines = [
-    "| | uniformity | isotropy: unit, positive | unit, both | lengths kept, positive | kept, both "
-    "| average cosine | alignment |",
-    "|---|---|---|---|---|---|---|---|",
-]
-for name, row in table.items():
-    raw = " | ".join(f"{row[key]:.0e}" for key in ("isotropy_raw", "isotropy_raw_both"))
-    lines.append(
-        f"| {name} | {row['uniformity']:.3f} | {row['isotropy']:.3f} | {row['isotropy_both']:.3f} | {raw} "
-        f"| {row['average_cosine']:.3f} | {row['alignment']:.3f} |"
-    )
-for model, methods in published.items():
-    for method, (one, other) in methods.items():
-        lines.append(f"| {model}, {method}, *published* | {one:.3f} | {other:.3f} | | | | | |")
-display(Markdown("\n".join(lines)))
+    both = row["uniformity"], row["isotropy"]
+    published.setdefault(row["model"], {})[row["method"]] = both
+    name = f"{row['model']}, {row['method']}, *published*"
+    told[name] = dict(zip(("uniformity", "isotropy"), both))
+display(Markdown(records.table(told, digits=3)))
 
 # %% [markdown]
 # **One number told twice.** Suppose the vectors fill a cone: every pair has the cosine $c$, and beside the
@@ -384,8 +387,9 @@ print(
 
 # %% [markdown]
 # **How to read it.** The published points lie on the upper curve. So the paper's figures are those of unit
-# vectors and the positive sign, unless by accident, and its two columns are not two findings: each says that
-# the average cosine fell. **Where it misleads:** neither number has a point that means *good*. Random vectors
+# vectors and the positive sign, unless by accident, and its two columns are hardly independent findings: where both
+# move in one direction, each says that the average cosine fell. They are not the same to the last digit: on LLaMA2
+# from mean pooling to PromptEOL, *published*, uniformity gets better while isotropy gets a little worse. **Where it misleads:** neither number has a point that means *good*. Random vectors
 # are very uniform and isotropic and know nothing; read them beside alignment and section 4. With the lengths
 # kept, isotropy is a power of $e$ whose exponent is a vector's length: it measures the norm's scale.
 #
@@ -451,8 +455,9 @@ display(space_plots.layer_curves(curves, layers, published=beside))
 # %% [markdown]
 # ## 8 · The words that an embedding stands next to
 #
-# The head compares a state with every token of the vocabulary. The ten nearest are the sentence's *aligned
-# tokens* (Nie et al., 2025; the paper's Table 7). They are what the model would say next, so one line checks
+# The head compares a state with every token of the vocabulary, by a dot product. The ten tokens of the largest products
+# are the sentence's *aligned tokens* (Nie et al., 2025; the paper's Table 7). We call them the nearest, though a long
+# output vector has a large product at a wide angle too. They are what the model would say next, so one line checks
 # the package against section 1. Put in your own sentences.
 
 # %%
@@ -496,41 +501,40 @@ TEXT_FILE = Path(os.environ.get("SEMPA_DATA_DIR") or "nowhere") / "text" / "wiki
 
 def wikipedia_sentences(path: Path) -> corpora.Corpus:
     """Whole sentences of 5 to 40 words from a file of WikiText."""
-    lines = [
-        line for line in path.read_text(encoding="utf8").split("\n") if not line.startswith(" =")
-    ]
-    rows = [
-        f"{part.strip()} ." for line in lines for part in line.split(" . ") if "<unk>" not in part
-    ]
+    lines = path.read_text(encoding="utf8").split("\n")
+    parts = [part for line in lines if not line.startswith(" =") for part in line.split(" . ")]
+    rows = [f"{part.strip()} ." for part in parts if "<unk>" not in part]
     rows = [row for row in rows if 5 <= len(row.split()) <= 40]
     return corpora.Corpus("Wikipedia sentences", rows, TEXT_FILE.name, checks.fingerprint(*rows))
 
 
 if TEXT_FILE.is_file():
     text = wikipedia_sentences(TEXT_FILE).sample(4 * profile.picture_triplets, SEED)
-    gar_sentences, gar_data = text.rows, text.describe()
-    gar_vectors = {
-        name: Embedder(language_model, method).encode(gar_sentences)
-        for name, language_model, method in each_space()
-    }
-else:
-    text, gar_sentences, gar_vectors = None, sentences, everything
-    gar_data = f"the {len(sentences)} sentences of the pictures"
+else:  # the sentences of the pictures
+    text = corpora.Corpus("sentences of the pictures", sentences, ranked.source, ranked.fingerprint)
+print(text.describe())
+
+
+# %%
+def aligned_of(vectors):
+    """The ten nearest tokens of each sentence, and those of another sentence in its place."""
+    aligned = geometry.aligned_tokens(base, vectors)  # the head has no adapter: one serves all
+    return aligned, aligned.roll(len(aligned) // 2, dims=0)
+
 
 gar = {}
-for name, parts in gar_vectors.items():
-    aligned = geometry.aligned_tokens(base, parts)  # the head has no adapter: the base's serves all
-    others = aligned.roll(len(aligned) // 2, dims=0)
+for name, language_model, method in each_space():
+    own = Embedder(language_model, method).encode(text.rows)
     gar[name] = {
         what: tuple(
-            geometry.gar(base, gar_sentences, aligned=rows, fold=fold) for rows in (aligned, others)
+            geometry.gar(base, text.rows, aligned=rows, fold=fold) for rows in aligned_of(own)
         )
         for what, fold in (("by number", False), ("folded", True))
     }
 
+# %%
 # SemPA, section 6: LLaMA2-7B, 10,000 Wikipedia sentences, K = 10.
 published_gar = {row["method"]: row["gar"] for row in records.published("table7_gar")}
-print(gar_data)
 display(space_plots.gar_bars(gar, published_gar, published_model="LLaMA2-7B"))
 
 # %% [markdown]
@@ -757,56 +761,47 @@ exercises.check("gar_and_control", gar_and_control)
 # ## The paper's setting and this run's
 
 # %%
-settings = records.settings_table(
-    [
-        ("model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
-        ("training rows", "40,000 to 80,000", f"{len(training_rows):,}, {training_rows.source}"),
-        (
-            "sentences in the pictures",
-            "0.2 % of the NLI data (about 550 triplets)",
-            f"{len(ranked)} premises with three sentences each, not trained on by notebook 02",
-        ),
-        ("axes of the projection", "not stated", "one fit per space, and one fit on the base"),
-        ("sentences of Table 5", "not stated", f"the same {len(sentences)}"),
-        ("lengths of vectors in isotropy", "not stated", "unit, and kept"),
-        ("sign of an eigenvector", "not stated", "positive, and both"),
-        ("sentences of GAR", "10,000 from Wikipedia", gar_data),
-        ("tokens compared in GAR", "not stated", "by number, and without space and case"),
-        ("precision when embeddings are read", "not stated", profile.evaluation_precision),
-    ]
-)
-display(Markdown(settings))
+drawn = f"{len(ranked)} premises with three sentences each, not trained on by notebook 02"
+ours = {"model": base.name, "training rows": f"{len(training_rows):,}, {training_rows.source}"}
+others = [
+    ("sentences in the pictures", "0.2 % of the NLI data (about 550 triplets)", drawn),
+    ("axes of the projection", "not stated", "one fit, on the base"),
+    ("sentences of Table 5", "not stated", f"the same {len(sentences)}"),
+    ("lengths of vectors in isotropy", "not stated", "unit, and kept"),
+    ("sign of an eigenvector", "not stated", "positive, and both"),
+    ("sentences of GAR", "10,000 from Wikipedia", text.describe()),
+    ("tokens compared in GAR", "not stated", "by number, and without space and case"),
+    ("precision when embeddings are read", "not stated", profile.evaluation_precision),
+]
+display(Markdown(records.settings_table(records.paper_settings(ours) + others)))
 
 # %%
-trained = list(adapters)
+mean_cosine = {
+    name: {kind: values.mean() for kind, values in parts.items()} for name, parts in cosines.items()
+}
+figures = {
+    "geometry": table,
+    "separation": separation,
+    "mean_cosine": mean_cosine,
+    "explained_variance": next(iter(on_base.values()))["explained"],
+    "mean_relative_shift": shift,
+    "on_the_way": on_the_way,
+    "by_layer": curves,
+    "gar": gar,
+}
+
+# %%
+shown = ["PromptEOL", *adapters]
+cosine = ", ".join(f"{table[name]['average_cosine']:.2f} ({name})" for name in shown)
+areas = ", ".join(f"{separation[name]['auc']:.2f}" for name in shown)
+shares = ", ".join(f"{gar[name]['folded'][0]:.2f}" for name in shown)
+data = [training_rows.record(), ranked.record(), text.record()]
+settings = {"adapters": {name: descriptions[name]["adapter"] for name in adapters}}
 record_of_run = records.run_record(
     "notebook_03_embedding_space",
-    figures={
-        "geometry": table,
-        "separation": separation,
-        "mean_cosine": {
-            name: {kind: values.mean() for kind, values in parts.items()}
-            for name, parts in cosines.items()
-        },
-        "explained_variance": {name: parts["explained"] for name, parts in own_axes.items()},
-        "mean_relative_shift": shift,
-        "by_layer": curves,
-        "gar": gar,
-    },
-    headline=(
-        f"average cosine {table['PromptEOL']['average_cosine']:.2f} (PromptEOL)"
-        + "".join(f", {table[name]['average_cosine']:.2f} ({name})" for name in trained)
-        + f"; AUC of entailed against contradicted {separation['PromptEOL']['auc']:.2f}"
-        + "".join(f", {separation[name]['auc']:.2f}" for name in trained)
-        + f"; GAR {gar['PromptEOL']['folded'][0]:.2f}"
-        + "".join(f", {gar[name]['folded'][0]:.2f}" for name in trained)
-    ),
-    origin=records.Origin(
-        model=descriptions["PromptEOL"],
-        data=[training_rows.record(), ranked.record(), *([text.record()] if text else [])],
-        settings={"adapters": {name: descriptions[name]["adapter"] for name in trained}},
-        seed=SEED,
-    ),
+    figures=figures,
+    headline=f"average cosine {cosine}; AUC of entailed against contradicted {areas}; GAR {shares}",
+    origin=records.Origin(model=descriptions["PromptEOL"], data=data, settings=settings, seed=SEED),
 )
 records.save_run(record_of_run)
 print("next: 04_sts")

@@ -24,6 +24,8 @@
 # - why the layer that is read belongs in a fair comparison;
 # - to put an interval on a figure, and a p-value on a difference, before you believe either;
 # - where methods go wrong, how the published table compares, and what may not be compared.
+#
+# Words that are new to you stand in the [glossary](01_theory.ipynb#Glossary) of notebook 01.
 
 # %% [markdown]
 # ## Set-up
@@ -70,7 +72,9 @@ display(Markdown(records.costs("04_sts")))
 # %% [markdown]
 # ## 1 · Two sentences, and a few more
 #
-# Each cell is the cosine of two sentences' embeddings. Which pairs mean the same? Put in your own.
+# Each cell is the cosine of two sentences' embeddings. Mind the colours: they begin at the lowest cosine of these few
+# pairs, which is high, for all of a base model's sentences point almost the same way. Which pairs mean the same? Say it
+# before you look; then put in your own.
 
 # %%
 from sempa_utils import models, training
@@ -85,6 +89,9 @@ from sempa_utils.plots import space as space_plots
 # The adapter of notebook 02 is found, or trained now, before a model is loaded to score.
 record, training_rows, _ = training.train_profile(MODEL, profile, seed=SEED)
 base = models.load(MODEL, profile.evaluation_precision)
+prompteol = Embedder(base, "prompteol")
+
+# %%
 sentences = [
     "The shop opens at nine.",
     "You can go in from nine o'clock.",
@@ -93,13 +100,13 @@ sentences = [
     "A string instrument is what she practises.",
     "The cat slept through the storm.",
 ]
-prompteol = Embedder(base, "prompteol")
 vectors = prompteol.encode(sentences)
-display(
-    space_plots.similarity_heat_map(
-        prompteol.similarity(vectors, vectors), sentences, title="PromptEOL, base model"
-    )
-)
+cosines = prompteol.similarity(vectors, vectors)
+display(space_plots.similarity_heat_map(cosines, sentences, title="PromptEOL, base model"))
+
+# %% [markdown]
+# Sentences 1 and 2 mean the same, and so do 4 and 5. Sentence 3 has most of sentence 1's words and contradicts it. Where
+# the cell of 3 and 1 is the brightest, the base model goes by the words; section 8 measures that.
 
 # %% [markdown]
 # ## 2 · From pairs to one number
@@ -123,10 +130,9 @@ def spearman(one, other):
     return 100 * (one @ other) / np.sqrt((one @ one) * (other @ other))
 
 
-print(
-    f"ρ × 100 = {spearman(cosines, human):.2f} here, {sts.spearman(cosines, human):.2f} in the package"
-)
-assert abs(spearman(cosines, human) - sts.spearman(cosines, human)) < 1e-6
+ours, package = spearman(cosines, human), sts.spearman(cosines, human)
+print(f"ρ × 100 = {ours:.2f} here, {package:.2f} in the package")
+assert abs(ours - package) < 1e-6
 display(score_plots.agreement({"PromptEOL, base model": cosines}, human))
 
 # %% [markdown]
@@ -158,24 +164,21 @@ from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sente
 sentence = prepare_sentence("The match was called off because of the heavy rain.")
 prompt = fill(EXTRACTION_TEMPLATES["prompteol"], sentence)
 tokens = base.tokenizer(prompt, return_tensors="pt", return_offsets_mapping=True)
-start = prompt.index(sentence)
-inside = [
-    place
-    for place, (low, high) in enumerate(tokens.pop("offset_mapping")[0].tolist())
-    if high > start and low < start + len(sentence)
-]
+start, offsets = prompt.index(sentence), tokens.pop("offset_mapping")[0].tolist()
+end = start + len(sentence)
+inside = [place for place, (low, high) in enumerate(offsets) if high > start and low < end]
 
 usual = base.model.config._attn_implementation
 base.model.set_attn_implementation("eager")
 with torch.no_grad():
     output = base.model(**tokens.to(base.device), output_attentions=True)
 base.model.set_attn_implementation(usual)
-
 # (layers, tokens): what the last token gives to each token
 attention = torch.stack([layer[0, :, -1].float().mean(dim=0).cpu() for layer in output.attentions])
 assert torch.allclose(attention.sum(dim=1), torch.ones(len(attention)), atol=1e-2)
-share = attention[:, inside].sum(dim=1)
-layers = len(attention)
+
+# %%
+share, layers = attention[:, inside].sum(dim=1), len(attention)
 some = np.linspace(1, layers, min(7, layers)).round().astype(int)
 display(
     method_plots.last_token_attention(
@@ -186,14 +189,14 @@ display(
         title="What the last token looks at, base model",
     )
 )
-print(
-    f"of all its attention, {100 * share.mean():.0f} % goes to the sentence and {100 * attention[:, 0].mean():.0f} % "
-    "to the very first token of the template (means over layers)"
-)
+print(f"of all its attention, {100 * share.mean():.0f} % goes to the sentence", end=" and ")
+print(f"{100 * attention[:, 0].mean():.0f} % to the very first token (means over layers)")
 
 # %% [markdown]
-# The first token is where models of this kind park attention that they do not need. What goes to the
-# sentence is spread unevenly, and layers differ. Attention says where a layer looks, not what it makes of it.
+# The first token is where models of this kind park attention that they do not need: a softmax must give its whole sum
+# away, even where a head has nothing to look for. Inside the sentence a plain word such as *the* can serve the same
+# purpose, and then takes most of a row without being what the sentence is about. What is left is spread unevenly, and
+# layers differ. Attention says where a layer looks, not what it makes of it.
 #
 # **A lens.** `"…" means in one word:"` asks for a word, so let us hear it. The head turns the last layer's
 # state into words. Hold it to the inner layers' states as well, through the same final norm, and one sees
@@ -206,13 +209,18 @@ ANY_SENTENCE = set(
     "the this that and was were has had for from with because one she her his they them their there "
     "means most many more all both not but".split()
 )
+
+
+def is_word(piece: str) -> bool:
+    """Whether a piece of the vocabulary could be the word, and not how any sentence begins."""
+    return piece.isalpha() and len(piece) > 2 and piece.lower() not in ANY_SENTENCE
+
+
 vocabulary = [base.tokenizer.decode([number]) for number in range(len(base.tokenizer))]
-is_word = [
-    word.strip().isalpha() and len(word.strip()) > 2 and word.strip().lower() not in ANY_SENTENCE
-    for word in vocabulary
-]
+words_alone = torch.tensor([is_word(piece.strip()) for piece in vocabulary])
 
 
+# %%
 @torch.no_grad()
 def lens(language_model) -> torch.Tensor:
     """Each word's probability after each layer: (layers, sentences, vocabulary)."""
@@ -223,13 +231,6 @@ def lens(language_model) -> torch.Tensor:
     return head(states).float().softmax(dim=-1).cpu()[..., : len(vocabulary)]
 
 
-def likeliest_words(probabilities: torch.Tensor) -> tuple[str, float]:
-    """The two likeliest words, in capitals or not, and the higher probability."""
-    likeliest = (probabilities * torch.tensor(is_word)).topk(8)
-    words = list(dict.fromkeys(vocabulary[number].strip().lower() for number in likeliest.indices))
-    return "\n".join(words[:2]), likeliest.values[0].item()
-
-
 heard = {"base model": lens(base)}
 with models.adapted(base, record.adapter) as adapted:
     heard["SemPA"] = lens(adapted)
@@ -237,10 +238,17 @@ exact = profile.evaluation_precision == "float32"
 spoken = output.logits[0, -1].argmax().item()
 assert spoken == heard["base model"][-1, 0].argmax().item() or not exact
 
-shown = sorted(
-    {*np.linspace(1, layers, 5).round().astype(int), *range(max(1, layers - 3), layers + 1)}
-)
-panels = {}
+
+# %%
+def likeliest_words(probabilities: torch.Tensor) -> tuple[str, float]:
+    """The two likeliest words, in capitals or not, and the higher probability."""
+    likeliest = (probabilities * words_alone).topk(8)
+    words = list(dict.fromkeys(vocabulary[number].strip().lower() for number in likeliest.indices))
+    return "\n".join(words[:2]), likeliest.values[0].item()
+
+
+shown = {*np.linspace(1, layers, 5).round().astype(int), *range(max(1, layers - 3), layers + 1)}
+shown, panels = sorted(shown), {}
 for name, probabilities in heard.items():
     cells = [[likeliest_words(one) for one in probabilities[layer - 1]] for layer in shown]
     panels[name] = tuple([[cell[part] for cell in row] for row in cells] for part in (0, 1))
@@ -313,7 +321,6 @@ import copy
 
 first, end = 1, max(2, layers // 4)
 package = Embedder(base, "token_prepending", first=first, end=end)
-
 tokenizer = copy.deepcopy(base.tokenizer)
 tokenizer.add_tokens("<PST>", special_tokens=True)
 numbers = tokens_of(f'This sentence : <PST> "{sentence}" means in one word:"', tokenizer)
@@ -325,6 +332,7 @@ noise = torch.randn(embedded.shape[-1], generator=torch.Generator().manual_seed(
 embedded[0, place] = noise.to(embedded) * table.weight.float().std()
 
 
+# %%
 def put_before_the_sentence(_, arguments):
     states = arguments[0].clone()
     states[:, place] = states[:, -1]
@@ -337,6 +345,7 @@ by_hand["Token Prepending"] = states_of(package.layer, inputs_embeds=embedded)[-
 for hook in hooks:
     hook.remove()
 
+# %%
 for name, vector in by_hand.items():
     embedder = package if name == "Token Prepending" else embedders[name]
     by_package = embedder.encode(sentence, convert_to_tensor=True)
@@ -359,6 +368,9 @@ chosen, curves = {}, {}
 
 def choose_layer(row: str, embedder: Embedder) -> None:
     chosen[row], curves[row] = sts.best_layer(embedder, limit=profile.sts_pairs, seed=SEED)
+    gain = curves[row][chosen[row]] - curves[row][layers]
+    last = "the last: no gain is the layer's" if chosen[row] == layers else f"{gain:+.1f} on dev"
+    print(f"{row}: dev chooses layer {chosen[row]} of {layers} ({last})")
 
 
 choose_layer("PromptEOL", embedders["PromptEOL"])
@@ -380,9 +392,8 @@ display(method_plots.dev_by_layer(curves, chosen, task=dev_task))
 # %%
 WITH_ADAPTER = []  # methods to read the adapter by, beside PromptEOL: names of METHODS
 
-pairs = sts.load_tasks(tasks, limit=profile.sts_pairs, seed=SEED)
-measured = pairs | {corpora.MINI_STS: small}
-scores = {}
+mini, pairs = corpora.MINI_STS, sts.load_tasks(tasks, limit=profile.sts_pairs, seed=SEED)
+measured, scores = pairs | {mini: small}, {}
 
 
 def score(row: str, embedder: Embedder) -> None:
@@ -397,15 +408,18 @@ def score_with_inner_layer(row: str, embedder: Embedder) -> None:
 
 for name, embedder in embedders.items():
     (score_with_inner_layer if name == "PromptEOL" else score)(name, embedder)
+
+# %%
 with models.adapted(base, record.adapter) as adapted:
     description = adapted.describe()
     score_with_inner_layer("SemPA", Embedder(adapted, "prompteol"))
     for name in WITH_ADAPTER:
         score(f"SemPA, {name}", Embedder(adapted, METHODS[name]))
 # What comes with the kit was trained on thousands of rows, not in a notebook's minutes.
-for name, folder in models.finished_adapters(base).items():
-    with models.adapted(base, folder) as finished:
-        score(f"finished: {name}", Embedder(finished, "prompteol"))
+finished = {f"finished: {name}": path for name, path in models.finished_adapters(base).items()}
+for name, folder in finished.items():
+    with models.adapted(base, folder) as adapted:
+        score(name, Embedder(adapted, "prompteol"))
 
 for task in pairs.values():
     print(task.describe())
@@ -420,7 +434,6 @@ if sampled:
 # intervals suggest. Written out for one difference:
 
 # %%
-mini = corpora.MINI_STS
 one, other = (scores[row][mini].similarities for row in ("PromptEOL", "mean pooling"))
 generator, apart = np.random.default_rng(SEED), []
 for _ in range(sts.RESAMPLES):
@@ -447,81 +460,47 @@ THEIRS = {  # the paper's names
     "Token Prepending": "Token Prepending",
     "SemPA": "SemPA",
 }
-PAPERS = ("LLaMA2-7B", "LLaMA3-8B")
-published = {
-    model: {ours: records.published_sts(model, theirs) for ours, theirs in THEIRS.items()}
-    for model in PAPERS
-}
-what = "mean of seven tasks" if len(tasks) > 1 else tasks[0]
-display(
-    score_plots.methods_compared(
-        comparison,
-        what,
-        published={
-            model: {row: cells["Avg"] for row, cells in rows.items()}
-            for model, rows in published.items()
-        },
-    )
-)
 
 # %%
-columns = tasks if len(tasks) > 1 else []
-lines = [
-    f"| this run | {' | '.join([*columns, what])} | 95 % interval | less PromptEOL | 95 % interval | p |",
-    "|---|" + "---|" * (len(columns) + 5),
-]
-for row, figures in comparison.rows.items():
-    mean, less = figures.mean, figures.mean.difference
-    cells = [f"{figures.tasks[task].value:.1f}" for task in columns]
-    cells += [f"**{mean.value:.1f}**", f"{mean.interval.low:.1f} to {mean.interval.high:.1f}"]
-    if less:
-        within = f"{less.interval.low:+.1f} to {less.interval.high:+.1f}"
-        cells += [f"{less.value:+.1f}", within, f"{less.p_value:.3f}"]
-    else:
-        cells += ["", "", ""]
-    lines.append(f"| {row} | {' | '.join(cells)} |")
-display(Markdown("\n".join(lines)))
+what = "mean of seven tasks" if len(tasks) > 1 else tasks[0]
+published = {
+    model: {ours: records.published_sts(model, theirs)["Avg"] for ours, theirs in THEIRS.items()}
+    for model in ("LLaMA2-7B", "LLaMA3-8B")
+}
+display(score_plots.methods_compared(comparison, what, published=published))
+
+# %%
+display(Markdown(report.compared(comparison, what)))
+compared = len(comparison.rows) - 1
+print(f"{compared} rows are held against one: p below 0.05 / {compared} = {0.05 / compared:.4f}")
 
 # %% [markdown]
-# **How to read it.** The more rows are held against one, the more of them look different by chance: with
-# eight, take a p-value below 0.05 / 8 ≈ 0.006 for a finding, and the rest for a hint. Compare *PromptEOL*
-# and *SemPA* at their best layers with the two steering methods, and at the last layer with each other. Where
-# dev chose the last layer, there is no row for an inner one.
+# **How to read it.** The more rows are held against one, the more of them look different by chance. Divide 0.05 by
+# their number, as printed; a p-value below that is a finding, and the rest are hints. Compare *PromptEOL* and *SemPA*
+# at their best layers with the two steering methods, and at the last layer with each other. Where dev chose the last
+# layer, there is no row for an inner one. The intervals are over pairs: what another seed of the training would
+# give, they do not say.
 
 # %% [markdown]
 # ## 7 · Beside the published table
 
 # %%
-columns = [*corpora.STS_TASKS, "Avg"]
-lines = [
-    f"| model | method | {' | '.join(columns)} | source |",
-    "|---|---|" + "---|" * (len(columns) + 1),
-]
-for model in PAPERS:
-    for theirs, cells in zip(THEIRS.values(), published[model].values()):
-        figures = " | ".join(f"{cells[column]:.2f}" for column in columns)
-        lines.append(f"| {model} | {theirs} | {figures} | *published* |")
-if len(tasks) > 1:
-    source = "this run, sampled" if sampled else "this run"
-    for ours, theirs in THEIRS.items():
-        row = comparison.rows[ours].columns
-        figures = " | ".join(f"{row[column].value:.2f}" for column in [*tasks, "mean"])
-        lines.append(f"| {base.name.split('/')[-1]} | {theirs} | {figures} | {source} |")
-display(Markdown("\n".join(lines)))
+source = f"{base.name.split('/')[-1]}, {'this run, sampled' if sampled else 'this run'}"
+display(Markdown(report.beside_published(comparison, THEIRS, source=source)))
 if len(tasks) == 1:
-    display(
-        Markdown(
-            f"The seven tasks were not found, so this run has no row in that table: its figures on **{tasks[0]}** "
-            "are of another test and may not be compared with any of these."
-        )
+    print(
+        f"The seven tasks were not found, so this run has no row there: its figures on {tasks[0]}"
     )
+    print("are of another test and may not be compared with any of these.")
 
 # %% [markdown]
 # Where we depart from the paper: another model, fewer training rows, and perhaps a sample of the pairs (the
 # last table says). Echo's frame is a free choice; ours stands in `embedding/echo.py`. The steering methods
 # take their authors' LLaMA-2-7B settings, or LLaMA-3-8B's for its vocabulary, at the same relative depth.
-# The published figures are the paper's, not ours; the *order* of methods on another model is what can be
-# compared.
+# The published figures are the paper's, not ours. Not even the *order* of methods carries over from one test to
+# another. Below is this model on the seven tasks whole, recorded before: hold it against the table of section 6. On the
+# hard packaged pairs a method may lie above PromptEOL and on the seven tasks below it, each time with a small p-value.
+# What can be compared is the order on the *same* pairs.
 
 # %% [markdown]
 # **The kit's own record.** The whole tests on the packaged model, by `python -m sempa_utils reproduce` on the
@@ -529,7 +508,9 @@ if len(tasks) == 1:
 
 # %%
 record_of_runs = report.recorded_runs()
+display(Markdown(report.methods(record_of_runs)))
 display(Markdown(report.overview(record_of_runs)))
+display(Markdown(report.recipes(record_of_runs)))  # what the runs differ in beside the objective
 display(Markdown(report.sts(record_of_runs)))
 
 # %% [markdown]
@@ -537,57 +518,56 @@ display(Markdown(report.sts(record_of_runs)))
 #
 # One number hides which pairs are at fault. Rank the pairs by cosine and by score: where the first rank is
 # above the second, the method took the pair for too alike. Against the share of words that two sentences
-# have in common, one sees what misleads it: a rising line means that the method goes by the words. (Our
-# own pairs, so they can be shown.)
+# have in common, one sees what misleads it: a line that rises more than the dashed one means that the method goes by
+# the words. The dashed line is what no skill at all would give, every pair put in the middle: it falls where people
+# gave higher scores to pairs that share more. (Our own pairs, so they can be shown.)
 
 # %%
-shown_rows = [*METHODS, "SemPA"]
+from sempa_utils.evaluation import shortcuts
+
+shown_rows = [*METHODS, "SemPA", *finished]
 
 
 def percentile_ranks(values) -> np.ndarray:
     return 100 * stats.rankdata(values) / len(values)
 
 
-def words(sentence: str) -> set[str]:
-    return set("".join(c for c in sentence.lower() if c.isalnum() or c == " ").split())
-
-
-def shared_words(first: str, second: str) -> float:
-    return len(words(first) & words(second)) / len(words(first) | words(second))
-
-
 errors = {
     row: percentile_ranks(scores[row][mini].similarities) - percentile_ranks(human)
     for row in shown_rows
 }
-shared = np.array([shared_words(pair.first, pair.second) for pair in small.rows])
-display(method_plots.rank_errors(errors, shared))
+shared = np.array([shortcuts.shared_words(pair.first, pair.second) for pair in small.rows])
+no_skill = percentile_ranks(human).mean() - percentile_ranks(human)
+display(method_plots.rank_errors(errors, shared, no_skill=no_skill))
 
 # %%
 worst = {}
 for row, values in errors.items():
     for place in (values.argmax(), values.argmin()):
         worst.setdefault(int(place), []).append(f"{row} ({values[place]:+.0f})")
-lines = ["| pair | score | worst for (error in % of the ranks) |", "|---|---|---|"]
+told = {}
 for place in sorted(worst, key=lambda place: human[place]):
     pair = small.rows[place]
-    lines.append(
-        f"| {pair.first}<br>{pair.second} | {pair.score:.1f} | {', '.join(worst[place])} |"
-    )
-display(Markdown("\n".join(lines)))
+    told[f"{pair.first}<br>{pair.second}"] = {
+        "score": f"{pair.score:.1f}",
+        "worst for (error in % of the ranks)": ", ".join(worst[place]),
+    }
+display(Markdown(records.table(told, corner="pair")))
 
 # %% [markdown]
 # Sentences of the seven tasks are not ours to show; of these, where they are found, the figures part by part:
 
 # %%
-lines = [f"| part | {' | '.join(shown_rows)} |", "|---|" + "---|" * len(shown_rows)]
+parts = {}
 for task in tasks if len(tasks) > 1 else []:
-    for part in scores["PromptEOL"][task].score.parts or [""]:
-        of_rows = [scores[row][task].score for row in shown_rows]
-        figures = [(one.parts or {}).get(part, np.nan) if part else one.value for one in of_rows]
-        name = f"{task}, {part}" if part else task
-        lines.append(f"| {name} | {' | '.join(f'{figure:.1f}' for figure in figures)} |")
-display(Markdown("\n".join(lines) if len(tasks) > 1 else "The seven tasks were not found."))
+    for row in shown_rows:
+        score_of_row = scores[row][task].score
+        for part, figure in (score_of_row.parts or {"": score_of_row.value}).items():
+            parts.setdefault(f"{task} {part}".strip(), {})[row] = figure
+if parts:
+    display(Markdown(records.table(parts, digits=1, corner="part")))
+else:
+    print("The seven tasks were not found.")
 
 # %% [markdown]
 # ## 9 · A first application: find the paraphrase
@@ -600,37 +580,37 @@ display(Markdown("\n".join(lines) if len(tasks) > 1 else "The seven tasks were n
 rows = corpora.packaged_ranked_nli().without(training_rows).sample(profile.picture_triplets, SEED)
 premises, entailed = [row.premise for row in rows.rows], [row.entailment for row in rows.rows]
 everything, count = premises + entailed, len(rows)
-print(rows.describe())
-print(f"for each of {count} premises, one sentence to find among {len(everything) - 1}")
-neighbours, search = {}, {}
+neighbours, search, mine = {}, {}, np.arange(len(rows))
 
 
-def look_up(method: str, similarities: np.ndarray) -> None:
+def look_up(method: str, similarities) -> None:
     """Rank by similarities (premises, all sentences); a premise does not find itself."""
     similarities = np.array(similarities, dtype=float)
-    mine = np.arange(count)
     similarities[mine, mine] = -np.inf
     right = similarities[mine, count + mine]
     place = (similarities >= right[:, None]).sum(axis=1)  # of equals it comes last
-    hits = place == 1
-    low, high = stats.binomtest(int(hits.sum()), count).proportion_ci(method="wilson")
-    interval = records.Interval(100 * low, 100 * high)
-    search[method] = method_plots.SearchScore(
-        100 * float(hits.mean()), interval, 100 * float((1 / place).mean())
-    )
+    hits = int((place == 1).sum())
+    low, high = stats.binomtest(hits, count).proportion_ci(method="wilson")
+    within, reciprocal = records.Interval(100 * low, 100 * high), 100 * float((1 / place).mean())
+    search[method] = method_plots.SearchScore(100 * hits / count, within, reciprocal)
     neighbours[method] = similarities.argmax(axis=1)
 
 
+# %%
 def look_up_with(method: str, embedder: Embedder) -> None:
     vectors = embedder.encode(everything)
     look_up(method, embedder.similarity(vectors[:count], vectors).numpy())
 
 
-look_up("shared words", [[shared_words(one, other) for other in everything] for one in premises])
+print(rows.describe())
+print(f"for each of {count} premises, one sentence to find among {len(everything) - 1}")
+by_words = [[shortcuts.shared_words(one, other) for other in everything] for one in premises]
+look_up("shared words", by_words)
 for name, embedder in embedders.items():
     look_up_with(name, embedder)
-with models.adapted(base, record.adapter) as adapted:
-    look_up_with("SemPA", Embedder(adapted, "prompteol"))
+for name, folder in ({"SemPA": record.adapter} | finished).items():
+    with models.adapted(base, folder) as adapted:
+        look_up_with(name, Embedder(adapted, "prompteol"))
 display(method_plots.search_scores(search))
 
 # %% [markdown]
@@ -854,74 +834,55 @@ exercises.check("choose_layer", choose_layer)
 # ## The paper's setting and this run's
 
 # %%
-settings = records.settings_table(
-    [
-        ("model", "LLaMA-2-7B, LLaMA-3-8B", base.name),
-        (
-            "training rows",
-            "40,000 to 80,000, the number chosen on STS-B dev",
-            f"{len(training_rows):,}, {training_rows.source}",
-        ),
-        ("learning rate", "1e-4", f"{record.recipe['learning_rate']:g}"),
-        (
-            "KL(base ‖ model) on plain text",
-            "none",
-            f"weight {record.recipe['kl_weight']:g}: fitted to model and rows (notebook 02)",
-        ),
-        ("tasks", "STS12–16, STS-B, SICK-R", ", ".join(tasks)),
-        ("pairs per task", "all", profile.sts_pairs if sampled or len(tasks) == 1 else "all"),
-        (
-            "text",
-            "SentEval's, lower-cased and tokenised",
-            "SentEval's" if len(tasks) > 1 else "as written",
-        ),
-        ("measure", "Spearman ρ × 100, SentEval's `all`", "the same, with 95 % intervals"),
-        (
-            "layer read",
-            "the last, but for the two steering methods",
-            f"the same, and layers {chosen['PromptEOL']} (PromptEOL) and {chosen['SemPA']} (SemPA), "
-            f"chosen on {dev_task} dev",
-        ),
-        (
-            "steering methods' settings",
-            "their authors' for the model",
-            f"the same, at the same relative depth: read at layer {embedders['Token Prepending'].layer} of {layers}",
-        ),
-    ]
-)
-display(Markdown(settings))
+ours = {
+    "model": base.name,
+    "training rows": f"{len(training_rows):,}, {training_rows.source}",
+    "optimiser": f"AdamW, peak {record.recipe['learning_rate']:g}, warm-up, cosine",
+    "KL(base ‖ model) on plain text": f"weight {record.recipe['kl_weight']:g} (notebook 02)",
+}
+text = "SentEval's" if len(tasks) > 1 else "as written"
+inner = f"{chosen['PromptEOL']} (PromptEOL) and {chosen['SemPA']} (SemPA), chosen on {dev_task} dev"
+steering = f"the same, at the same relative depth: layer {embedders['Token Prepending'].layer}"
+others = [
+    ("tasks", "STS12–16, STS-B, SICK-R", ", ".join(tasks)),
+    ("pairs per task", "all", profile.sts_pairs or "all"),
+    ("text", "SentEval's, lower-cased and tokenised", text),
+    ("measure", "Spearman ρ × 100, SentEval's `all`", "the same, with 95 % intervals"),
+    ("layer read", "the last, but for the two steering methods", f"the same, and layers {inner}"),
+    ("steering methods' settings", "their authors' for the model", steering),
+]
+display(Markdown(records.settings_table(records.paper_settings(ours) + others)))
 
 # %%
-means = {row: figures.mean.value for row, figures in comparison.rows.items()}
 # Perplexity beside it, as on the index page: both are found again, not computed anew.
 found = effect.effects(
     base, {"SemPA": record.adapter}, trained_on=training_rows, profile=profile, seed=SEED
 )["SemPA"]
-best = max(means, key=means.get)
-named = dict.fromkeys(["mean pooling", best])
+goes_by_words = {row: stats.spearmanr(values, shared).statistic for row, values in errors.items()}
+figures = {
+    "sempa": found,
+    "tasks": comparison,
+    "dev_by_layer": {"task": dev_task, "chosen": chosen, "curves": curves},
+    "mini_sts": {row: results[mini].score.value for row, results in scores.items()},
+    "error_against_shared_words": goes_by_words,
+    "search": search,
+}
+
+# %%
+means = {row: figures.mean.value for row, figures in comparison.rows.items()}
+named = dict.fromkeys(["mean pooling", max(means, key=means.get)])
+reached = ", ".join(f"{row} {means[row]:.1f}" for row in named)
+first = f"the right sentence of {len(everything) - 1} first for {search['SemPA'].recall:.0f} %"
+data = [training_rows.record(), *(task.record() for task in pairs.values()), rows.record()]
+settings = {"pairs_per_task": profile.sts_pairs}
 record_of_run = records.run_record(
     "notebook_04_sts",
-    figures={
-        "sempa": found,
-        "tasks": comparison,
-        "dev_by_layer": {"task": dev_task, "chosen": chosen, "curves": curves},
-        "mini_sts": {row: results[mini].score.value for row, results in scores.items()},
-        "error_against_shared_words": {
-            row: stats.spearmanr(values, shared).statistic for row, values in errors.items()
-        },
-        "search": search,
-    },
+    figures=figures,
     headline=(
         f"SemPA, {len(training_rows):,} triplets: {found.words()}{', sampled' if sampled else ''}; "
-        + ", ".join(f"{row} {means[row]:.1f}" for row in named)
-        + f"; the right sentence of {len(everything) - 1} first for {search['SemPA'].recall:.0f} % (SemPA)"
+        f"{reached}; {first} (SemPA)"
     ),
-    origin=records.Origin(
-        model=description,
-        data=[training_rows.record(), *(task.record() for task in pairs.values()), rows.record()],
-        settings={"pairs_per_task": profile.sts_pairs},
-        seed=SEED,
-    ),
+    origin=records.Origin(model=description, data=data, settings=settings, seed=SEED),
 )
 records.save_run(record_of_run)
 print("next: 05_generation")

@@ -171,16 +171,17 @@ def area_under_curve(higher, lower) -> float:
     return float((ranks.sum() / len(higher) - (len(higher) + 1) / 2) / len(lower))
 
 
-def overlap(first, second) -> float:
-    """Return how much two samples (n,), (m,) overlap: 1 less the Kolmogorov–Smirnov distance of their distributions.
+def misplaced(higher, lower) -> float:
+    """Return the smallest sum of the shares of `higher` (n,) below a threshold and of `lower` (m,) above it.
 
-    It is the smallest sum of the two shares that a threshold leaves on the wrong side, whichever side that is; where
-    the two densities cross once, also the area that lies under both of them (Inman and Bradley 1989).
+    0 where a threshold tells the two apart, 1 where none is better than none at all, as for an order that is upside
+    down. It is 1 less the one-sided Kolmogorov–Smirnov distance; where `higher` is the upper of two densities that
+    cross once, also the area under both of them (Inman and Bradley 1989).
     """
-    first, second = np.sort(_sample(first)), np.sort(_sample(second))
-    thresholds = np.concatenate([first, second])
-    below = [np.searchsorted(one, thresholds, side="right") / len(one) for one in (first, second)]
-    return float(1 - np.abs(below[0] - below[1]).max())
+    higher, lower = np.sort(_sample(higher)), np.sort(_sample(lower))
+    thresholds = np.concatenate([higher, lower])
+    below = [np.searchsorted(one, thresholds, side="right") / len(one) for one in (higher, lower)]
+    return float(1 - max(0.0, (below[1] - below[0]).max()))
 
 
 # --- aligned tokens --------------------------------------------------------------------------------

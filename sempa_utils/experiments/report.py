@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from sempa_utils import models, records
 from sempa_utils.checks import fingerprint, pick
 from sempa_utils.data.corpora import STS_TASKS
-from sempa_utils.evaluation.generation import TASKS, gold_answers
+from sempa_utils.evaluation.generation import CHANCE, TASKS, gold_answers
 from sempa_utils.experiments.agreement import KINDS, agreement, here_and_there
 from sempa_utils.experiments.cards import with_metadata
 from sempa_utils.experiments.grid import ALL, BASE, FINISHED, RUNS, TRIALS, record_name
@@ -90,6 +90,15 @@ def _of_other_seeds(recorded: Recorded, run: str) -> str:
     others = [_seven(_figures(recorded, name)) for name in RUNS if name.startswith(f"{run}_seed_")]
     differences = [one.scores.mean.difference for one in others if one and one.scores.mean.difference]
     return ", ".join(_signed(less.value) for less in differences)
+
+
+def recipes(recorded: Recorded) -> str:
+    """Return what the runs of the first screen differ in beside their objective."""
+    runs = {}
+    for run in FIRST_SCREEN:
+        if run != BASE and (record := recorded.get(run)) and record.figures.train and "recipe" in record.settings:
+            runs[_name(run)] = record.settings["recipe"], record.figures.train.rows
+    return records.recipe_table(runs)
 
 
 def sts(recorded: Recorded) -> str:
@@ -312,6 +321,45 @@ def methods(_) -> str:
     return _markdown("", ["mean ρ × 100 (95 % interval)", "less PromptEOL", "LLaMA2-7B, *published*"], rows)
 
 
+def compared(comparison: records.Comparison, what: str) -> str:
+    """Return a run's own rows on its tasks, ρ × 100, with intervals; `what` names their mean."""
+    less, rows = f"less {comparison.against} (95 % interval)", {}
+    for name, row in comparison.rows.items():
+        tasks = {task: f"{score.value:.1f}" for task, score in row.tasks.items()} if len(row.tasks) > 1 else {}
+        rows[name] = tasks | {f"{what} (95 % interval)": _with_interval(row.mean), less: _difference(row.mean)}
+        if row.mean.difference:
+            rows[name]["p"] = f"{row.mean.difference.p_value:.3f}"
+    return records.table(rows)
+
+
+def beside_published(comparison: records.Comparison, named: dict[str, str], *, source: str) -> str:
+    """Return the paper's Table 3 for {row: its name in the paper}, and below it the same rows of a comparison.
+
+    A comparison of other tasks than the seven has no rows here: its figures may not be set beside these.
+    """
+    rows = {}
+    for model in ("LLaMA2-7B", "LLaMA3-8B"):
+        for method in named.values():
+            published = records.published_sts(model, method)
+            rows[f"{model}, {method}, *published*"] = {task: published[task] for task in (*STS_TASKS, "Avg")}
+    for row, method in named.items():
+        columns = comparison.rows[row].columns
+        if set(STS_TASKS) <= set(columns):
+            of_run = {"Avg" if task == "mean" else task: score.value for task, score in columns.items()}
+            rows[f"{source}, {method}"] = of_run
+    return records.table(rows)
+
+
+def on_many_items(_) -> str:
+    """Return HellaSwag and TruthfulQA on 817 items: the base, the finished contrastive adapter, the difference."""
+    rows = {}
+    for name, row in _comparison("generation_limit_817").rows.items():
+        label = BASE if name == BASE else "finished contrastive adapter"
+        rows[label] = {BENCHMARKS.get(task, task): _with_error(score) for task, score in row.columns.items()}
+    chance = {BENCHMARKS[task]: f"{value:.1f}" for task, value in CHANCE.items() if task in ("hellaswag", "truthfulqa")}
+    return records.table({**rows, "guessing": chance})
+
+
 def first_trials(_) -> str:
     """Return the five objectives after 512 rows on STS-B, ρ × 100; on the test split those that were scored there."""
     rows = {}
@@ -359,7 +407,8 @@ def _comparison(name: str) -> records.Comparison:
     return records.load_run(records.committed_folder() / f"{name}.json", records.Comparison).figures
 
 
-TABLES = {"overview": overview, "grid": grid, "sts": sts, "generation": generation, "costs": costs, "speech": speech,
+TABLES = {"overview": overview, "grid": grid, "recipes": recipes, "sts": sts,
+          "generation": generation, "costs": costs, "speech": speech,
           "space": space, "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
           "finished-sempa": functools.partial(finished_checkpoint, run="pairwise_kl", rows=1024),
           "finished-contrastive": functools.partial(finished, run="contrastive_kl"),

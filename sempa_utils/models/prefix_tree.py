@@ -93,6 +93,38 @@ def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTre
     return _tree(tokens, above, read_at, targets, owners)
 
 
+class Parts(NamedTuple):
+    """What each token of a tree of pairs is, the number (N,) of its name; {name: tokens} here and in a stock batch."""
+
+    of: torch.Tensor
+    in_tree: dict[str, int]
+    in_stock: dict[str, int]
+
+
+PARTS = ("instruction", "anchors", "chosen answers", "rejected answers", "both answers")
+
+
+def parts(tree: PrefixTree) -> Parts:
+    """Return what the tokens of a tree with two answers a prompt are, by the names of `PARTS`.
+
+    The instruction is what all sequences share; "both answers" is how a chosen and a rejected one begin alike. A stock
+    batch repeats what is shared, also reads each answer's last token, and pads.
+    """
+    last = [tree.read_at[tree.owners == owner][-1] for owner in range(tree.count)]
+    begins = [tree.position_ids[0, tree.read_at[tree.owners == owner][0]] for owner in range(tree.count)]
+    paths = tree.may_attend[torch.stack(last)]  # (owners, N): the tokens of each sequence
+    answers = paths & (tree.position_ids > torch.stack(begins)[:, None])
+    of = torch.where(paths.all(dim=0), 0, 1)
+    chosen, rejected = answers[0::2].any(dim=0), answers[1::2].any(dim=0)
+    of[chosen], of[rejected], of[chosen & rejected] = 2, 3, 4
+    in_tree = {name: int((of == number).sum()) for number, name in enumerate(PARTS)}
+    in_stock = {name: int((paths & (of == number)).sum()) for number, name in enumerate(PARTS)}
+    for name in PARTS[2:4]:
+        in_stock[name] += tree.count // 2
+    lengths = paths.sum(dim=1) + 1
+    return Parts(of, in_tree, in_stock | {"padding": int(lengths.max() * tree.count - lengths.sum())})
+
+
 def build_slots(sequences: list[list[int]]) -> PrefixTree:
     """Build the tree of `sequences` (token ids) whose last states are read. Raises ValueError for an empty one."""
     if not sequences or not all(sequences):

@@ -9,7 +9,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sempa_utils.plots.style import COLOURS, CYCLE, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, full_columns, note, page_style, panels
 from sempa_utils.records import Comparison, Difference, FrontierPoint
 
 MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
@@ -114,6 +114,8 @@ def gained_and_lost(
         handles, hollow = [], []
         for (model, (x, y)), (colour, mark) in zip(ours.items(), _signs()):
             across, up = x.bounds, y.bounds
+            if x.standard_error == 0 and x.interval is None:
+                model = f"{model} (no item differs:\nno interval)"
             line = {"color": colour, "linewidth": 1.6, "alpha": 0.5}
             axes.hlines(y.value, across.low, across.high, **line)
             axes.vlines(x.value, up.low, up.high, **line)
@@ -130,7 +132,7 @@ def gained_and_lost(
         axes.set_xlabel(f"generation: {generation}, less the base (points)")
         axes.set_ylabel(f"embedding: {sts},\nless the base")
         legend = {"alignment": "left", "fontsize": 9.5, "title_fontsize": 9.5}
-        figure.legend(handles=handles, title="this run, 95 % intervals", loc="outside right upper", **legend)
+        figure.legend(handles=handles, title="ours, 95 % intervals", loc="outside right upper", **legend)
         if hollow:
             title = "published (7–8B,\nfull benchmarks)"
             figure.legend(handles=hollow, title=title, loc="outside right lower", **legend)
@@ -172,27 +174,56 @@ def frontier(
         figure, axes = panels(height=4.6)
         axes.axvspan(-band, band, color=COLOURS["sky"], alpha=0.22, linewidth=0, label=f"within {band:g} % of the base")
         axes.axhline(0, color=COLOURS["black"], linewidth=0.8, label="_base")
-        changes = []
+        changes, ends = [], []
         for (objective, points), (colour, mark) in zip(curves.items(), _signs()):
             x = np.array([0.0, *(100 * (point.perplexity / base.perplexity - 1) for point in points)])
             y = np.array([0.0, *(point.sts - base.sts for point in points)])
             changes.append(x)
             axes.plot(x, y, color=colour, linewidth=1.6, alpha=0.8, label="_path")
             axes.plot(x[1:], y[1:], mark, color=colour, markersize=7, label=objective)
-            beside = {"xytext": (13, -2), "va": "top", "ha": "left"}  # a curve mostly comes from the lower left
-            beside |= {"textcoords": "offset points", "fontsize": 9, "color": QUIET}
-            axes.annotate(f"{points[-1].rows:,} rows", (x[-1], y[-1]), **beside)
+            ends.append((x[-1], y[-1], f"{points[-1].rows:,} rows", colour))
         axes.plot(0, 0, "o", color=COLOURS["black"], markersize=9, label="base", zorder=4)
-        scale_of_changes(axes, np.concatenate(changes), band=band)
+        bent = scale_of_changes(axes, np.concatenate(changes), band=band)
         axes.margins(x=0.12, y=0.14)
-        axes.set(xlabel=f"perplexity of {text}, change from the base", ylabel=f"{gained} gained (ρ × 100)")
+        _name_ends(axes, ends)
+        scale = f"\n(scale: even within {band:g} %, logarithmic beyond)" if bent else ""
+        axes.set(xlabel=f"perplexity of {text}, change from the base{scale}", ylabel=f"{gained} gained (ρ × 100)")
         figure.legend(loc="outside right upper", fontsize=10)
     return figure
 
 
-def scale_of_changes(axes, changes: np.ndarray, *, band: float) -> None:
-    """Give an axis of changes in % its scale: above 30 % logarithmic outside the band around 0."""
-    if np.abs(changes).max() > 30:
+def _name_ends(axes, ends: list[tuple[float, float, str, str]]) -> None:
+    """Write each (x, y, text, colour) beside its point, on that of four sides where it covers the least of any line."""
+    figure = axes.figure
+    figure.draw_without_rendering()
+    lines = [axes.transData.transform(_dense(line)) for line in axes.lines if len(line.get_xdata()) > 1]
+    drawn = np.concatenate(lines)
+    for x, y, text, colour in ends:
+        placed = []
+        for across, ha in ((13, "left"), (-13, "right")):
+            for up, va in ((-2, "top"), (2, "bottom")):
+                look = {"va": va, "ha": ha, "fontsize": 9, "color": colour}
+                written = note(axes, text, at=(x, y), offset=(across, up), **look)
+                box = written.get_window_extent()
+                inside = (drawn >= [box.x0 - 3, box.y0 - 3]) & (drawn <= [box.x1 + 3, box.y1 + 3])
+                placed.append((int(inside.all(axis=1).sum()), written))
+        best = min(range(len(placed)), key=lambda place: placed[place][0])
+        for place, (_, written) in enumerate(placed):
+            if place != best:
+                written.remove()
+
+
+def _dense(line) -> np.ndarray:
+    """Return points along a line, so many that no text fits between two of them."""
+    corners = np.column_stack([np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)])
+    steps = np.linspace(0, 1, 50)[:, None]
+    return np.concatenate([start + steps * (end - start) for start, end in itertools.pairwise(corners)])
+
+
+def scale_of_changes(axes, changes: np.ndarray, *, band: float) -> bool:
+    """Give an axis of changes in % its scale: above 30 % logarithmic outside the band around 0. Tell if it is so."""
+    bent = bool(np.abs(changes).max() > 30)
+    if bent:
         axes.set_xscale("symlog", linthresh=band, linscale=0.6)
         low, top = min(changes.min(), -band), max(changes.max(), band)
         ticks = [-30, -10, -3, 0, 3, 10, 30, 100, 300, 1000, 3000, 10_000]
@@ -200,6 +231,7 @@ def scale_of_changes(axes, changes: np.ndarray, *, band: float) -> None:
         axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.set_xlim(1.8 * low, 1.8 * top)
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(_signed_per_cent))
+    return bent
 
 
 def _signed_per_cent(value: float, _=None) -> str:
@@ -220,7 +252,7 @@ class NextTokens:
 
 def next_tokens(prompt: str, models: dict[str, NextTokens]) -> Figure:
     """Draw the likeliest next tokens of one prompt, a panel a model; those that the first does not have are orange."""
-    columns = min(4, len(models))
+    columns = full_columns(len(models))
     rows = -(-len(models) // columns)
     known = set(next(iter(models.values())).tokens)
     longest = max(max(model.probabilities) for model in models.values())
@@ -254,15 +286,22 @@ def _visible(token: str) -> str:
 def spread_by_prompt(
     kinds: dict[str, dict[str, np.ndarray]], label: str = "entropy of the next token (nats)"
 ) -> Figure:
-    """Draw a number per prompt and model, a panel a kind of prompt: {kind: {model: (n,)}}; a bar marks the median."""
+    """Draw a number per prompt and model, a panel a kind of prompt: {kind: {model: (n,)}}; a bar marks the median.
+
+    The scale is logarithmic, and says so, where medians differ by more than a factor of 30; what is 0 then stands at
+    its left end.
+    """
     models = list(next(iter(kinds.values())))
     generator = np.random.default_rng(0)
-    highest = max(np.max(values) for kind in kinds.values() for values in kind.values())
+    every = [np.asarray(values, dtype=float) for kind in kinds.values() for values in kind.values()]
+    highest, medians = max(values.max() for values in every), [float(np.median(values)) for values in every]
+    logarithmic = min(medians) > 0 and max(medians) > 30 * min(medians)
+    lowest = min(medians) / 3 if logarithmic else -0.03 * highest
     with page_style():
         figure, axes = panels(columns=len(kinds), height=1.2 + 0.42 * len(models), squeeze=False, sharey=True)
         for panel, (kind, of_models) in zip(axes[0], kinds.items()):
             for place, (model, (colour, _)) in enumerate(zip(models, _signs())):
-                values = np.asarray(of_models[model], dtype=float)
+                values = np.maximum(np.asarray(of_models[model], dtype=float), lowest)
                 heights = place + generator.uniform(-0.2, 0.2, len(values))
                 panel.scatter(values, heights, s=11, alpha=0.45, color=colour, linewidths=0)
                 median = float(np.median(values))
@@ -270,9 +309,10 @@ def spread_by_prompt(
                 text = f"{median:.2f}" if median >= 0.1 else f"{median:.1g}"
                 above = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center", "fontsize": 8.5}
                 panel.annotate(text, (median, place - 0.34), va="bottom", **above)
-            panel.set(title=kind, xlim=(-0.03 * highest, 1.05 * highest), ylim=(len(models) - 0.5, -0.8))
+            panel.set(title=kind, ylim=(len(models) - 0.5, -0.8), xscale="log" if logarithmic else "linear")
+            panel.set_xlim(lowest, (2 if logarithmic else 1.05) * highest)
             panel.grid(axis="y", visible=False)
             panel.tick_params(axis="y", length=0)
         axes[0][0].set_yticks(range(len(models)), models)
-        figure.supxlabel(label + "; bar: median", fontsize=11)
+        figure.supxlabel(label + f"; bar: median{', logarithmic scale' if logarithmic else ''}", fontsize=11)
     return figure

@@ -61,11 +61,12 @@ def _slider(ipywidgets, name, limits):
     return kind(value=start, min=lowest, max=highest, step=step, description=name, continuous_update=False)
 
 
-def scatter(points: dict[str, np.ndarray], sentences: dict[str, list[str]], *, numbered: int = 8):
+def scatter(points: dict[str, np.ndarray], sentences: dict[str, list[str]], *, numbered: int = 4):
     """Show points {role: (n, 2)} of the roles of `plots.space`, with their sentences {role: [n]}.
 
     Returns an HTML drawing whose hover tells a point's sentence if `is_live()`, else a Figure in which `numbered`
-    points far from each other are told: let it end a cell. Raises ValueError unless each point has a sentence.
+    points far from each other are told (1a, 2a, …), each with its nearest neighbour in the plane (1b, 2b, …): let it
+    end a cell. Raises ValueError unless each point has a sentence.
     """
     points = {role: np.asarray(values, dtype=float) for role, values in points.items()}
     for role, values in points.items():
@@ -111,17 +112,23 @@ def _numbered(points, sentences, count: int):
     while len(chosen) < min(count, len(every)):  # next, the point farthest from all that are chosen
         distances = np.linalg.norm(every[:, None] - every[chosen], axis=2).min(axis=1)
         chosen.append(int(distances.argmax()))
+    told = {}
+    for number, index in enumerate(chosen, start=1):
+        told[f"{number}a"] = index
+        distances = np.linalg.norm(every - every[index], axis=1)
+        distances[index] = np.inf
+        if np.isfinite(distances.min()):
+            told[f"{number}b"] = int(distances.argmin())
     with page_style():
         figure, (left, right) = panels(2, height=4.4, gridspec_kw={"width_ratios": [1.35, 1]})
         for role, values in points.items():
             colour, marker = ROLES[role]
             left.scatter(*values.T, s=16, marker=marker, color=COLOURS[colour], alpha=0.6, linewidths=0, label=role)
-        for number, index in enumerate(chosen, start=1):
-            middle = {"ha": "center", "va": "center", "bbox": {"boxstyle": "circle,pad=0.2", "facecolor": "white"}}
-            left.annotate(str(number), every[index], fontsize=10, fontweight="bold", **middle)
+        for name, index in told.items():
+            middle = {"ha": "center", "va": "center", "bbox": {"boxstyle": "round,pad=0.15", "facecolor": "white"}}
+            left.annotate(name, every[index], fontsize=9, fontweight="bold", **middle)
         left.set(xlabel="component 1", ylabel="component 2")
-        numbers = enumerate(chosen, start=1)
-        lines = [textwrap.fill(f"{n}  {texts[index]}", 48, subsequent_indent="    ") for n, index in numbers]
+        lines = [textwrap.fill(f"{name}  {texts[index]}", 50, subsequent_indent="    ") for name, index in told.items()]
         right.text(0, 1, "\n".join(lines), va="top", fontsize=9, linespacing=1.35, parse_math=False)
         right.set_axis_off()
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -12,10 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from sempa_utils.embedding.method import PLACEHOLDER, Method
-from sempa_utils.plots.style import COLOURS, CYCLE, note, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, full_columns, note, page_style, panels
 from sempa_utils.records import Interval
 
 MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
+
+FITS = {  # the lines of `rank_errors`
+    "fit": {"color": COLOURS["orange"]},
+    "fit of no skill at all": {"color": COLOURS["black"], "linestyle": "--", "linewidth": 1.2},
+}
 
 # The schematic's boxes and layers.
 FILLS = {"template": "#E4E4E4", "sentence": "#BBDFF4", "placeholder": "#F8DDA6"}
@@ -208,25 +213,28 @@ def dev_by_layer(curves: dict[str, dict[int, float]], chosen: dict[str, int], *,
 # --- where methods go wrong, and what they are good for ------------------------------------------
 
 
-def rank_errors(errors: dict[str, np.ndarray], shared) -> Figure:
+def rank_errors(errors: dict[str, np.ndarray], shared, *, no_skill) -> Figure:
     """Draw how far each pair's place by cosine is from its place by score, against the words it shares.
 
     `errors` are {method: (n,)} in per cent of the ranks, above 0 where a pair was taken for too alike; `shared` (n,)
-    the share of words that the two sentences have in common. The line is the least-squares fit.
+    the share of words that the two sentences have in common; `no_skill` (n,) the errors of a method that puts all pairs
+    in the middle. The lines are least-squares fits.
     """
     shared = np.asarray(shared, dtype=float)
-    columns = min(4, len(errors))
+    ends = np.array([shared.min(), shared.max()])
+    columns = full_columns(len(errors))
     rows = -(-len(errors) // columns)
     with page_style():
         figure, axes = panels(columns, rows, height=2.5, squeeze=False, sharex=True, sharey=True)
         for panel, (method, values) in zip(axes.flat, errors.items()):
             panel.scatter(100 * shared, values, s=10, alpha=0.45, color=COLOURS["blue"], linewidths=0)
-            ends = np.array([shared.min(), shared.max()])
-            panel.plot(100 * ends, np.polyval(np.polyfit(shared, values, 1), ends), color=COLOURS["orange"])
+            for points, (label, look) in zip((values, no_skill), FITS.items()):
+                panel.plot(100 * ends, np.polyval(np.polyfit(shared, points, 1), ends), label=label, **look)
             panel.axhline(0, color=COLOURS["black"], linewidth=0.8)
             panel.set_title(method, fontsize=10.5)
         for panel in axes.flat[len(errors) :]:
             panel.set_axis_off()
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         figure.supxlabel("words that the two sentences share (%)", fontsize=11)
         figure.supylabel("taken for too alike (% of ranks)", fontsize=11)
     return figure

@@ -41,9 +41,11 @@ def search(figures: SearchFigures) -> Figure:
             axes.plot(*at, "o", color=COLOURS["black"], markerfacecolor="none", markersize=15, label="best", zorder=5)
             note(axes, f"{at[1]:.2f}", at=at, offset=(11, 4), fontsize=10)
         changes = np.array([0.0, figures.perplexity_limit, *(change for change, _ in places)])
-        scale_of_changes(axes, changes, band=max(3.0, figures.perplexity_limit))
+        band = max(3.0, figures.perplexity_limit)
+        bent = scale_of_changes(axes, changes, band=band)
         axes.margins(y=0.12)
-        axes.set(xlabel="perplexity, change from the base", ylabel="mean of the dev tasks (ρ × 100)")
+        scale = f" (scale: even within {band:g} %, logarithmic beyond)" if bent else ""
+        axes.set(xlabel=f"perplexity, change from the base{scale}", ylabel="mean of the dev tasks (ρ × 100)")
         grey: dict[str, Any] = {"color": COLOURS["grey"], "linestyle": "", "markersize": 7}
         keys = [Line2D([], [], marker=marks[rows], label=f"{rows:,} rows", **grey) for rows in rungs]
         keys += [Line2D([], [], color=colours[rate], linewidth=5, label=f"rate {rate:g}") for rate in rates]

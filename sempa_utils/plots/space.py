@@ -180,7 +180,8 @@ def uniformity_against_isotropy(
 def spectra(shares: dict[str, np.ndarray], ranks: dict[str, float]) -> Figure:
     """Draw each space's eigenvalue shares of the covariance, {space: (k,)}, and its effective rank as a bar."""
     with page_style():
-        figure, (left, right) = panels(2, height=3.2, gridspec_kw={"width_ratios": [1.25, 1]})
+        height = max(3.2, 0.62 * len(ranks))
+        figure, (left, right) = panels(2, height=height, gridspec_kw={"width_ratios": [1.25, 1]})
         for place, (space, values) in enumerate(shares.items()):
             values = 100 * np.asarray(values)
             values = values[values > 1e-4 * values[0]]  # beyond it stands nothing but rounding
@@ -257,8 +258,10 @@ def similarity_heat_map(matrix, labels: list[str], *, title: str = "") -> Figure
         hidden = np.triu(np.ones_like(matrix, dtype=bool))
         names = {"xticklabels": [f"{n}" for n in range(1, len(labels))]}
         names["yticklabels"] = [f"{n}  {label}" for n, label in enumerate(labels, start=1)][1:]
-        look = {"annot": True, "fmt": ".2f", "cmap": "cividis", "cbar_kws": {"label": "cosine"}, "linewidths": 1}
-        seaborn.heatmap(matrix[1:, :-1], mask=hidden[1:, :-1], ax=axes, **names, **look)
+        lowest, highest = (limit(matrix[1:, :-1][~hidden[1:, :-1]]) for limit in (np.min, np.max))
+        bar = {"label": f"cosine: the colours go from {lowest:.2f} to {highest:.2f}"}
+        look = {"annot": True, "fmt": ".2f", "cmap": "cividis", "linewidths": 1}
+        seaborn.heatmap(matrix[1:, :-1], mask=hidden[1:, :-1], ax=axes, cbar_kws=bar, **names, **look)
         axes.set_title(title)
         axes.set_xlabel(f"sentence (1: {labels[0]})")
         axes.tick_params(axis="y", rotation=0)

@@ -65,6 +65,11 @@ def note(axes, text: str, *, at, offset, **style):
     return axes.annotate(text, at, xytext=offset, textcoords="offset points", **style)
 
 
+def full_columns(count: int) -> int:
+    """Return how many of `count` panels stand side by side, at most four, so that the fewest places stay empty."""
+    return count if count <= 4 else min((4, 3), key=lambda columns: -count % columns)
+
+
 def panels(columns: int = 1, rows: int = 1, *, height: float = 3.4, **keywords):
     """Make a figure of page width with `rows` × `columns` axes; `height` in inches per row.
 

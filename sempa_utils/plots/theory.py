@@ -96,10 +96,13 @@ def kl_world(answers, reference, *, optimal, reward, implicit_reward, beta: floa
     places = np.arange(len(answers))
     with page_style():
         figure, (left, right) = panels(columns=2, height=3.4)
-        left.bar(places - 0.2, reference[0], 0.4, color=COLOURS["grey"], label="reference")
-        left.bar(
-            places + 0.2, optimal[0], 0.4, color=COLOURS["blue"], label="optimal policy", hatch="//", edgecolor="white"
-        )
+        look = {"color": COLOURS["blue"], "hatch": "//", "edgecolor": "white"}
+        bars = [
+            left.bar(places - 0.2, reference[0], 0.4, color=COLOURS["grey"], label="reference"),
+            left.bar(places + 0.2, optimal[0], 0.4, label="optimal policy", **look),
+        ]
+        for each in bars:  # a bar too low to be seen is there all the same
+            left.bar_label(each, fmt="%.2f", fontsize=8, padding=1)
         names = [f"{answer}\nr = {_text(value, 1)}" for answer, value in zip(answers, reward[0], strict=True)]
         left.set_xticks(places, names)
         left.set(

@@ -3,6 +3,7 @@
 No function here loads a model or counts anything: what is drawn is what is handed in.
 """
 
+import html
 import math
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,7 +19,14 @@ from sempa_utils.plots.style import COLOURS, CYCLE, note, page_style, panels
 from sempa_utils.records import Difference, TrainingCurve
 
 # A part of the training sequence has one colour in every figure; its names start with these words.
-PARTS = {"instruction": "blue", "anchor": "sky", "chosen": "green", "rejected": "vermillion", "padding": "grey"}
+PARTS = {
+    "instruction": "blue",
+    "anchor": "sky",
+    "chosen": "green",
+    "rejected": "vermillion",
+    "both": "purple",
+    "padding": "grey",
+}
 
 
 # --- data ----------------------------------------------------------------------------------------
@@ -37,6 +45,24 @@ def length_histogram(lengths: dict[str, list[int]], unit: str = "tokens") -> Fig
             panel.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
         axes[0][0].set_ylabel("rows")
     return figure
+
+
+def coloured_tokens(prompt: list[str], answers: dict[str, list[str]]) -> str:
+    """Return HTML in which each answer stands behind the prompt, {chosen or rejected: its tokens}: grey is read.
+
+    A token is scored where it is coloured. Line breaks are shown as ⏎.
+    """
+    lines = []
+    for part, answer in answers.items():
+        shades = [(token, "#ececec") for token in prompt]
+        shades += [(token, COLOURS[PARTS[part]] + "55") for token in answer]
+        spans = "".join(
+            f'<span style="background:{shade};margin:1px;padding:0 2px;border-radius:3px">'
+            f"{html.escape(token).replace(chr(10), '⏎')}</span>"
+            for token, shade in shades
+        )
+        lines.append(f'<p style="font-family:monospace;font-size:13px;line-height:1.9">{spans}</p>')
+    return "".join(lines)
 
 
 def part_bars(tree_tokens: dict[str, int], stock_tokens: dict[str, int]) -> Figure:

@@ -12,9 +12,9 @@ from sempa_utils.records.store import (
     read_json,
     run_record,
     save_run,
-    settings_table,
     write_json,
 )
+from sempa_utils.records.tables import PAPER, paper_settings, recipe_table, settings_table, table
 from sempa_utils.records.types import (
     SCHEMA,
     Comparison,

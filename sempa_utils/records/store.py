@@ -164,12 +164,6 @@ def plain(value, digits: int = DIGITS):
     return value
 
 
-def settings_table(rows: list[tuple[str, object, object]]) -> str:
-    """Return a Markdown table *the paper's setting / this run's setting* of (what, paper, this run)."""
-    lines = ["| | the paper's setting | this run's setting |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {what} | {paper} | {ours} |" for what, paper, ours in rows])
-
-
 def _command() -> str:
     if os.environ.get("SEMPA_COMMAND"):
         return os.environ["SEMPA_COMMAND"]

@@ -47,6 +47,11 @@ class Difference(Estimate):
     standard_error: float | None = None
     p_value: float | None = None
 
+    @property
+    def shown(self) -> bool:
+        """Whether the 95 % interval leaves 0 out; where it does not, no difference can be shown."""
+        return not self.bounds.low <= 0 <= self.bounds.high
+
 
 @dataclass(frozen=True)
 class TaskScore(Estimate):

@@ -60,6 +60,9 @@ TASKS = {
     "truthfulqa": Task("truthfulqa_mc1", 0, "acc,none", "TruthfulQA, MC1", "TruthfulQA_mc1", "truthfulqa"),
 }
 
+# What guessing gets, × 100, where one answer is chosen; TruthfulQA's questions have 2 to 13 answers, so it is a mean.
+CHANCE = {"mmlu": 25.0, "hellaswag": 25.0, "truthfulqa": 22.25}
+
 
 @dataclass(frozen=True)
 class Benchmarks:
