@@ -219,10 +219,19 @@ def test_a_finished_adapters_run_stands_beside_the_base_task_by_task(found):
     assert len(report.finished(found, "contrastive_kl").splitlines()) == 2  # not run
     found["contrastive_kl"] = found["pairwise"]
     table = report.finished(found, "contrastive_kl")
-    assert cells(table, "STS12, ρ × 100") == ["63.62 (62.6 to 64.6)", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)"]
-    assert cells(table, "perplexity") == ["20.00", "21.00", "+5.0 %"]
-    assert cells(table, "five benchmarks, 10 items")[-1] == "−0.8 ± 0.5"
+    peer = records.load_run(records.committed_folder() / f"{report.SCORED}.json", records.Comparison).figures.rows
+    assert cells(table, "STS12, ρ × 100") == [
+        "63.62 (62.6 to 64.6)",
+        "73.12 (72.1 to 74.1)",
+        "+9.50 (+8.1 to +11.0)",
+        f"{peer[report.PEER].tasks['STS12'].value:.2f}",
+    ]
+    assert cells(table, "perplexity") == ["20.00", "21.00", "+5.0 %", ""]
+    assert cells(table, "five benchmarks, 10 items")[-2] == "−0.8 ± 0.5"
     assert len(table.splitlines()) == 2 + 7 + 1 + 1 + 1 + 5 + 1
+    found["one_word"] = found["one_word_seed_43"] = found["pairwise"]
+    seed = cells(report.finished(found, "one_word"), "mean, seed 43")
+    assert seed == ["", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)", ""]
 
 
 def test_the_parts_with_the_most_and_the_least_gain(found):

@@ -37,7 +37,8 @@ BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_RUN = "not run"
 Recorded = dict[str, records.RunRecord[records.GridFigures] | None]  # None: a run without a record
 SHOWN_SUBSETS = 3
-SCORED, ADAPTER = "sts_seven_tasks_finished", "prompteol + adapter"  # the finished checkpoint's record, and its row
+PEER = "all-MiniLM-L6-v2"  # an encoder that cannot speak, in the record below
+SCORED = "sts_seven_tasks_finished"
 WHOLE = "pairwise_kl_1024"  # beside which its controls stand
 CONTRASTIVE = "contrastive_kl"  # beside which the paper's objective is judged
 FIRST_SCREEN = (BASE, "pairwise", "pairwise_kl_2048", "listwise", "one_word", "contrastive", "contrastive_kl")
@@ -85,11 +86,15 @@ def _gains_and_costs(recorded: Recorded, runs, *, seeds: bool = False) -> str:
     return _markdown("run", columns, rows)
 
 
+def _other_seeds(recorded: Recorded, run: str) -> dict[str, records.StsFigures]:
+    """Return the same recipe's runs with other seeds, as far as they were scored."""
+    others = {name: _seven(_figures(recorded, name)) for name in RUNS if name.startswith(f"{run}_seed_")}
+    return {name: figures for name, figures in others.items() if figures}
+
+
 def _of_other_seeds(recorded: Recorded, run: str) -> str:
-    """Return what the same recipe gains with other seeds, as far as they were run."""
-    others = [_seven(_figures(recorded, name)) for name in RUNS if name.startswith(f"{run}_seed_")]
-    differences = [one.scores.mean.difference for one in others if one and one.scores.mean.difference]
-    return ", ".join(_signed(less.value) for less in differences)
+    differences = [figures.scores.mean.difference for figures in _other_seeds(recorded, run).values()]
+    return ", ".join(_signed(less.value) for less in differences if less)
 
 
 def recipes(recorded: Recorded) -> str:
@@ -275,13 +280,21 @@ def dev_tasks(_) -> str:
 
 
 def finished(recorded: Recorded, run: str) -> str:
-    """Return what the run of a finished adapter reaches beside the base, task by task: the table of its model card."""
+    """Return what the run of a finished adapter reaches beside the base and a peer: the table of its model card."""
     base, trained = _figures(recorded, BASE), _figures(recorded, run)
-    rows = {}
+    rows, peer = {}, _comparison(SCORED).rows[PEER].columns
     if (before := _seven(base)) and (after := _seven(trained)):
         for task in (*STS_TASKS, "mean"):
             scores = [figures.scores.columns[task] for figures in (before, after)]
-            rows[f"{task}, ρ × 100"] = [*map(_with_interval, scores), _difference(scores[1])]
+            shown = [*map(_with_interval, scores), _difference(scores[1])]
+            rows[f"{task}, ρ × 100"] = [*shown, f"{peer[task].value:.2f}"]
+        for name, other in _other_seeds(recorded, run).items():
+            mean = other.scores.mean
+            rows[f"mean, {name.removeprefix(f'{run}_').replace('_', ' ')}"] = [
+                "",
+                _with_interval(mean),
+                _difference(mean),
+            ]
         unseen = [figures.without_training_sentences.mean.value for figures in (before, after)]
         apart = _signed(unseen[1] - unseen[0])
         rows["mean without training sentences"] = [*(f"{value:.2f}" for value in unseen), apart]
@@ -293,22 +306,8 @@ def finished(recorded: Recorded, run: str) -> str:
             scores = [figures.scores.columns[name] for figures in (base.generation, trained.generation)]
             cells = [f"{score.value:.1f} ± {score.standard_error:.1f}" for score in scores]
             rows[f"{label}, {scores[1].count} items"] = [*cells, _paired(scores[1])]
-    return _markdown("", [BASE, _name(run), "difference"], rows)
-
-
-def finished_checkpoint(recorded: Recorded, run: str, *, rows: int) -> str:
-    """Return what a finished checkpoint of a run reaches beside the base, and beside a peer that cannot speak."""
-    scored = _comparison(SCORED).rows
-    before, after, (peer, theirs) = scored["prompteol"], scored[ADAPTER], list(scored.items())[-1]
-    cells = {}
-    for task in (*STS_TASKS, "mean"):
-        one, other = before.columns[task], after.columns[task]
-        cells[f"{task}, ρ × 100"] = [_with_interval(one), _with_interval(other), _difference(other)]
-        cells[f"{task}, ρ × 100"].append(f"{theirs.columns[task].value:.2f}")
-    seen = {point.rows: point.perplexity for name in (BASE, run) for point in _figures(recorded, name).frontier or []}
-    if rows in seen and 0 in seen:
-        cells["perplexity"] = [f"{seen[0]:.2f}", f"{seen[rows]:.2f}", _change(seen[rows], seen[0]), ""]
-    return _markdown("", [BASE, f"`{run}` after {rows:,} rows", "difference", peer], cells)
+    columns = [BASE, _name(run), "difference", PEER]
+    return _markdown("", columns, {name: [*cells, *[""] * (len(columns) - len(cells))] for name, cells in rows.items()})
 
 
 def methods(_) -> str:
@@ -410,8 +409,8 @@ def _comparison(name: str) -> records.Comparison:
 TABLES = {"overview": overview, "grid": grid, "recipes": recipes, "sts": sts,
           "generation": generation, "costs": costs, "speech": speech,
           "space": space, "checkpoints": checkpoints, "trials": trials, "subsets": subsets,
-          "finished-sempa": functools.partial(finished_checkpoint, run="pairwise_kl", rows=1024),
-          "finished-contrastive": functools.partial(finished, run="contrastive_kl"),
+          "finished-sempa": functools.partial(finished, run=FINISHED["smollm2-135m-sempa"]),
+          "finished-contrastive": functools.partial(finished, run=FINISHED["smollm2-135m-contrastive"]),
           "methods": methods, "first-trials": first_trials,
           "controls": controls, "dev-sets": dev_sets, "dev-tasks": dev_tasks,
           "families": families, "families-run": families_run}  # fmt: skip
@@ -428,11 +427,7 @@ def written(path: Path, recorded: Recorded) -> str:
     name = path.parent.name
     if name not in FINISHED:
         return text
-    run, rows = FINISHED[name]
-    figures = _figures(recorded, run)
-    if rows:  # a checkpoint, which was scored by itself
-        seen = {point.rows: point.perplexity for point in figures.frontier or []}
-        return with_metadata(text, name, scores=_comparison(SCORED).rows[ADAPTER], perplexity=seen.get(rows))
+    figures = _figures(recorded, FINISHED[name])
     seven, signals = _seven(figures), figures.signals or {}
     return with_metadata(text, name, scores=seven.scores if seven else None, perplexity=signals.get("perplexity"))
 
