@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from sempa_utils.models.identity import base_model, decoder_of, text_config
+from sempa_utils.models.tree_attention import mask_of
 
 CHUNK = 256  # states whose logits exist at the same time
 
@@ -44,10 +45,10 @@ class PrefixTree(NamedTuple):
     def inputs(self, config, dtype: torch.dtype) -> dict:
         """Return what a model is given; in layers that look back through a window, it counts the depth in the tree."""
         window, kinds = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
-        mask = self._mask(self.may_attend, dtype)
+        mask = mask_of(self.may_attend, dtype)
         if window and self.depth > window:
             depths = self.position_ids[0]
-            near = self._mask(self.may_attend & (depths[:, None] - depths < window), dtype)
+            near = mask_of(self.may_attend & (depths[:, None] - depths < window), dtype)
             mask = {"full_attention": mask, "sliding_attention": near} if "full_attention" in kinds else near
         return {
             "input_ids": self.input_ids,
@@ -68,11 +69,6 @@ class PrefixTree(NamedTuple):
     def depth(self) -> int:
         """Tokens of the longest path."""
         return int(self.position_ids.max()) + 1
-
-    @staticmethod
-    def _mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-        return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[None, None]
 
 
 def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTree:
@@ -95,10 +91,19 @@ def build(prompts: list[list[int]], answers: list[list[list[int]]]) -> PrefixTre
 
 def build_slots(sequences: list[list[int]]) -> PrefixTree:
     """Build the tree of `sequences` (token ids) whose last states are read. Raises ValueError for an empty one."""
+    return build_places(sequences, [[-1]] * len(sequences))
+
+
+def build_places(sequences: list[list[int]], places: list[list[int]]) -> PrefixTree:
+    """Build the tree of `sequences` (token ids) of which the states at `places` are read, each owned by its sequence.
+
+    Raises ValueError for an empty sequence.
+    """
     if not sequences or not all(sequences):
-        raise ValueError("An empty sequence has no last state.")
+        raise ValueError("An empty sequence has no state.")
     tokens, above, paths = _grow(sequences)
-    return _tree(tokens, above, [path[-1] for path in paths], [], list(range(len(sequences))))
+    read_at = [path[place] for path, own in zip(paths, places) for place in own]
+    return _tree(tokens, above, read_at, [], [owner for owner, own in enumerate(places) for _ in own])
 
 
 def build_texts(sequences: list[list[int]]) -> PrefixTree:
