@@ -1,17 +1,22 @@
 """`encode`: lines in, vectors out."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sempa_utils import profiles
-from sempa_utils.checks import InputError, decode_text, pick, write_whole
+from sempa_utils.checks import InputError, decode_text, pick, require_space, write_whole
 from sempa_utils.commands import shared
+
+if TYPE_CHECKING:
+    from sempa_utils.embedding.chunks import Chunk
 
 
 def add(commands) -> None:
     """Add the command and its options."""
-    command = commands.add_parser("encode", help="lines in, vectors out (.npy or .jsonl)")
+    command = commands.add_parser("encode", help="lines in, vectors out (.npy or .jsonl); goes on where it stopped")
     shared.add_model(command)
     shared.add_profile(command, sets="precision")
     command.add_argument(
@@ -32,7 +37,7 @@ def run(options) -> None:
     """Read sentences, a line each, and write their vectors."""
     import numpy as np
 
-    from sempa_utils.embedding import METHODS, Embedder
+    from sempa_utils.embedding import METHODS, Embedder, chunks
 
     output = Path(options.output)
     if output.suffix not in (".npy", ".jsonl"):
@@ -50,15 +55,21 @@ def run(options) -> None:
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     language_model = shared.load(options.model, precision, adapter=options.adapter)
     embedder = Embedder(language_model, options.method, layer=options.layer)
-    how = {"show_progress_bar": True, "normalize_embeddings": options.normalise}
-    vectors = embedder.encode(sentences, options.batch_size, **how)
-    with write_whole(output) as draft:
+    kept, cut = output.with_name(f"{output.name}.part"), 0
+    require_space(output.parent, 2 * 4 * len(sentences) * embedder.dimension, purpose=output.name)
+    how = {"file": options.input, "kept": kept, "batch_size": options.batch_size, "normalise": options.normalise}
+    with write_whole(output) as draft, open(draft, "wb") as file:
         if output.suffix == ".npy":
-            np.save(draft, vectors)
-        else:
-            with open(draft, "w", encoding="utf8") as file:
-                for sentence, vector in zip(sentences, vectors):
-                    row = {"sentence": sentence, "embedding": vector.tolist()}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    cut = f"; {embedder.truncated} over-long sentences were cut" if embedder.truncated else ""
-    print(f"{len(sentences):,} sentences → {output}, {vectors.shape[1]} numbers each{cut}", file=sys.stderr)
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(sentences), embedder.dimension)}
+            np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks.encoded(embedder, sentences, **how):
+            file.write(chunk.vectors.astype("<f4").tobytes() if output.suffix == ".npy" else _lines(chunk))
+            cut += chunk.cut
+    shutil.rmtree(kept, ignore_errors=True)
+    told = f"; {cut} over-long sentences were cut" if cut else ""
+    print(f"{len(sentences):,} sentences → {output}, {embedder.dimension} numbers each{told}", file=sys.stderr)
+
+
+def _lines(chunk: "Chunk") -> bytes:
+    rows = ({"sentence": text, "embedding": vector.tolist()} for text, vector in zip(chunk.sentences, chunk.vectors))
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
