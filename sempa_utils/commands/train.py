@@ -24,14 +24,13 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Train an adapter and print what came of it."""
-    from sempa_utils import records, training
+    from sempa_utils import models, records, training
     from sempa_utils.checks import pick
     from sempa_utils.data import corpora
     from sempa_utils.evaluation import sts
     from sempa_utils.objectives import OBJECTIVES
-    from sempa_utils.training import trainer
 
-    processes = trainer.processes()  # each process takes its own GPU before a model is loaded
+    processes = models.processes()  # each process takes its own GPU before a model is loaded
     profile, kind = profiles.get(options.profile), pick(options.objective, OBJECTIVES, what="objective")
     ranked = options.ranked or kind.ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None
