@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     parser.add_argument("--figure", metavar="FILE", help="also draw the picture (.png)")
     options = parser.parse_args()
+    print(records.environment()["machine"], flush=True)
     rows = corpora.load_triplets(seed=42)
     print(rows.describe(), flush=True)
     figures = measured(rows, options.axes.split(","), repeats=options.repeats)

@@ -1,5 +1,7 @@
 """`train`: an adapter by one of the objectives."""
 
+import sys
+
 from sempa_utils import profiles
 from sempa_utils.commands import shared
 
@@ -41,6 +43,7 @@ def run(options) -> None:
     speaks = processes.is_main_process
     if speaks:
         print(corpus.describe())
+    shared.recipe(options, parameters=sys.maxsize, rows=len(corpus))  # a wrong setting ends it before a model is loaded
     language_model = shared.load(options.model, options.precision or profile.precision, speaks=speaks)
     recipe = shared.recipe(options, parameters=language_model.parameters, rows=len(corpus))
     if speaks:
