@@ -28,7 +28,7 @@ def mask_of(may_attend: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     mask = mask.masked_fill_(~may_attend, torch.finfo(dtype).min)[None, None]
     if mask.device.type == "cpu" and len(may_attend) > BLOCK:  # a GPU waits longer for many small products
         blocks = [_block(may_attend, mask, start) for start in range(0, len(may_attend), BLOCK)]
-        mask.blocks = blocks  # pyrefly: ignore[missing-attribute] (a note on the tensor, for `attend`)
+        mask.blocks = blocks  # pyrefly: ignore[missing-attribute] (a note on the tensor, for `_attend`)
     return mask
 
 
@@ -38,7 +38,7 @@ def _block(may_attend: torch.Tensor, mask: torch.Tensor, start: int) -> Block:
     return Block(tokens, keys, mask[:, :, tokens, keys])
 
 
-def attend(module, query, key, value, attention_mask, **how: Any) -> tuple[torch.Tensor, None]:
+def _attend(module, query, key, value, attention_mask, **how: Any) -> tuple[torch.Tensor, None]:
     """Return the heads' values (1, N, heads, width), as transformers' own function, in the mask's blocks if it has any.
 
     `query`, `key` and `value` (1, heads, N, width).
@@ -56,4 +56,4 @@ def attend(module, query, key, value, attention_mask, **how: Any) -> tuple[torch
     return torch.cat(parts, dim=1), None
 
 
-AttentionInterface.register("sdpa", attend)  # without blocks it is what stood there
+AttentionInterface.register("sdpa", _attend)  # without blocks it is what stood there
