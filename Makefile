@@ -1,7 +1,8 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
 # make test   makes .venv and runs the whole suite
 # make exercises  writes the notebooks for a class, with and without solutions, into build/exercises
-# make bench, docs, report, notebooks, lint, lab, clean: see below
+# make bench  times training, embedding and generation, and how cost grows; RECORD=yes keeps it in results/
+# make docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu
 MODEL ?= packaged
@@ -30,8 +31,10 @@ docs: $(INSTALLED)
 	@$(BIN)/python -m pdoc -o build/docs sempa_utils && echo "build/docs/index.html"
 
 bench: $(INSTALLED)
-	@$(BIN)/python benchmarks/training.py
-	@$(BIN)/python benchmarks/embedding.py
+	@$(BIN)/python benchmarks/training.py --triplets 16 $(if $(RECORD),--record bench_training_cpu)
+	@$(BIN)/python benchmarks/embedding.py --pairs 20 $(if $(RECORD),--record bench_embedding_cpu)
+	@$(BIN)/python benchmarks/generation.py --items 2 $(if $(RECORD),--record bench_generation_cpu)
+	@$(BIN)/python benchmarks/growth.py --figure build/growth.png $(if $(RECORD),--record bench_growth_cpu)
 
 report: $(INSTALLED)
 	@$(BIN)/python -m sempa_utils report

@@ -7,7 +7,7 @@ run several times, in turn; the figures are medians, with all repeats beside the
 - sentence-transformers: the exported model, `SentenceTransformer(folder).encode` with its own defaults
 - this kit, and once more on texts without repeats, to tell apart what saving repeats alone is worth
 
-python benchmarks/embedding.py [--pairs 200] [--repeats 3] [--task SICK-R] [--record NAME]
+python benchmarks/embedding.py [--pairs 200] [--repeats 5] [--task SICK-R] [--record NAME]
 """
 
 import argparse
@@ -31,11 +31,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=200, help="pairs of each task; 0: all")
     parser.add_argument("--task", action="append", help="may be repeated (default: all that is here)")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--model", default="packaged")
     parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     options = parser.parse_args()
+    print(records.environment()["machine"], flush=True)
 
     tasks = [corpora.load_sts(name).sample(options.pairs or None, 42) for name in options.task or corpora.sts_tasks()]
     # As they stand in the files: the first sentences of a task's pairs, then the second ones.

@@ -7,7 +7,7 @@ processor time, so that what else runs on the machine counts for little; the fig
 - this kit: what prompts share is read once, where it is exact; a complete row makes room for the next
 - paraphrases: the kit's own, and with `transformers`' `generate` on batches of eight
 
-python benchmarks/generation.py [--items 10] [--repeats 3] [--tasks gsm8k,drop,mmlu,hellaswag,truthfulqa,paraphrases]
+python benchmarks/generation.py [--items 10] [--repeats 5] [--tasks gsm8k,drop,mmlu,hellaswag,truthfulqa,paraphrases]
 """
 
 import argparse
@@ -33,10 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=10, help="of each task")
     parser.add_argument("--tasks", default=",".join((*TASKS, PARAPHRASES)))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model", default="packaged")
     parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     options = parser.parse_args()
+    print(records.environment()["machine"], flush=True)
     language_model, figures, data = models.load(options.model, "float32"), {}, []
     for task in options.tasks.split(","):
         if task == PARAPHRASES:

@@ -4,7 +4,7 @@ Each side runs several times, in turn; the figures are medians, with all repeats
 arithmetic bound is what the tree's floating-point operations alone would take at the rate of a
 matrix product of the model's own shape, measured in the same run.
 
-python benchmarks/training.py [--triplets 24] [--repeats 3] [--precision float32] [--record NAME]
+python benchmarks/training.py [--triplets 24] [--repeats 5] [--precision float32] [--record NAME]
 python benchmarks/training.py --shape llama-3-8b --precision nf4      # random weights; wants a GPU
 """
 
@@ -29,7 +29,7 @@ def main() -> None:
     """Time both kinds of batches in turn and print triplets per second, peak memory and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--triplets", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--model", default="packaged")
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--gradient-checkpointing", action="store_true", help="on both sides")
     parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     options = parser.parse_args()
+    print(records.environment()["machine"], flush=True)
 
     rows = corpora.load_triplets(limit=options.triplets, seed=42)
     print(rows.describe(), flush=True)

@@ -1,5 +1,6 @@
 """What the tests share: tiny random models, a small tokenizer made here, and the packaged model."""
 
+import functools
 import os
 
 import hypothesis
@@ -15,10 +16,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the hub
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
 
 
-def tiny_tokenizer():
-    """Return a byte-level BPE tokenizer trained on the mini corpus, with a ChatML-like template."""
+@functools.cache
+def trained_tokenizer() -> str:
+    """Return a byte-level BPE tokenizer trained on the mini corpus, once, as JSON."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     from sempa_utils.data.corpora import MINI_CORPUS
 
@@ -33,6 +34,15 @@ def tiny_tokenizer():
         show_progress=False,
     )
     tokenizer.train([str(MINI_CORPUS / "nli.csv")], trainer)
+    return tokenizer.to_str()
+
+
+def tiny_tokenizer():
+    """Return a tokenizer of some 600 words, new each time, with a ChatML-like template."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer.from_str(trained_tokenizer())
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.chat_template = (
         "{% for message in messages %}"

@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: the bound they compare with, the random models and the other ways they time."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -78,3 +79,36 @@ def test_both_sides_of_the_generation_benchmark_say_the_same(no_data, tiny, monk
         generation.same(["a", "b"], ["a", "c"])
     with pytest.raises(AssertionError):
         generation.same([-1.0, -2.0], [-1.0, -2.1])
+
+
+def test_growth_measures_each_run_once_and_draws_it(no_data, tiny, monkeypatch):
+    growth = load_benchmark("growth")
+    axes = {"rows": (2, 4), "micro_batch": (1, 2), "length": (1, 2), "size": ("small", "large")}
+    start = growth.Run(rows=2, micro_batch=2, size="small")
+    monkeypatch.setattr(growth, "AXES", axes)
+    monkeypatch.setattr(growth, "START", start)
+    made = {"small": tiny, "large": models.wrap(tiny_model(width=64), tiny.tokenizer, name="large")}
+    monkeypatch.setattr(growth, "random_model", lambda size: dataclasses.replace(made[size], name=size))
+    asked, train = [], training.train
+
+    def counted(base, corpus, *, recipe, folder):
+        asked.append((base.name, len(corpus), recipe.micro_batch, len(corpus.rows[0][0]), recipe.shared_prefix))
+        return train(base, corpus, recipe=recipe, folder=folder)
+
+    monkeypatch.setattr(growth.training, "train", counted)
+    rows = corpora.load_triplets(limit=20, seed=1)
+    figures = growth.measured(rows, list(axes), repeats=1)
+    # Five runs of either kind, no two alike: the start is on every axis. Two more warm the models up.
+    assert len(asked) == 2 + 2 * 5 and len(set(asked)) == len(asked)
+    assert [point["at"] for point in figures["rows"]] == [2, 4]
+    assert figures["length"][1]["at"] == pytest.approx(2 * figures["length"][0]["at"], rel=0.2)
+    assert figures["size"][1]["at"] == made["large"].parameters > figures["size"][0]["at"] == tiny.parameters
+    for points in figures.values():
+        for point in points:
+            assert all(min(point[name].values()) > 0 for name in ("seconds", "peak_gigabytes"))
+    figure = growth.growth(figures)
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(growth.KINDS)
+    for axis, panel in zip(axes, figure.axes):  # the upper row: seconds
+        for kind, line in zip(growth.KINDS, panel.lines):
+            assert line.get_ydata() == pytest.approx([point["seconds"][kind] for point in figures[axis]])

@@ -55,6 +55,23 @@ def test_help_names_every_command_and_variable():
         assert word in shown.stdout
 
 
+def test_help_imports_no_library_of_models():
+    # The options of train and plan are the settings of objectives, which compute.
+    light = [[], *([command] for command in COMMANDS if command not in ("train", "plan"))]
+    script = f"""
+import contextlib, sys
+from sempa_utils import __main__ as command_line
+for command in {light}:
+    with contextlib.suppress(SystemExit):
+        command_line.main([*command, "--help"])
+heavy = {{"torch", "transformers", "trl", "peft", "datasets", "numpy", "scipy", "matplotlib"}} & set(sys.modules)
+sys.exit(", ".join(sorted(heavy)) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("usage: ") == len(light)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_every_option(command, capsys):
     with pytest.raises(SystemExit) as done:
@@ -312,6 +329,8 @@ def test_a_record_on_demand_holds_numbers_and_no_path(capsys, no_data, directory
 )
 def test_bad_input_gives_one_clear_error(capsys, no_data, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    if arguments[0] == "train":  # what is wrong with a recipe is told before
+        monkeypatch.setattr("sempa_utils.models.load", lambda *_, **__: pytest.fail("a model was loaded"))
     code, _, err = call(capsys, *arguments)
     assert code == 1
     assert err.startswith("error: ") and message in err and err.count("\n") == 1

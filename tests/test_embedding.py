@@ -1,6 +1,7 @@
 """Embeddings: independent of batch and padding, equal to literal read-outs, kind to odd text."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from sempa_utils.data.templates import EXTRACTION_TEMPLATES, prepare_sentence
 from sempa_utils.embedding import METHODS, Embedder, similarity
 from sempa_utils.embedding.embedder import PLACEHOLDER_TOKEN
 from sempa_utils.embedding.reading import Reader, Row
+from sempa_utils.models.certificate import KEPT
 
 SENTENCES = [
     "The kettle is on.",
@@ -24,6 +26,9 @@ SENTENCES = [
     "A parcel for the neighbours stood in the hall.",
 ]
 ODD = ['""', "{x} and {x}", "line\nbreak\ttab", "🙂🙃", "שלום עולם, مرحبا", "<PST>", " ", "?", "…" * 30]
+
+
+SHARED = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
 
 
 @pytest.fixture
@@ -197,8 +202,55 @@ def test_all_layers_in_one_pass_are_the_layers_one_by_one(deep, method):
     torch.testing.assert_close(embedder.encode_layers(SENTENCES, [-2, 3]), at_once[[7, 3]])
 
 
-def test_the_common_beginning_is_computed_once(deep, monkeypatch):
+def padded(language_model):
+    """Return the model, of which no prefix tree is said to be exact."""
+    vars(language_model.model)[KEPT] = replace(language_model.ways, tree=False)
+    return language_model
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "cat", "dogs", "ran", "home"]), max_size=9).map(" ".join), max_size=12),
+    st.sampled_from(["mean", "echo", "prompteol", "knowledge_enhancement"]),
+    st.integers(20, 90),
+)
+def test_packed_sentences_have_the_vectors_of_padded_ones(sentences, method, size):
+    plain = padded(models.wrap(tiny_model(), tiny_tokenizer(), name="tiny"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sempa_utils.embedding.embedder.PACK_TOKENS", size)
+        patch.setattr("sempa_utils.models.tree_attention.BLOCK", 16)
+        packed = Embedder(SHARED, method).encode_layers(sentences)
+    torch.testing.assert_close(packed, Embedder(plain, method).encode_layers(sentences), atol=2e-5, rtol=1e-5)
+
+
+def test_a_pack_holds_each_beginning_once_and_no_padding(deep, monkeypatch):
+    monkeypatch.setattr("sempa_utils.embedding.embedder.PACK_TOKENS", 150)
+    sentences = [f"The old {thing} stood in the hall." for thing in ("parcel", "clock", "kettle", "parcel of wood")]
+    sentences += [f"Number {number}." for number in range(30)]
     embedder, seen = Embedder(deep), []
+    assert deep.ways.tree  # measured before the calls are counted
+    forward = deep.decoder.forward
+    monkeypatch.setattr(deep.decoder, "forward", lambda **inputs: seen.append(inputs) or forward(**inputs))
+    vectors = embedder.encode(sentences)
+    sizes = [inputs["input_ids"].shape[1] for inputs in seen]
+    assert max(sizes) <= 150 and min(sizes[:-1]) > 120
+    rows = [row.tokens for (row,) in embedder._rows(sentences)]
+    beginnings = {tuple(row[:place]) for row in rows for place in range(1, len(row) + 1)}
+    apart = sum(sizes) - len(beginnings)  # what stands in more packs than one
+    assert 0 <= apart <= (len(seen) - 1) * max(map(len, rows)) and sum(sizes) < 0.8 * sum(map(len, rows))
+    monkeypatch.undo()
+    np.testing.assert_allclose(vectors, Embedder(padded(deep)).encode(sentences), atol=2e-5)
+
+
+def test_a_batch_size_holds_for_packs_too(deep):
+    packs = Embedder(deep)._batches(
+        {text: rows for text, rows in zip(SENTENCES, Embedder(deep)._rows(SENTENCES))}, at_most=2
+    )
+    assert [len(pack) for pack in packs] == [2, 2, 1]
+
+
+def test_the_common_beginning_is_computed_once(deep, monkeypatch):
+    embedder, seen = Embedder(padded(deep)), []
     assert deep.ways.prefix_cache  # measured before the calls are counted
     forward = deep.decoder.forward
     monkeypatch.setattr(deep.decoder, "forward", lambda **inputs: seen.append(inputs) or forward(**inputs))
@@ -214,7 +266,7 @@ def test_the_common_beginning_is_computed_once(deep, monkeypatch):
 
 def test_batches_hold_no_more_tokens_than_the_budget(deep, monkeypatch):
     monkeypatch.setattr("sempa_utils.embedding.embedder.BATCH_TOKENS", {"cpu": 60})
-    seen, forward = [], deep.decoder.forward
+    seen, forward = [], padded(deep).decoder.forward
     monkeypatch.setattr(deep.decoder, "forward", lambda **inputs: seen.append(inputs) or forward(**inputs))
     vectors = Embedder(deep, "mean").encode([*SENTENCES, *(f"Number {n}." for n in range(30))])
     sizes = [inputs["input_ids"].shape for inputs in seen]
@@ -393,9 +445,6 @@ def test_the_authors_settings_and_the_rule_for_other_depths(vocabulary, layers, 
 def test_any_text_has_a_finite_vector(text, method):
     vector = Embedder(SHARED, method).encode(text)
     assert vector.shape == (32,) and np.isfinite(vector).all()
-
-
-SHARED = models.wrap(tiny_model(), tiny_tokenizer(), name="tiny")
 
 
 @pytest.mark.model

@@ -136,6 +136,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path, monkeypatch):
     assert record.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert set(records.VERSIONED) < set(record.versions)
     assert record.machine["cores"] >= 1 and record.machine["memory_gigabytes"] >= 1
+    assert record.machine["processor"] and isinstance(record.machine["bfloat16"], bool)
     assert len(record.date.split("-")) == 3
     assert [entry.name for entry in path.parent.iterdir()] == ["a_run.json"]
 

@@ -39,9 +39,10 @@ def run(options) -> None:
     """Score rows (method × model × adapter, and baselines) on STS tasks and print a table."""
     from tqdm.auto import tqdm
 
-    from sempa_utils import records
+    from sempa_utils import models, records
     from sempa_utils.data import corpora
     from sempa_utils.embedding import METHODS
+    from sempa_utils.embedding.sharing import among_processes
     from sempa_utils.evaluation import sts
 
     methods = options.methods.split(",")
@@ -58,22 +59,24 @@ def run(options) -> None:
     else:
         asked = options.tasks.split(",") if options.tasks else corpora.sts_tasks(options.data)
         tasks = sts.load_tasks(asked, options.data, split=options.split, **drawn)
+    speaks = models.processes().is_main_process  # each process takes its own GPU before a model is loaded
     precision = options.precision or profiles.get(options.profile).evaluation_precision
     adapters = _adapters(options, precision)
     count = len(methods) * (len(options.model or [1]) + sum(map(len, adapters.values()))) + len(options.baseline)
     scores, described, layers = {}, {}, {}
     total = count * sum(map(len, tasks.values()))
-    with tqdm(total=total, unit="pair", desc="evaluate", smoothing=0.05) as bar:
+    with tqdm(total=total, unit="pair", desc="evaluate", smoothing=0.05, disable=None if speaks else True) as bar:
         for row, embedder, about in _rows(options, methods, adapters, precision):
             bar.set_description(row)
             if options.layer == "dev" and hasattr(embedder, "at_layer"):
                 layers[row], _ = sts.best_layer(embedder, options.data, seed=options.seed)
                 embedder = embedder.at_layer(layers[row])
-            scores[row] = sts.evaluate(
-                embedder, tasks, batch_size=options.batch_size, show_progress_bar=True, progress=bar.update
-            )
+            how = {"batch_size": options.batch_size, "show_progress_bar": speaks, "progress": bar.update}
+            scores[row] = sts.evaluate(among_processes(embedder), tasks, **how)
             described |= about
 
+    if not speaks:
+        return
     against = options.against or ("prompteol" if "prompteol" in scores else next(iter(scores)))
     comparison = sts.summary(scores, against, seed=options.seed)
     _print_table(comparison, list(tasks), layers, options)
@@ -122,7 +125,7 @@ def _rows(options, methods: list[str], adapters: dict[str, dict[str, str]], prec
 
     layer = int(options.layer) if options.layer not in (None, "dev") else None
     for name in adapters:
-        base = shared.load(name, precision)
+        base = shared.load(name, precision, speaks=models.processes().is_main_process)
         for folder in adapters[name]:
             models.check_adapter(base, folder)
         prefix = f"{base.name.split('/')[-1]}: " if len(adapters) > 1 else ""

@@ -1,5 +1,7 @@
 """`train`: an adapter by one of the objectives."""
 
+import sys
+
 from sempa_utils import profiles
 from sempa_utils.commands import shared
 
@@ -24,14 +26,13 @@ def add(commands) -> None:
 
 def run(options) -> None:
     """Train an adapter and print what came of it."""
-    from sempa_utils import records, training
+    from sempa_utils import models, records, training
     from sempa_utils.checks import pick
     from sempa_utils.data import corpora
     from sempa_utils.evaluation import sts
     from sempa_utils.objectives import OBJECTIVES
-    from sempa_utils.training import trainer
 
-    processes = trainer.processes()  # each process takes its own GPU before a model is loaded
+    processes = models.processes()  # each process takes its own GPU before a model is loaded
     profile, kind = profiles.get(options.profile), pick(options.objective, OBJECTIVES, what="objective")
     ranked = options.ranked or kind.ranked
     limit = profile.triplets if options.triplets is None else options.triplets or None
@@ -42,6 +43,7 @@ def run(options) -> None:
     speaks = processes.is_main_process
     if speaks:
         print(corpus.describe())
+    shared.recipe(options, parameters=sys.maxsize, rows=len(corpus))  # a wrong setting ends it before a model is loaded
     language_model = shared.load(options.model, options.precision or profile.precision, speaks=speaks)
     recipe = shared.recipe(options, parameters=language_model.parameters, rows=len(corpus))
     if speaks:

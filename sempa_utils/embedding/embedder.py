@@ -2,7 +2,9 @@
 
 import copy
 import inspect
+import os.path
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from sempa_utils.data.templates import prepare_sentence
 from sempa_utils.embedding import contrastive_prompting, echo, last_token, mean_pooling, token_prepending
 from sempa_utils.embedding.method import PLACEHOLDER
 from sempa_utils.embedding.reading import Reader, Row
+from sempa_utils.models.certificate import compute_dtype_of
 
 METHODS = {
     "mean": mean_pooling.mean,
@@ -28,6 +31,7 @@ METHODS = {
 REVISION = 1  # of what a vector is made of; raised with every change that moves one
 PLACEHOLDER_TOKEN = "\ue000PST\ue000"  # between private-use characters, so that no sentence holds it
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16_384}  # tokens of a batch, padding included
+PACK_TOKENS = 512  # of sentences that are packed without padding, on a CPU; a GPU is idle with so few
 
 
 class Embedder:
@@ -109,8 +113,9 @@ class Embedder:
     ) -> np.ndarray | torch.Tensor:
         """Return one float32 vector per sentence: (n, width), or (width,) for a single string.
 
-        Equal sentences are encoded once; batches hold sentences of like length and by default as many as
-        `BATCH_TOKENS` allows, with `batch_size` no more than that. A sentence's vector depends neither on its batch
+        Equal sentences are encoded once; in float32 on a CPU equal beginnings too, where a prefix tree is exact.
+        Else batches hold sentences of like length. By default a batch is as large as `PACK_TOKENS` or `BATCH_TOKENS`
+        allow, with `batch_size` it has no more sentences than that. A sentence's vector depends neither on its batch
         nor on padding. A blank sentence has the vector of a lone full stop. Raises `InputError` for anything
         but strings, and for vectors that are no numbers.
         """
@@ -148,17 +153,16 @@ class Embedder:
         prepared = [prepare_sentence(sentence) for sentence in listed]
         distinct = list(dict.fromkeys(prepared))
         rows = dict(zip(distinct, self._rows(distinct)))
-        longest_first = sorted(distinct, key=lambda text: len(rows[text][0].tokens), reverse=True)
-        places = {text: place for place, text in enumerate(longest_first)}
+        batches = self._batches(rows, at_most=batch_size or sys.maxsize)
+        places = {text: place for place, text in enumerate(text for batch in batches for text in batch)}
         vectors = torch.empty(len(layers), len(distinct), self.dimension)
         reader, shared = Reader(self.language_model), self._shared()
         done = 0
         with tqdm(
             total=len(distinct), desc=self.method_name, unit="sentence", leave=False, disable=not show_progress_bar
         ) as bar:
-            while done < len(distinct):
-                size = self._batch_size(len(rows[longest_first[done]][0].tokens), shared[0], at_most=batch_size)
-                batch = [rows[text] for text in longest_first[done : done + size]]
+            for texts in batches:
+                batch = [rows[text] for text in texts]
                 vectors[:, done : done + len(batch)] = self._encode_batch(reader, batch, shared, layers)
                 done += len(batch)
                 bar.update(len(batch))
@@ -176,18 +180,52 @@ class Embedder:
         return similarity(first, second)
 
     def _encode_batch(self, reader: Reader, rows: list[list[Row]], shared: list[int], layers: list[int]):
+        if self._is_packed(rows):
+            return reader.vectors(reader.pack([row for (row,) in rows]), layers)
         main, *auxiliary = (reader.batch(list(part), count) for part, count in zip(zip(*rows), shared))
         if not self.method.steer:
             return reader.vectors(main, layers)
         with self.method.steer(reader.layers, main, lambda: reader.run(auxiliary[0])):
             return reader.vectors(main, layers)
 
-    def _batch_size(self, longest: int, shared: int, *, at_most: int | None) -> int:
+    def _is_packed(self, rows: Iterable[list[Row]]) -> bool:
+        """Return whether filled templates go through the model as one prefix tree."""
+        longest = max(len(row[0].tokens) for row in rows)
+        base, exact = self.language_model, self.language_model.ways.packed(longest)
+        # In half precision each way rounds in its own manner: recorded figures stay as they were.
+        in_float32 = compute_dtype_of(base.model) == torch.float32
+        return exact and in_float32 and base.device.type == "cpu" and not self.method.steer
+
+    def _batches(self, rows: dict[str, list[Row]], *, at_most: int) -> list[list[str]]:
+        """Return the texts, batch by batch; those that begin alike stand together, or those of like length."""
+        if rows and self._is_packed(rows.values()):
+            return self._packs(rows, at_most)
+        longest_first = sorted(rows, key=lambda text: len(rows[text][0].tokens), reverse=True)
+        batches, done, shared = [], 0, self._shared()[0]
+        while done < len(rows):
+            size = self._batch_size(len(rows[longest_first[done]][0].tokens), shared, at_most=at_most)
+            batches.append(longest_first[done : done + size])
+            done += size
+        return batches
+
+    def _packs(self, rows: dict[str, list[Row]], at_most: int) -> list[list[str]]:
+        packs, size, before = [[]], 0, []
+        for text in sorted(rows, key=lambda text: rows[text][0].tokens):
+            tokens = rows[text][0].tokens
+            new = len(tokens) - len(os.path.commonprefix([before, tokens]))
+            if packs[-1] and (size + new > PACK_TOKENS or len(packs[-1]) == at_most):
+                packs.append([])
+                size, new = 0, len(tokens)
+            packs[-1].append(text)
+            size, before = size + new, tokens
+        return packs
+
+    def _batch_size(self, longest: int, shared: int, *, at_most: int) -> int:
         # One by one where no padding is exact, or none in which a method can steer what stands last.
         if not self.language_model.ways.together(longest, left=bool(self.method.steer)):
             return 1
         by_tokens = max(1, BATCH_TOKENS.get(self.language_model.device.type, 1024) // max(1, longest - shared))
-        return min(by_tokens, at_most or sys.maxsize)
+        return min(by_tokens, at_most)
 
     def _shared(self) -> list[int]:
         """Return how many tokens each template begins with whatever the sentence is."""

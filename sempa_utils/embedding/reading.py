@@ -1,8 +1,9 @@
-"""A batch through the decoder: the template's beginning computed once, padding on the left, any layer read."""
+"""A batch through the decoder: sentences packed into a prefix tree, or padded on the left; any layer read."""
 
 import contextlib
 import functools
 import os.path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from transformers import DynamicCache
 
 from sempa_utils.checks import InputError
 from sempa_utils.models import LanguageModel
+from sempa_utils.models.prefix_tree import PrefixTree, build_places
 
 
 class Batch(NamedTuple):
@@ -70,14 +72,22 @@ class Reader:
         mask, chosen, placeholder = mask.to(device), chosen.to(device), placeholder.to(device)
         return Batch(prefix, input_ids.to(device), mask, chosen, placeholder, spread)
 
+    def pack(self, rows: list[Row]) -> PrefixTree:
+        """Return `rows` as one tree without padding, in which each beginning that some share stands once."""
+        return build_places([row.tokens for row in rows], [row.chosen for row in rows]).to(self.device)
+
     @functools.cached_property
     def embedding_spread(self) -> float:
         """Standard deviation of the model's embeddings."""
         return float(self.decoder.get_input_embeddings().weight.float().std())
 
-    def run(self, batch: Batch) -> torch.Tensor:
+    def run(self, batch: Batch | PrefixTree) -> torch.Tensor:
         """Return the decoder's states after the final norm for the batch's own tokens: (rows, T, width)."""
         inputs: dict[str, Any] = {"use_cache": False}
+        if isinstance(batch, PrefixTree):
+            packed = batch.inputs(self.config, self.decoder.dtype)
+            del packed["logits_to_keep"]  # which is the head's
+            return self.decoder(**packed, **inputs).last_hidden_state
         mask = batch.mask
         if self.ways.padding == "left":
             # Positions count from a sentence's own first token, whatever padding stands before it.
@@ -90,16 +100,12 @@ class Reader:
             inputs |= {"past_key_values": cache, "use_cache": True}
         return self.decoder(input_ids=batch.input_ids, attention_mask=mask, **inputs).last_hidden_state
 
-    def vectors(self, batch: Batch, layers: list[int]) -> torch.Tensor:
+    def vectors(self, batch: Batch | PrefixTree, layers: list[int]) -> torch.Tensor:
         """Return the mean of the chosen tokens' states at each of `layers` (indices of `hidden_states`, from 0).
 
         Shape (layers, rows, width), float32, on the CPU. Layers above the highest one are not computed.
         """
-        weights = (batch.chosen / batch.chosen.sum(dim=1, keepdim=True))[..., None]
-
-        def pool(states: torch.Tensor) -> torch.Tensor:
-            return (states.float() * weights).sum(dim=1).cpu()
-
+        pool = _means_of_rows(batch) if isinstance(batch, Batch) else _means_of_owners(batch)
         last, pooled = self.config.num_hidden_layers, {}
         with contextlib.ExitStack() as stack:
             blocks = self.layers if set(layers) != {last} else ()
@@ -133,6 +139,21 @@ class Reader:
             self.decoder(input_ids=torch.tensor([prefix], device=self.device), past_key_values=cache, use_cache=True)
             self.prefixes[prefix] = [(layer.keys, layer.values) for layer in cache.layers]
         return self.prefixes.get(prefix, ())
+
+
+def _means_of_rows(batch: Batch) -> Callable[[torch.Tensor], torch.Tensor]:
+    weights = (batch.chosen / batch.chosen.sum(dim=1, keepdim=True))[..., None]
+    return lambda states: (states.float() * weights).sum(dim=1).cpu()
+
+
+def _means_of_owners(tree: PrefixTree) -> Callable[[torch.Tensor], torch.Tensor]:
+    counts = tree.owners.bincount(minlength=tree.count)[:, None]
+
+    def pool(states: torch.Tensor) -> torch.Tensor:
+        chosen = tree.pick_all(states).float()
+        return (chosen.new_zeros(tree.count, chosen.shape[-1]).index_add(0, tree.owners, chosen) / counts).cpu()
+
+    return pool
 
 
 class _Reached(Exception):

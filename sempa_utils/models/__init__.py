@@ -17,6 +17,7 @@ from sempa_utils.models.certificate import Ways, head_logits, ways_of
 from sempa_utils.models.experts import hold_routers, left_by_nf4, reached_by
 from sempa_utils.models.identity import UNSAVED, base_model, figure_key, weight_shapes
 from sempa_utils.models.language_model import LanguageModel
+from sempa_utils.models.launch import processes
 from sempa_utils.models.loading import HUB_PATTERNS, download, fetch, load, plain_name, read_matrix, wrap
 from sempa_utils.models.packaged import PACKAGED, PACKAGED_MODELS, check_sha256, fetch_packaged, is_at_hand
 from sempa_utils.models.precision import PRECISIONS, check_nf4, compute_dtype, mixed_precision, nf4_config

@@ -63,6 +63,10 @@ class Ways:
             return [padded.build_texts(sequences)]
         return padded.build_each_text(sequences)
 
+    def packed(self, longest: int) -> bool:
+        """Return whether sequences of up to so many tokens may stand in one tree of any size."""
+        return self.tree and self.window is None and (self.alone is None or longest <= self.alone)
+
     def together(self, longest: int, *, left: bool = False) -> bool:
         """Return whether sequences of up to so many tokens may be padded to one length: on the right, or `left`."""
         exact = self.padding == "left" if left else self.padding != "none"

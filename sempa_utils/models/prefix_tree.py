@@ -127,10 +127,19 @@ def parts(tree: PrefixTree) -> Parts:
 
 def build_slots(sequences: list[list[int]]) -> PrefixTree:
     """Build the tree of `sequences` (token ids) whose last states are read. Raises ValueError for an empty one."""
+    return build_places(sequences, [[-1]] * len(sequences))
+
+
+def build_places(sequences: list[list[int]], places: list[list[int]]) -> PrefixTree:
+    """Build the tree of `sequences` (token ids) of which the states at `places` are read, each owned by its sequence.
+
+    Raises ValueError for an empty sequence.
+    """
     if not sequences or not all(sequences):
-        raise ValueError("An empty sequence has no last state.")
+        raise ValueError("An empty sequence has no state.")
     tokens, above, paths = _grow(sequences)
-    return _tree(tokens, above, [path[-1] for path in paths], [], list(range(len(sequences))))
+    read_at = [path[place] for path, own in zip(paths, places) for place in own]
+    return _tree(tokens, above, read_at, [], [owner for owner, own in enumerate(places) for _ in own])
 
 
 def build_texts(sequences: list[list[int]]) -> PrefixTree:

@@ -21,6 +21,7 @@ from sempa_utils.records.migration import migrate
 from sempa_utils.records.types import JSON, SCHEMA, F, NotebookCost, Origin, RunRecord
 
 VERSIONED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "numpy", "scipy")
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # instructions of a processor, as torch names them
 DIGITS = 6  # of a recorded figure
 EXACT = 17  # digits that tell any two floats apart
 T = TypeVar("T")
@@ -31,11 +32,14 @@ def environment() -> dict:
     import psutil
     import torch
 
+    processor = torch.cpu.get_capabilities()
     versions = {"python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in VERSIONED}
     machine = {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
+        "processor": processor.get("cpu_name") or platform.processor(),
+        "bfloat16": any(processor.get(name, False) for name in BFLOAT16),
         "memory_gigabytes": round(psutil.virtual_memory().total / 2**30),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

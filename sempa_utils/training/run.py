@@ -24,14 +24,14 @@ from sempa_utils import models, profiles
 from sempa_utils.checks import InputError, build_folder, pick, require_space, write_whole
 from sempa_utils.data.corpora import Corpus, load_nli
 from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
-from sempa_utils.models import chat
+from sempa_utils.models import chat, processes
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.profiles import Profile
 from sempa_utils.records import EXACT, CurveMean, CurvePoint, TrainingCurve, TrainingRecord, read_json, write_json
 from sempa_utils.training import memory, step
 from sempa_utils.training.recipe import Recipe
-from sempa_utils.training.trainer import WHOLE, check, make_trainer, points, processes, reference_table
+from sempa_utils.training.trainer import WHOLE, check, make_trainer, points, reference_table
 
 RUN, RECORD = "run.json", "training.json"  # whose the folder is; what came of the run
 KEY = 2  # what the fingerprint in `RUN` is made of; older kits wrote no number there

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import datasets
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -23,18 +22,13 @@ from sempa_utils import models, objectives
 from sempa_utils.checks import InputError, build_folder, write_whole
 from sempa_utils.data.corpora import Corpus
 from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
-from sempa_utils.models import chat
+from sempa_utils.models import chat, processes
 from sempa_utils.records import CurvePoint
 from sempa_utils.training.recipe import Recipe, lora_config, train_in_float32
 from sempa_utils.training.step import REVISION, Batch, Outcome, Step
 
 WHOLE = "whole"  # the file that a checkpoint gets last, when all its others are written
 SECONDS_BETWEEN_CURVES = 5  # that a callback is given of a running run
-
-
-def processes() -> PartialState:
-    """Return accelerate's view of the processes that share this run; without a GPU they talk by gloo."""
-    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def make_trainer(
