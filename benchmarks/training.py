@@ -35,7 +35,8 @@ def main() -> None:
     parser.add_argument("--model", default="packaged")
     parser.add_argument("--shape", help="random weights of this shape instead of --model: llama-2-7b, llama-3-8b")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="on both sides")
-    parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    parser.add_argument("--record", metavar="NAME", help="also write NAME.json, into results/ or --records")
+    parser.add_argument("--records", metavar="FOLDER", default="results")
     options = parser.parse_args()
 
     rows = corpora.load_triplets(limit=options.triplets, seed=42)
@@ -80,7 +81,7 @@ def main() -> None:
     print(headline)
     if options.record:
         origin = records.Origin(language_model.describe(), rows.record(), vars(options), 42)
-        records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), "results")
+        records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), options.records)
 
 
 def arithmetic_bound(language_model, rows, recipe) -> dict[str, float]:
