@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--model", default="packaged")
-    parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    parser.add_argument("--record", metavar="NAME", help="also write NAME.json, into results/ or --records")
+    parser.add_argument("--records", metavar="FOLDER", default="results")
     options = parser.parse_args()
     print(records.environment()["machine"], flush=True)
 
@@ -92,7 +93,7 @@ def main() -> None:
         data = [task.record() for task in tasks]
         origin = records.Origin(language_model.describe(), data, settings, 42)
         figures |= {"ratio": ratios}
-        records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), "results")
+        records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), options.records)
 
 
 @torch.no_grad()

@@ -20,9 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sempa_utils import models, records, training
 from sempa_utils.data import corpora
+from sempa_utils.training import memory
 from sempa_utils.training.trainer import make_trainer
-
-KINDS = {"prefix tree": True, "stock TRL": False}
 
 
 def main() -> None:
@@ -32,10 +31,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--objective", default="pairwise", help="of the prefix trees; stock TRL has pairwise always")
+    parser.add_argument("--kl-weight", type=float, default=0.0, help="of the prefix trees")
     parser.add_argument("--model", default="packaged")
     parser.add_argument("--shape", help="random weights of this shape instead of --model: llama-2-7b, llama-3-8b")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="on both sides")
-    parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    parser.add_argument("--record", metavar="NAME", help="also write NAME.json, into results/ or --records")
+    parser.add_argument("--records", metavar="FOLDER", default="results")
     options = parser.parse_args()
     print(records.environment()["machine"], flush=True)
 
@@ -43,15 +45,12 @@ def main() -> None:
     print(rows.describe(), flush=True)
     with random_weights(options.shape, rows) if options.shape else contextlib.nullcontext(options.model) as name:
         language_model = models.load(str(name), options.precision)
+    how = {"micro_batch": options.micro_batch, "gradient_checkpointing": options.gradient_checkpointing}
     recipes = {
-        kind: training.Recipe(
-            micro_batch=options.micro_batch,
-            shared_prefix=shared,
-            gradient_checkpointing=options.gradient_checkpointing,
-        )
-        for kind, shared in KINDS.items()
+        "prefix tree": training.Recipe.make(options.objective, kl_weight=options.kl_weight, **how),
+        "stock TRL": training.Recipe.make("pairwise", shared_prefix=False, **how),
     }
-    speeds, peaks = ({kind: [] for kind in KINDS} for _ in range(2))
+    speeds, peaks = ({kind: [] for kind in recipes} for _ in range(2))
     for repeat in range(options.repeats + 1):
         for kind, recipe in recipes.items():
             # The first round is short and only warms both sides up.
@@ -67,21 +66,29 @@ def main() -> None:
             "triplets_per_second": statistics.median(speeds[kind]),
             "repeats": speeds[kind],
             "peak_memory_gigabytes": statistics.median(peaks[kind]),
+            "planned_memory_gigabytes": planned_bytes(language_model, recipe) / 2**30,
         }
-        for kind in KINDS
+        for kind, recipe in recipes.items()
     }
     ratio = figures["prefix tree"]["triplets_per_second"] / figures["stock TRL"]["triplets_per_second"]
     figures |= {"ratio": ratio, "arithmetic bound": arithmetic_bound(language_model, rows, recipes["prefix tree"])}
     reached = figures["prefix tree"]["triplets_per_second"] / figures["arithmetic bound"]["triplets_per_second"]
     figures["share_of_the_bound"] = reached
     headline = (
-        f"prefix tree {ratio:.1f}× stock TRL in triplets per second and {100 * reached:.0f} % of the arithmetic "
+        f"{options.objective} in prefix trees {ratio:.1f}× stock TRL's pairwise in triplets per second and {100 * reached:.0f} % of the arithmetic "
         f"bound ({options.precision}, micro-batch {options.micro_batch})"
     )
     print(headline)
     if options.record:
         origin = records.Origin(language_model.describe(), rows.record(), vars(options), 42)
-        records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), "results")
+        records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), options.records)
+
+
+def planned_bytes(language_model, recipe) -> int:
+    """Return what the planner says that the run takes, arrays alone."""
+    compute = models.compute_dtype(language_model.device.type)
+    config = language_model.model.config
+    return memory.total(memory.plan(config, language_model.precision, recipe=recipe, compute_dtype=compute))
 
 
 def arithmetic_bound(language_model, rows, recipe) -> dict[str, float]:
@@ -130,8 +137,6 @@ def random_weights(shape: str, rows):
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers import models as tokenizer_models
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    from sempa_utils.training import memory
 
     config = memory.shape(shape)
     special = ["<pad>", "<s>", "</s>"]

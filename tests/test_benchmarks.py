@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib.util
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +115,62 @@ def test_growth_measures_each_run_once_and_draws_it(no_data, tiny, monkeypatch):
     for axis, panel in zip(axes, figure.axes):  # the upper row: seconds
         for kind, line in zip(growth.KINDS, panel.lines):
             assert line.get_ydata() == pytest.approx([point["seconds"][kind] for point in figures[axis]])
+
+
+card = load_benchmark("on_a_card")
+
+
+def test_stages_leave_their_marks_and_are_not_run_twice(tmp_path, capsys):
+    write, fail = (tmp_path / name for name in ("write.py", "fail.py"))
+    write.write_text("print('a figure')\n")
+    fail.write_text("print('a fault')\nraise SystemExit(3)\n")
+    stages = {
+        "first": card.Stage(str(write), 0.1),
+        "second": card.Stage(str(fail), 0.1),
+        "third": card.Stage(str(write), 99),
+    }
+    assert card.run(stages, tmp_path / "run", seconds=600) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("first: done in") and said[0].endswith("a figure")
+    assert "second: failed with 3" in said[1] and "third: left out" in said[2] and "it wants 99" in said[2]
+    fail.write_text("print('mended')\n")
+    assert card.run(stages, tmp_path / "run", seconds=600) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "first: done before" and said[1].endswith("mended") and "third: left out" in said[2]
+
+
+def test_a_stage_longer_than_the_minutes_is_cut_off_and_said(tmp_path, capsys):
+    (tmp_path / "long.py").write_text("import time\ntime.sleep(600)\n")
+    stages = {"long": card.Stage(str(tmp_path / "long.py"), 0.0)}
+    assert card.run(stages, tmp_path / "run", seconds=1.0) == 1
+    assert "cut off by the minutes" in capsys.readouterr().out and not (tmp_path / "run" / "long.done").exists()
+
+
+def test_every_stage_is_a_command_that_parses():
+    from sempa_utils.__main__ import _parser
+
+    for rehearse in (True, False):
+        for name, stage in card.stages(rehearse).items():
+            words = stage.command.split()
+            assert "{" not in stage.command and stage.minutes > 0
+            if words[:2] == ["-m", "sempa_utils"]:
+                assert _parser().parse_args(words[2:]).run
+            elif words[0].endswith(".py"):
+                shown = subprocess.run(
+                    [sys.executable, words[0], "--help"], cwd=card.ROOT, capture_output=True, text=True
+                )
+                for option in re.findall(r"--[\w-]+", stage.command):
+                    assert option in shown.stdout, f"{name}: {option}"
+            else:
+                assert (card.ROOT / words[-1]).is_file()
+
+
+def test_a_large_file_travels_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "PART_BYTES", 10)
+    whole = tmp_path / "model.safetensors"
+    whole.write_bytes(bytes(range(35)))
+    card._split(whole)
+    assert not whole.exists() and len(list(tmp_path.iterdir())) == 4
+    assert max(part.stat().st_size for part in tmp_path.iterdir()) == 10
+    card._join(tmp_path / "model.safetensors.part000")
+    assert whole.read_bytes() == bytes(range(35)) and list(tmp_path.iterdir()) == [whole]

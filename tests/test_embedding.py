@@ -218,7 +218,6 @@ def test_packed_sentences_have_the_vectors_of_padded_ones(sentences, method, siz
     plain = padded(models.wrap(tiny_model(), tiny_tokenizer(), name="tiny"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sempa_utils.embedding.embedder.PACK_TOKENS", size)
-        patch.setattr("sempa_utils.models.tree_attention.BLOCK", 16)
         packed = Embedder(SHARED, method).encode_layers(sentences)
     torch.testing.assert_close(packed, Embedder(plain, method).encode_layers(sentences), atol=2e-5, rtol=1e-5)
 

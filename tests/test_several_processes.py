@@ -26,7 +26,8 @@ Embedder.encode = counted
 folder, rank = sys.argv[1], models.processes().process_index
 common = ["--model", folder + "/model", "--precision", "float32"]
 for output in ("vectors.npy", "vectors.jsonl"):
-    assert command_line.main(["encode", *common, "--input", folder + "/lines.txt", "--output", folder + "/" + output]) == 0
+    paths = ["--input", folder + "/lines.txt", "--output", folder + "/" + output]
+    assert command_line.main(["encode", *common, *paths]) == 0
 assert asked == ([4, 4, 2] if rank == 0 else [4]) * 2, asked  # the second chunk was there before
 assert command_line.main(["evaluate", *common, "--methods", "mean", "--tasks", "mini-STS", "--limit", "40"]) == 0
 assert command_line.main(["encode", *common, "--output", folder + "/none.npy"]) == 1
