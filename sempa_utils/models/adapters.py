@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
-from sempa_utils.checks import InputError, file_sha256, require_space, write_whole
+from sempa_utils.checks import InputError, file_sha256, read_table, require_space, write_whole
 from sempa_utils.models import identity
 from sempa_utils.models.language_model import LanguageModel
 
@@ -137,7 +137,9 @@ def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:
             loaded = wrapped.load_adapter(str(source), "default")  # once more: it alone tells what had no place
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS}: not a readable safetensors file ({error}). Fetch it again.") from error
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # by kind of adapter and of misfit
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # by kind of adapter, of misfit, of what its settings say
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{refusal}, or PEFT cannot put it on: {reason} {remedy}") from error
     if not identity.adapter_layers(model):
@@ -254,4 +256,4 @@ def base_of_adapter(folder: Path | str) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+    return read_table(path) if path.is_file() else {}

