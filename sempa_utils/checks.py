@@ -45,6 +45,21 @@ def pick(name: Any, options: Any, *, what: str) -> Any:
     raise InputError(f"Unknown {what} {name!r}. {hint}Choose one of: {', '.join(options)}.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise an `InputError` unless a seed is one that every generator takes."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"The seed {seed} is no whole number from 0 to {2**32 - 1:,}. Choose another one.")
+
+
+def check_name(name: str, *, what: str) -> str:
+    """Return what is to be a file's or a folder's name. Raises `InputError` for a path, which would lead elsewhere."""
+    if name in ("", ".", "..") or name != Path(name).name:
+        raise InputError(
+            f"{what.capitalize()} {name!r} is a path or nothing, and no plain name. Choose one."
+        )
+    return name
+
+
 @contextlib.contextmanager
 def write_whole(target: Path | str) -> Generator[Path, None, None]:
     """Yield a temporary path beside `target` and rename it to `target` when the block succeeds.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
-from sempa_utils.checks import InputError, file_sha256, read_table, require_space, write_whole
+from sempa_utils.checks import InputError, check_name, file_sha256, read_table, require_space, write_whole
 from sempa_utils.models import identity
 from sempa_utils.models.language_model import LanguageModel
 
@@ -221,12 +221,11 @@ def ship_adapter(folder: Path | str, name: str) -> Path:
 
     A model card (README.md) that is there stays. Raises `InputError` for a folder without an adapter of this kit.
     """
-    source = Path(folder)
+    source, target = Path(folder), FINISHED / check_name(name, what="adapter")
     base_of_adapter(source)
     if not (source / ADAPTER_NOTE).is_file():
         raise InputError(f"{source}: no {ADAPTER_NOTE}, so its base is not known for sure. Name one of this kit's.")
     weights = {key: value.to(torch.bfloat16) for key, value in load_file(source / WEIGHTS).items()}
-    target = FINISHED / name
     card = target / "README.md"
     text = card.read_text(encoding="utf8") if card.is_file() else None
     with write_whole(target) as draft:

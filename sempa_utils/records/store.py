@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sempa_utils.checks import InputError, build_folder, decode_text, parse_json, write_whole
+from sempa_utils.checks import InputError, build_folder, check_name, decode_text, parse_json, write_whole
 from sempa_utils.records.migration import migrate
 from sempa_utils.records.types import JSON, SCHEMA, F, NotebookCost, Origin, RunRecord
 
@@ -88,8 +88,9 @@ def run_record(name: str, figures: F, *, headline: str, origin: Origin | None = 
 def save_run(record: RunRecord, folder: str | Path | None = None) -> Path:
     """Write a record as NAME.json, by default into the build folder, and return its path.
 
-    Raises `ValueError` for a figure that is NaN or infinite.
+    Raises `ValueError` for a figure that is NaN or infinite, `InputError` for a name that is a path.
     """
+    check_name(record.name, what="record")
     return write_json(Path(folder or build_folder() / "records") / f"{record.name}.json", record)
 
 

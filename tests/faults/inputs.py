@@ -24,8 +24,8 @@ from sempa_utils.data import corpora
 from sempa_utils.evaluation.generation import local_tasks, signals
 
 REMEDY = re.compile(
-    r"\b(Add|Call|Choose|Close|Complete|Convert|Correct|Delete|Export|Fetch|Fix|Free|Give|Leave|Load|Lower|Make|Move|"
-    r"Name|Put|Rename|Resize|Run|Save|Set|Take|Update|Use|Write|needs)\b"
+    r"\b([Gg]ive|Add|Call|Choose|Close|Complete|Convert|Correct|Delete|Export|Fetch|Fix|Free|Give|Leave|Load|Lower|Make|Move|"
+    r"Name|Put|Rename|Resize|Run|Save|Set|Take|Update|Use|Write|needs|Check|Install|Pass|Read|--help)\b"
 )
 
 
