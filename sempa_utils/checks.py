@@ -54,9 +54,7 @@ def check_seed(seed: int) -> None:
 def check_name(name: str, *, what: str) -> str:
     """Return what is to be a file's or a folder's name. Raises `InputError` for a path, which would lead elsewhere."""
     if name in ("", ".", "..") or name != Path(name).name:
-        raise InputError(
-            f"{what.capitalize()} {name!r} is a path or nothing, and no plain name. Choose one."
-        )
+        raise InputError(f"{what.capitalize()} {name!r} is a path or nothing, and no plain name. Choose one.")
     return name
 
 
@@ -169,10 +167,12 @@ def require_space(folder: Path | str, needed_bytes: int, *, purpose: str) -> Non
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Tell whether an error, or one that it came from, is that of a full disk or a used-up share of it."""
+    """Tell whether an error, or one that it came from, is that of a full disk, a used-up share or a limit of files."""
+    numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+    # Libraries that write by themselves keep the system's words, or have their own.
+    texts = *map(os.strerror, numbers), "PytorchStreamWriter failed writing"
     while error is not None:
-        texts = "No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing"  # of libraries
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in texts):
+        if getattr(error, "errno", None) in numbers or any(text in str(error) for text in texts):
             return True
         error = error.__cause__ or error.__context__
     return False

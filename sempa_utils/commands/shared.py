@@ -12,7 +12,6 @@ from typing import Any
 from sempa_utils import profiles
 from sempa_utils.checks import InputError, check_name, check_seed, pick, write_whole
 
-
 PICTURES = (".png", ".pdf", ".svg")
 
 

@@ -126,7 +126,12 @@ def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:
             f"{refusal}: trained on the weights {trained_on}, and these are {base.fingerprint}. {remedy} "
             f"(Where an older kit named the same weights so, delete {ADAPTER_NOTE}.)"
         )
-    if isinstance(_read(folder / CONFIG).get("init_lora_weights"), str):
+    settings = _read(folder / CONFIG)
+    if settings.get("megatron_config"):
+        raise InputError(
+            f"{folder / CONFIG}: megatron_config, by which PEFT imports any module. Take it out."
+        )
+    if isinstance(settings.get("init_lora_weights"), str):
         # PiSSA, OLoRA and their like take a part out of the base's weights: it is taken out of a copy.
         for weight in model.parameters():
             weight.data = weight.data.clone()

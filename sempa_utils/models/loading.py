@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from sempa_utils.checks import InputError, first_line, pick, read_table
 from sempa_utils.models import adapters, identity
@@ -43,9 +43,10 @@ def load(
         options |= {"dtype": getattr(torch, precision)}
     quiet_load_reports()
     try:
+        _refuse_foreign_code(source)
         model, told = AutoModelForCausalLM.from_pretrained(source, **options, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
-    except torch.OutOfMemoryError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # loading fails in many ways: files, hub, versions, the tokenizer's own library
         raise InputError(
@@ -74,6 +75,23 @@ def load(
         fingerprint = identity.weights_fingerprint(model, weight_files(source))
         language_model = replace(language_model, fingerprint=fingerprint)
     return adapters._put_on(language_model, adapter) if adapter else language_model
+
+
+def _refuse_foreign_code(source: str) -> None:
+    """Raise an `InputError` for a configuration that names code on the hub, which transformers would fetch and run.
+
+    `trust_remote_code=False` holds back a model's own classes, not the kernels that its settings may name.
+    """
+    left = [PreTrainedConfig.get_config_dict(source)[0]]
+    while left:
+        settings = left.pop()
+        left += [value for value in settings.values() if isinstance(value, dict)]
+        for key, value in settings.items():
+            if key.endswith("_implementation") and "/" in str(value):
+                raise InputError(
+                    f"{source}: config.json names code of others ({key}: {str(value)[:80]}), which is not run here. "
+                    f"Take {key} out."
+                )
 
 
 def plain_name(name: str) -> str:

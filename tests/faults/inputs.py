@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from conftest import tiny_model, tiny_tokenizer
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from faults import generators
+from faults.tiny import Tiny, write
 from sempa_utils import models, records
 from sempa_utils.checks import InputError
 from sempa_utils.data import corpora
@@ -256,29 +256,6 @@ def _nothing_left(folder: Path, expected: set[str]) -> None:
 # --- models, adapters, chats -----------------------------------------------------------------------
 
 
-class Tiny(NamedTuple):
-    """A tiny model and an adapter for it, as files."""
-
-    base: Any
-    model: dict[str, bytes]
-    adapter: dict[str, bytes]
-
-
-def tiny_files(folder: Path) -> Tiny:
-    """Make a tiny model and an adapter in a folder; return the model, and both as {file's name: its bytes}."""
-    from peft import LoraConfig, get_peft_model
-
-    tiny_model(layers=1, width=16).save_pretrained(folder / "model")
-    tiny_tokenizer().save_pretrained(folder / "model")
-    base = models.load(str(folder / "model"))
-    lora = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    with models.given_back(base):
-        wrapped = models.wrap(get_peft_model(base.model, lora), base.tokenizer, name="tiny")
-        models.save_adapter(wrapped, folder / "adapter")
-    contents = ({path.name: path.read_bytes() for path in (folder / part).iterdir()} for part in ("model", "adapter"))
-    return Tiny(base, *contents)
-
-
 def _file_of(files: dict[str, bytes]) -> st.SearchStrategy[tuple[str, bytes]]:
     """One file of a folder, with a defect."""
 
@@ -288,12 +265,6 @@ def _file_of(files: dict[str, bytes]) -> st.SearchStrategy[tuple[str, bytes]]:
         return generators.json_file(json.loads(files[name]))
 
     return st.sampled_from(sorted(files)).flatmap(lambda name: st.tuples(st.just(name), defect(name)))
-
-
-def _folder(files: dict[str, bytes], folder: Path) -> Path:
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return folder
 
 
 @st.composite
@@ -346,33 +317,32 @@ def kinds(tiny: Tiny) -> list[Kind]:
     def adapter(change: tuple[str, bytes], folder: Path) -> None:
         before = tiny.base.digest
         try:
-            models.check_adapter(tiny.base, _folder(tiny.adapter | dict([change]), folder))
+            models.check_adapter(tiny.base, write(folder, tiny.adapter | dict([change])))
         finally:
             assert models.identity.base_digest(tiny.base.model) == before, "the base is given back as it was"
 
     def model(change: tuple[str, bytes], folder: Path) -> None:
-        models.load(str(_folder(tiny.model | dict([change]), folder)))
+        models.load(str(write(folder, tiny.model | dict([change]))))
 
     def header(data: bytes, folder: Path) -> None:
-        models.load(str(_folder(tiny.model | {"model.safetensors": data}, folder)))
+        models.load(str(write(folder, tiny.model | {"model.safetensors": data})))
 
     def index(data: bytes, folder: Path) -> None:
         files = {name: content for name, content in tiny.model.items() if name != "model.safetensors"}
         (folder.parent / "outside.safetensors").write_bytes(tiny.model["model.safetensors"])
         files |= {"model-1.safetensors": tiny.model["model.safetensors"], "model.safetensors.index.json": data}
-        models.load(str(_folder(files, folder)))
+        models.load(str(write(folder, files)))
         names = set(json.loads(data)["weight_map"].values())
         assert names == {"model-1.safetensors"}, f"read from {names}"
 
     def chat(parts: list[str], _: Path) -> None:
-        tokenizer = models.loading.AutoTokenizer.from_pretrained(tiny_home)
+        tokenizer = models.loading.AutoTokenizer.from_pretrained(tiny.home)
         tokenizer.chat_template = "".join(parts)
         for turns in ([{"role": "user", "content": "Hello"}], [{"role": "system", "content": "Be brief."}] * 2):
             tokens = models.chat.prompt_tokens(tokenizer, turns)
             assert all(isinstance(token, int) for token in tokens)
 
-    tiny_home = tiny.base.tokenizer.name_or_path
-    weights = models.loading.safe_open(Path(tiny_home) / "model.safetensors", "pt")
+    weights = models.loading.safe_open(tiny.home / "model.safetensors", "pt")
     whole_index = {"metadata": {}, "weight_map": {name: "model-1.safetensors" for name in weights.keys()}}
     elsewhere = {"weight_map": {name: "../outside.safetensors" for name in weights.keys()}}
     indices = st.just(generators.as_json(elsewhere)) | generators.json_file(whole_index)

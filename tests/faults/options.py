@@ -29,8 +29,15 @@ WORDS = [
     "pairwise",
     "{x}",
 ]
-PLACES = ["--input", "--output", "--adapter", "--data", "--figure", "--record", "--folder", "--records"]
-NOT_HERE = {"help", "triplets", "ship", "search", "minutes", "baseline", "accept_licence"}  # for long runs, or the network
+NOT_HERE = {
+    "help",
+    "triplets",
+    "ship",
+    "search",
+    "minutes",
+    "baseline",
+    "accept_licence",
+}  # for long runs, or the network
 
 
 class Call(NamedTuple):
