@@ -1,5 +1,6 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
 # make test   makes .venv and runs the whole suite
+# make faults attacks what the kit promises of its files: bad input, kills, full disks, a crowd
 # make bench, docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -17,6 +18,9 @@ run: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+faults: $(INSTALLED)
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS)
 
 notebooks: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL) --publish
@@ -49,4 +53,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 		&& echo "== installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-.PHONY: run test notebooks docs bench report lint lab clean
+# Options for it, such as FAULTS=--soak or FAULTS='--only kill --kills 100'.
+FAULTS ?=
+
+.PHONY: run test faults notebooks docs bench report lint lab clean

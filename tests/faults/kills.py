@@ -116,7 +116,7 @@ def _outcome(*parts: str) -> Callable[[Path], dict[str, bytes]]:
     return read
 
 
-def commands(tiny: Tiny, lines: Path) -> list[Command]:
+def commands(tiny: Tiny, sentences: Path) -> list[Command]:
     """Return the commands that are killed, in tiny sizes."""
     model = ["--model", str(tiny.home), "--profile", "smoke"]
     adapter = ["--adapter", str(tiny.home.parent / "trained" / "adapter")]
@@ -136,7 +136,9 @@ def commands(tiny: Tiny, lines: Path) -> list[Command]:
     trained = _outcome("run/adapter", "run/training.json")
     return [
         *(Command(f"train, {name}", train(name), trained) for name in OBJECTIVES),
-        Command("encode", lambda _: ["encode", *model, "--input", str(lines), "--output", "v.npy"], _outcome("v.npy")),
+        Command(
+            "encode", lambda _: ["encode", *model, "--input", str(sentences), "--output", "v.npy"], _outcome("v.npy")
+        ),
         Command("evaluate", evaluate, _outcome("results", "build/sts")),
         Command("export", lambda _: ["export", *model, *adapter, "--output", "exported"], _outcome("exported")),
         Command("reproduce", reproduce, _outcome("build/records", "build/reproduce", "build/sts")),
@@ -213,3 +215,10 @@ def fill_disk(command: Command, folder: Path, *, sizes: tuple[int, ...]) -> int:
             times += 1
         compare(command, place, expected)
     return times
+
+
+def lines(folder: Path) -> Path:
+    """Write some chunks' sentences into a file of a folder; return it."""
+    path = folder / "lines.txt"
+    path.write_text("".join(f"The kettle {n} is {'very ' * (n % 7)}hot.\n" for n in range(100)), encoding="utf8")
+    return path
