@@ -27,7 +27,7 @@ CALLED = {
     "lm_eval.models.huggingface.HFLM._encode_pair": "context continuation",
     "lm_eval.tasks.TaskManager.__init__": "include_path include_defaults",
     "mteb.evaluate": "model tasks cache co2_tracker show_progress_bar",
-    "sentence_transformers.SentenceTransformer.encode": "sentences batch_size show_progress_bar",
+    "sentence_transformers.SentenceTransformer.encode": "",
     "sentence_transformers.util.is_sentence_transformer_model": "model_name_or_path",
 }
 # (ours, theirs, what of theirs it overrides with the same parameters)

@@ -160,14 +160,11 @@ def test_a_folder_that_had_stepped_aside_when_the_process_was_killed_comes_back(
 
 
 def test_a_full_disk_is_told_from_other_errors():
-    assert is_full_disk(OSError(errno.ENOSPC, "no")) and is_full_disk(
-        RuntimeError("No space left on device (os error 28)")
-    )
     wrapped = ValueError("broken")
     wrapped.__cause__ = OSError(errno.EDQUOT, "no")
-    assert (
-        is_full_disk(wrapped) and not is_full_disk(ValueError("broken")) and not is_full_disk(PermissionError(13, "no"))
-    )
+    full = OSError(errno.ENOSPC, "no"), RuntimeError("No space left on device (os error 28)"), wrapped
+    assert all(map(is_full_disk, full))
+    assert not any(map(is_full_disk, (ValueError("broken"), PermissionError(13, "no"))))
 
 
 def test_a_place_that_cannot_be_written_is_one_error(capsys, made, place, monkeypatch):

@@ -14,7 +14,7 @@ from faults import tiny as tiny_files
 from sempa_utils import models, records
 from sempa_utils.checks import InputError, check_name
 from sempa_utils.data import corpora
-from sempa_utils.models import packaged
+from sempa_utils.models import chat, packaged
 from sempa_utils.plots import interactive
 from sempa_utils.plots.space import aligned_tokens
 
@@ -176,7 +176,7 @@ def test_a_packaged_file_that_is_another_is_not_converted(tmp_path, monkeypatch)
 def test_a_chat_template_reaches_nothing(tiny, template):
     tiny.tokenizer.chat_template = template
     with pytest.raises(InputError, match="chat template renders no request"):
-        models.chat.prompt_tokens(tiny.tokenizer, [{"role": "user", "content": "Hello"}])
+        chat.prompt_tokens(tiny.tokenizer, [{"role": "user", "content": "Hello"}])
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/b", "", ".", ".."])

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import random
+import shlex
 import sys
 import tempfile
 import time
@@ -60,8 +61,11 @@ def main() -> int:
         }
         if asked.soak:
             stages = {"soak": lambda: soaked(made, Path(folder), size)}
-        attacks = [attack for name, stage in stages.items() if asked.only in name for attack in stage()]
-    report(attacks, "soak" if asked.soak else "faults")
+        attacks: list[Attack] = []
+        for name, stage in stages.items():
+            if asked.only in name:
+                attacks += stage()
+                report(attacks, "soak" if asked.soak else "faults")
     return 0
 
 
@@ -70,6 +74,7 @@ def prepare(folder: Path) -> tiny.Tiny:
     os.environ.pop("SEMPA_DATA_DIR", None)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"SEMPA_CACHE_DIR": str(folder / "cache"), "SEMPA_BUILD_DIR": str(folder / "build")}
+    os.environ["SEMPA_COMMAND"] = shlex.join(["make", "faults", f"FAULTS={shlex.join(sys.argv[1:])}"])
     os.environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder / "wheels")}
     whole = tiny.write_gguf(folder / "tiny.gguf").read_bytes()
     packaged.PACKAGED_MODELS["tiny"] = tiny.write_wheel(folder / "wheels", whole)
@@ -102,9 +107,9 @@ def fill(made: tiny.Tiny, folder: Path) -> list[Attack]:
     """Let commands meet a full disk."""
     attacks = []
     for command in kills.commands(made, kills.lines(folder)):
-        if command.name in ("train, pairwise", "encode", "evaluate", "export"):
+        if command.name in ("train, pairwise", "encode", "export"):
             started, place = time.perf_counter(), folder / "disk" / command.name.replace(", ", "-")
-            times = kills.fill_disk(command, place, sizes=(100, 1500, 4000, 40_000))
+            times = kills.fill_disk(command, place, sizes=(100, 4000, 40_000))
             outcome = "one error each, no half file; then the same bytes"
             attacks.append(told(Attack(f"full disk: {command.name}", times, outcome, since(started))))
     return attacks
@@ -151,7 +156,8 @@ def report(attacks: list[Attack], name: str) -> None:
     records.save_run(record, folder)
     lines = ["| attack | tries | what came of it | seconds |", "|---|---|---|---|"]
     lines += [f"| {one.what} | {one.tries:,} | {one.outcome} | {one.seconds:.0f} |" for one in attacks]
-    where = f"{record.machine['cores']} cores, torch {record.versions['torch']}, transformers {record.versions['transformers']}"
+    libraries = ", ".join(f"{name} {record.versions[name]}" for name in ("torch", "transformers", "trl", "peft"))
+    where = f"{record.machine['cores']} cores, {libraries}"
     text = f"# Faults\n\n{headline}. `{record.command}` on {where}; other programs ran beside it.\n\n"
     (folder / f"{name}.md").write_text(text + "\n".join(lines) + "\n", encoding="utf8")
 

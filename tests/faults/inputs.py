@@ -22,6 +22,7 @@ from sempa_utils import models, records
 from sempa_utils.checks import InputError
 from sempa_utils.data import corpora
 from sempa_utils.evaluation.generation import local_tasks, signals
+from sempa_utils.models import chat
 
 REMEDY = re.compile(
     r"\b([Gg]ive|Add|Call|Choose|Close|Complete|Convert|Correct|Delete|Export|Fetch|Fix|Free|Give|Leave|Load|Lower|Make|Move|"
@@ -335,11 +336,11 @@ def kinds(tiny: Tiny) -> list[Kind]:
         names = set(json.loads(data)["weight_map"].values())
         assert names == {"model-1.safetensors"}, f"read from {names}"
 
-    def chat(parts: list[str], _: Path) -> None:
+    def conversation(parts: list[str], _: Path) -> None:
         tokenizer = models.loading.AutoTokenizer.from_pretrained(tiny.home)
         tokenizer.chat_template = "".join(parts)
         for turns in ([{"role": "user", "content": "Hello"}], [{"role": "system", "content": "Be brief."}] * 2):
-            tokens = models.chat.prompt_tokens(tokenizer, turns)
+            tokens = chat.prompt_tokens(tokenizer, turns)
             assert all(isinstance(token, int) for token in tokens)
 
     weights = models.loading.safe_open(tiny.home / "model.safetensors", "pt")
@@ -368,9 +369,9 @@ def kinds(tiny: Tiny) -> list[Kind]:
         Kind("plain text", generators.damaged("Ein Satz über Käse.\n".encode() * 4), _text, "wikitext2_test.txt", 2),
         Kind("records", generators.json_file(record), _record, "record.json", 5),
         Kind("archives", _archives(), _unpack, "senteval.tar", 3),
-        Kind("chat templates", st.lists(CHAT_PARTS | generators.WORDS, max_size=4), chat, "chat template", 1),
+        Kind("chat templates", st.lists(CHAT_PARTS | generators.WORDS, max_size=4), conversation, "chat template", 1),
         Kind("adapter folders", _file_of(tiny.adapter), adapter, "", 1.5),
         Kind("model folders", _file_of({name: data for name, data in tiny.model.items()}), model, "", 1),
-        Kind("safetensors headers", safetensors_headers(), header, "model.safetensors", 1),
+        Kind("safetensors headers", safetensors_headers(), header, "", 1),
         Kind("indices of weights", indices, index, "", 0.5),
     ]

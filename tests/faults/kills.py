@@ -133,12 +133,11 @@ def commands(tiny: Tiny, sentences: Path) -> list[Command]:
         sizes = ["--triplets", "16", "--sts-pairs", "40", "--generation-items", "2"]
         return ["reproduce", *model, "--runs", "base,pairwise", "--steps", "sts,geometry,layers", *sizes]
 
+    encoded = ["--input", str(sentences), "--output", "v.npy"]
     trained = _outcome("run/adapter", "run/training.json")
     return [
         *(Command(f"train, {name}", train(name), trained) for name in OBJECTIVES),
-        Command(
-            "encode", lambda _: ["encode", *model, "--input", str(sentences), "--output", "v.npy"], _outcome("v.npy")
-        ),
+        Command("encode", lambda _: ["encode", *model, *encoded], _outcome("v.npy")),
         Command("evaluate", evaluate, _outcome("results", "build/sts")),
         Command("export", lambda _: ["export", *model, *adapter, "--output", "exported"], _outcome("exported")),
         Command("reproduce", reproduce, _outcome("build/records", "build/reproduce", "build/sts")),
