@@ -2,6 +2,7 @@
 # make test   makes .venv and runs the whole suite
 # make exercises  writes the notebooks for a class, with and without solutions, into build/exercises
 # make bench  times training, embedding and generation, and how cost grows; RECORD=yes keeps it in results/
+# make faults  attacks what the kit promises of its files: bad input, kills, full disks, a crowd
 # make docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -19,6 +20,9 @@ run: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+faults: $(INSTALLED)
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS)
 
 notebooks: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL) --publish
@@ -56,4 +60,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 		&& echo "== installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-.PHONY: run test notebooks exercises docs bench report lint lab clean
+# Options for it, such as FAULTS=--soak or FAULTS='--only kill --kills 100'.
+FAULTS ?=
+
+.PHONY: run test faults notebooks exercises docs bench report lint lab clean

@@ -75,8 +75,8 @@ def main() -> None:
     reached = figures["prefix tree"]["triplets_per_second"] / figures["arithmetic bound"]["triplets_per_second"]
     figures["share_of_the_bound"] = reached
     headline = (
-        f"{options.objective} in prefix trees {ratio:.1f}× stock TRL's pairwise in triplets per second and {100 * reached:.0f} % of the arithmetic "
-        f"bound ({options.precision}, micro-batch {options.micro_batch})"
+        f"{options.objective} in prefix trees {ratio:.1f}× stock TRL's pairwise in triplets per second and "
+        f"{100 * reached:.0f} % of the arithmetic bound ({options.precision}, micro-batch {options.micro_batch})"
     )
     print(headline)
     if options.record:

@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 
-from sempa_utils.checks import InputError
+from sempa_utils.checks import InputError, is_full_disk
 from sempa_utils.commands import (
     analyse,
     benchmark,
@@ -45,12 +45,26 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return options.run(options) or 0
-    except (InputError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if not (told := _told(error)):
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last whole checkpoint", file=sys.stderr)
         return 130
+
+
+def _told(error: Exception) -> str | None:
+    """Return what is said of an error of input or disk; None for a fault of ours, which shows its traceback."""
+    if isinstance(error, InputError):
+        return str(error)
+    if is_full_disk(error):
+        return "The disk is full, or your share of it. Free some space and run the same command again: it goes on."
+    if isinstance(error, OSError):
+        place = f"{error.filename}: {error.strerror}. Name another place, or see who may read and write there."
+        return place if error.filename else str(error)
+    return None
 
 
 def _parser() -> shared.Parser:

@@ -1,17 +1,27 @@
-"""What every module shares: one error for bad input, nearest names, whole files, fingerprints."""
+"""What every module shares: one error for bad input, nearest names, whole files, locks, fingerprints."""
 
 import contextlib
 import difflib
+import errno
+import glob
 import hashlib
 import io
+import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None
+
 Value = TypeVar("Value")
+OLD = ".old"  # behind the name of a folder that steps aside for a new one
 
 
 class InputError(ValueError):
@@ -35,6 +45,19 @@ def pick(name: Any, options: Any, *, what: str) -> Any:
     raise InputError(f"Unknown {what} {name!r}. {hint}Choose one of: {', '.join(options)}.")
 
 
+def check_seed(seed: int) -> None:
+    """Raise an `InputError` unless a seed is one that every generator takes."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"The seed {seed} is no whole number from 0 to {2**32 - 1:,}. Choose another one.")
+
+
+def check_name(name: str, *, what: str) -> str:
+    """Return what is to be a file's or a folder's name. Raises `InputError` for a path, which would lead elsewhere."""
+    if name in ("", ".", "..") or name != Path(name).name:
+        raise InputError(f"{what.capitalize()} {name!r} is a path or nothing, and no plain name. Choose one.")
+    return name
+
+
 @contextlib.contextmanager
 def write_whole(target: Path | str) -> Generator[Path, None, None]:
     """Yield a temporary path beside `target` and rename it to `target` when the block succeeds.
@@ -42,12 +65,9 @@ def write_whole(target: Path | str) -> Generator[Path, None, None]:
     The block may create a file or a folder there. An error leaves an older `target` as it was.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        draft = workshop / target.name
+    with workshop(target) as folder:
+        draft, old = folder / target.name, folder / f"{target.name}{OLD}"
         yield draft
-        old = workshop / f"{target.name}.old"
         try:
             if target.is_dir():
                 # A folder cannot be replaced in one step; the old one steps aside first.
@@ -57,8 +77,80 @@ def write_whole(target: Path | str) -> Generator[Path, None, None]:
             if old.exists():
                 old.rename(target)
             raise
+
+
+@contextlib.contextmanager
+def workshop(target: Path | str) -> Generator[Path, None, None]:
+    """Yield an empty folder beside `target`, which is gone after the block.
+
+    A process that is killed leaves its own behind; the next one that works on `target` clears it away. Whether
+    somebody is still at work in one is told by a lock, which the system takes from a process that ends in any way.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_away(target)
+    folder, number = _new_workshop(target)
+    try:
+        yield folder
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(number)
+
+
+def _new_workshop(target: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        with contextlib.suppress(FileNotFoundError):
+            number = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):
+                _lock(number, wait=True)
+            if folder.is_dir():  # else it was taken for left behind before it was locked
+                return folder, number
+            os.close(number)
+
+
+def _clear_away(target: Path) -> None:
+    for left in target.parent.glob(f".{glob.escape(target.name)}-*"):
+        with contextlib.suppress(OSError):
+            number = os.open(left, os.O_RDONLY)
+            try:
+                if _lock(number, wait=False):
+                    old = left / f"{target.name}{OLD}"
+                    if old.exists() and not target.exists():  # killed between two renames
+                        old.rename(target)
+                    shutil.rmtree(left)
+            finally:
+                os.close(number)
+
+
+@contextlib.contextmanager
+def alone(folder: Path | str) -> Generator[None, None, None]:
+    """Let one process at a time into the block for `folder`; the others wait, and then find what it made there.
+
+    On a file system without locks nobody waits; what `write_whole` writes is whole there too.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            if not _lock(number, wait=False):
+                print(f"{folder}: another process is at work here; waiting for it", file=sys.stderr, flush=True)
+                _lock(number, wait=True)
+        yield
+    finally:
+        os.close(number)
+
+
+def _lock(number: int, *, wait: bool) -> bool:
+    """Take the lock of an open folder; False where another process has it. Raises OSError where there are no locks."""
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "no locks on this system")
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def require_space(folder: Path | str, needed_bytes: int, *, purpose: str) -> None:
@@ -72,6 +164,37 @@ def require_space(folder: Path | str, needed_bytes: int, *, purpose: str) -> Non
             f"{folder}: {purpose} needs {needed_bytes / 1e6:,.0f} MB and the disk has "
             f"{free / 1e6:,.0f} MB free. Free some space or choose another folder."
         )
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Tell whether an error, or one that it came from, is that of a full disk, a used-up share or a limit of files."""
+    numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+    # Libraries that write by themselves keep the system's words, or have their own.
+    texts = *map(os.strerror, numbers), "PytorchStreamWriter failed writing"
+    while error is not None:
+        if getattr(error, "errno", None) in numbers or any(text in str(error) for text in texts):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def parse_json(text: str, place: Path | str, *, remedy: str = "Fetch or write it again.") -> Any:
+    """Return what JSON text says. Raises `InputError`, which names `place`, for anything else, and for no Unicode."""
+    try:
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half a character can be written so, and no tokenizer takes it
+            json.dumps(value, ensure_ascii=False).encode("utf8")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not readable as JSON ({error}). {remedy}") from error
+    return value
+
+
+def read_table(path: Path | str, *, remedy: str = "Fetch or write it again.") -> dict[str, Any]:
+    """Return a JSON file's object as a table. Raises `InputError` for a file that holds none."""
+    table = parse_json(decode_text(Path(path).read_bytes(), path), path, remedy=remedy)
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: no JSON object, but {type(table).__name__}. {remedy}")
+    return table
 
 
 def decode_text(data: bytes, name: Path | str) -> str:

@@ -21,7 +21,7 @@ def add(commands) -> None:
     command.add_argument("--objective", default="pairwise", help="as in train (default: pairwise)")
     command.add_argument("--folder", help="data-size: a finished run's (default: the profile's own run)")
     command.add_argument("--tasks", help="comma-separated (default: all that is here)")
-    command.add_argument("--figure", metavar="FILE", help="also draw it (.png)")
+    shared.add_figure(command, "it")
     shared.add_record(command)
     command.set_defaults(run=run)
 

@@ -28,7 +28,7 @@ def add(commands) -> None:
     command.add_argument("--method", default="prompteol", help="as in evaluate (default: prompteol)")
     command.add_argument("--layer", type=int, help="an index of hidden_states (default: the method's own)")
     command.add_argument("--adapter", metavar="FOLDER", help="a trained adapter")
-    command.add_argument("--batch-size", type=int, help="sentences per batch, at most (default: by tokens)")
+    shared.add_batch_size(command, "sentences")
     command.add_argument("--normalise", action="store_true", help="vectors of length 1")
     command.set_defaults(run=run)
 

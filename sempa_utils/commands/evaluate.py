@@ -30,7 +30,7 @@ def add(commands) -> None:
     add("--layer", help=f"{layer} (default: each method's own)")
     add("--against", metavar="ROW", help="the row to compare the others with (default: prompteol, or the first)")
     add("--limit", type=int, help="pairs per task; then the figures are not the published measure")
-    add("--batch-size", type=int, help="sentences per batch, at most (default: by tokens)")
+    shared.add_batch_size(command, "sentences")
     shared.add_record(command)
     command.set_defaults(run=run)
 
@@ -49,7 +49,7 @@ def run(options) -> None:
     for method in methods:
         pick(method, METHODS, what="method")
     if options.layer not in (None, "dev") and not options.layer.lstrip("-").isdigit():
-        raise InputError(f"--layer {options.layer}: neither a number nor 'dev'.")
+        raise InputError(f"--layer {options.layer}: neither a number nor 'dev'. Give one of them.")
     if options.dev and (options.tasks or options.split != "test"):
         raise InputError("--dev names tasks and split by itself. Leave --tasks and --split out.")
     drawn = {"limit": options.limit, "seed": options.seed}

@@ -16,7 +16,7 @@ def add(commands) -> None:
     shared.add_profile(command)
     shared.add_recipe(command)
     command.add_argument("--capacity", type=float, metavar="GIGABYTES", help="of your card (default: of the one here)")
-    command.add_argument("--figure", metavar="FILE", help="also draw the bars (.png)")
+    shared.add_figure(command, "the bars")
     command.set_defaults(run=run)
 
 

@@ -2,13 +2,17 @@
 
 import argparse
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sempa_utils import profiles
-from sempa_utils.checks import InputError, write_whole
+from sempa_utils.checks import InputError, check_name, check_seed, pick, write_whole
+
+PICTURES = (".png", ".pdf", ".svg")
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,7 +52,7 @@ def add_data(command) -> None:
 
 def add_seed(command) -> None:
     """Add --seed."""
-    command.add_argument("--seed", type=int, default=42, help="of everything that is drawn (default: 42)")
+    command.add_argument("--seed", type=seed, default=42, help="of everything that is drawn (default: 42)")
 
 
 def add_recipe(command: Parser) -> None:
@@ -91,7 +95,62 @@ def _add_setting(command, setting: dataclasses.Field, values: str) -> None:
 
 def add_record(command) -> None:
     """Add --record."""
-    command.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    command.add_argument("--record", metavar="NAME", type=record_name, help="also write results/NAME.json")
+
+
+def add_figure(command, drawn: str) -> None:
+    """Add --figure."""
+    command.add_argument("--figure", metavar="FILE", type=picture, help=f"also draw {drawn} ({', '.join(PICTURES)})")
+
+
+def add_batch_size(command, unit: str, default: str = "by tokens") -> None:
+    """Add --batch-size."""
+    about = f"{unit} per batch, at most (default: {default})"
+    command.add_argument("--batch-size", type=size, metavar="N", help=about)
+
+
+# What an option's value must be is said before anything is computed.
+
+
+def _checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a reader of an option's value that tells argparse what its `InputError` says."""
+
+    @functools.wraps(read)
+    def told(text: str) -> Any:
+        try:
+            return read(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return told
+
+
+@_checked
+def seed(text: str) -> int:
+    """Read a seed."""
+    check_seed(number := int(text))
+    return number
+
+
+@_checked
+def record_name(text: str) -> str:
+    """Read a record's name."""
+    return check_name(text, what="record")
+
+
+@_checked
+def picture(text: str) -> str:
+    """Read the name of a file that a picture can be written to."""
+    pick(Path(text).suffix, PICTURES, what="kind of picture")
+    return text
+
+
+@_checked
+def size(text: str) -> int:
+    """Read a number of at least one."""
+    if (number := int(text)) < 1:
+        raise InputError(f"{number} is less than 1. Give a number of 1 or more.")
+    return number
 
 
 def recipe(options, *, parameters: int, rows: int):

@@ -8,24 +8,37 @@ import contextlib
 import csv
 import functools
 import io
-import json
+import lzma
 import math
 import os
 import random
 import shutil
 import tarfile
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sempa_utils.checks import InputError, cache_folder, decode_text, file_sha256, fingerprint, pick, write_whole
+from sempa_utils.checks import (
+    InputError,
+    alone,
+    cache_folder,
+    decode_text,
+    file_sha256,
+    fingerprint,
+    is_full_disk,
+    parse_json,
+    pick,
+    write_whole,
+)
 
 HUB_DATASET = "princeton-nlp/datasets-for-simcse"
 NLI_FILE = "nli_for_simcse.csv"
 NLI_COLUMNS = ("sent0", "sent1", "hard_neg")
+UNPACKED_BYTES = 2**31  # more than this is no archive of sentences
 MINI_CORPUS = Path(__file__).parent / "mini_corpus"
 STS_ROOTS = ("senteval/downstream", "SentEval/data/downstream", "data/downstream", "downstream")
 LAYOUT = ("nli", NLI_FILE, *STS_ROOTS, "generation", "text")  # what a named directory may hold
@@ -42,6 +55,7 @@ STS_TASKS = {
 }
 PAIR_COUNTS = {"STS12": 3108, "STS13": 1500, "STS14": 3750, "STS15": 3000, "STS16": 1186, "STS-B": 1379, "SICK-R": 4927}
 MINI_STS = "mini-STS"
+HIGHEST_SCORE = 5  # of every task
 SPLITS = {"STS-B": ("test", "dev", "train"), "SICK-R": ("test", "train"), MINI_STS: ("test", "dev")}  # else the test
 # What choices are made on, in their order: (task, split).
 DEV_TASKS = (("STS-B", "train"), ("STS-B", "dev"), ("SICK-R", "train"), (MINI_STS, "dev"))
@@ -245,9 +259,9 @@ def _read_labelled_nli(paths: list[Path], source: str) -> Corpus:
     for path in paths:
         for number, line in enumerate(text_lines(path), start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line, f"{path}, line {number}", remedy="Fix or remove the line.")
                 premise, hypothesis, label = row["premise"].strip(), row["hypothesis"].strip(), row["label"]
-            except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+            except (KeyError, AttributeError, TypeError) as error:
                 what = f"not a JSON object with premise, hypothesis and label ({error})"
                 raise InputError(f"{path}, line {number}: {what}. Fix or remove the line.") from error
             if premise and hypothesis and label in labels:
@@ -381,9 +395,9 @@ def _pair(path: Path, number: int, sentences: list[str], score: str, subset: str
         value = float(score)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not 0 <= value <= HIGHEST_SCORE:
         where = f"{score_path or path}, row {number}"
-        raise InputError(f"{where}: the score {score.strip()!r} is not a number. Fix the row.")
+        raise InputError(f"{where}: the score {score.strip()!r} is not a number of 0 to {HIGHEST_SCORE}. Fix the row.")
     first, second = sentences
     return Pair(first, second, value, subset)
 
@@ -504,7 +518,9 @@ def fetch_hub_file(name: str) -> bool:
         path.unlink(missing_ok=True)
         raise InputError(f"{name}: SHA-256 differs from the hub's; the broken download was deleted. Run again.")
     if name.endswith(".tar"):
-        unpack_senteval(path, _data_cache() / "senteval")
+        with alone(_data_cache()):
+            if not (_data_cache() / "senteval").is_dir():  # nobody else has done it meanwhile
+                unpack_senteval(path, _data_cache() / "senteval")
     else:
         with write_whole(_data_cache() / name) as draft:
             shutil.copyfile(path, draft)
@@ -521,8 +537,12 @@ def unpack_senteval(archive: Path, folder: Path) -> None:
     with write_whole(folder) as draft:
         try:
             with tarfile.open(archive) as tar:
+                if sum(member.size for member in tar) > UNPACKED_BYTES:
+                    raise InputError(f"{archive}: more than {UNPACKED_BYTES:,} bytes in it. Fetch SentEval's own.")
                 tar.extractall(draft, filter="data")
-        except (tarfile.TarError, EOFError) as error:
+        except (tarfile.TarError, EOFError, OSError, KeyError, zlib.error, lzma.LZMAError) as error:
+            if is_full_disk(error):
+                raise
             raise InputError(f"{archive}: not a readable archive ({error}). Delete it and run again.") from error
         parent = next((path.parent for path in draft.rglob("downstream") if (path / "STS").is_dir()), None)
         if parent is None:

@@ -146,6 +146,8 @@ class Embedder:
         """
         count = self.language_model.config.num_hidden_layers
         layers = list(range(count + 1)) if layers is None else [_from_zero(layer, count) for layer in layers]
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"A batch of {batch_size} sentences is none. Give a number of 1 or more, or leave it out.")
         listed = list(sentences)
         for index, sentence in enumerate(listed):
             if not isinstance(sentence, str):

@@ -163,9 +163,10 @@ def _bare(decoder, weights: dict[str, torch.Tensor]):
 @torch.no_grad()
 def _read_back(language_model, folder: Path, *, method: str, beside: bool) -> None:
     """Raise an `InputError` unless what was written gives the Embedder's vectors when transformers loads it."""
-    how: dict[str, Any] = {"adapter_kwargs": {"subfolder": ADAPTER_FOLDER}} if beside else {}
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=language_model.decoder.dtype, use_safetensors=True, **how).eval()
+    how: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True}
+    how |= {"adapter_kwargs": {"subfolder": ADAPTER_FOLDER}} if beside else {}
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(folder, dtype=language_model.decoder.dtype, **how).eval()
     expected = torch.as_tensor(Embedder(language_model, method).encode(list(PROBES)))
     for sentence, vector in zip(PROBES, expected):
         ids = tokenizer.apply_chat_template([{"role": "user", "content": sentence}])["input_ids"]

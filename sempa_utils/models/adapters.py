@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig
 
-from sempa_utils.checks import InputError, file_sha256, require_space, write_whole
+from sempa_utils.checks import InputError, check_name, file_sha256, read_table, require_space, write_whole
 from sempa_utils.models import identity
 from sempa_utils.models.language_model import LanguageModel
 
@@ -126,7 +126,10 @@ def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:
             f"{refusal}: trained on the weights {trained_on}, and these are {base.fingerprint}. {remedy} "
             f"(Where an older kit named the same weights so, delete {ADAPTER_NOTE}.)"
         )
-    if isinstance(_read(folder / CONFIG).get("init_lora_weights"), str):
+    settings = _read(folder / CONFIG)
+    if settings.get("megatron_config"):
+        raise InputError(f"{folder / CONFIG}: megatron_config, by which PEFT imports any module. Take it out.")
+    if isinstance(settings.get("init_lora_weights"), str):
         # PiSSA, OLoRA and their like take a part out of the base's weights: it is taken out of a copy.
         for weight in model.parameters():
             weight.data = weight.data.clone()
@@ -137,7 +140,9 @@ def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:
             loaded = wrapped.load_adapter(str(source), "default")  # once more: it alone tells what had no place
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS}: not a readable safetensors file ({error}). Fetch it again.") from error
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:  # by kind of adapter and of misfit
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # by kind of adapter, of misfit, of what its settings say
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{refusal}, or PEFT cannot put it on: {reason} {remedy}") from error
     if not identity.adapter_layers(model):
@@ -219,12 +224,11 @@ def ship_adapter(folder: Path | str, name: str) -> Path:
 
     A model card (README.md) that is there stays. Raises `InputError` for a folder without an adapter of this kit.
     """
-    source = Path(folder)
+    source, target = Path(folder), FINISHED / check_name(name, what="adapter")
     base_of_adapter(source)
     if not (source / ADAPTER_NOTE).is_file():
         raise InputError(f"{source}: no {ADAPTER_NOTE}, so its base is not known for sure. Name one of this kit's.")
     weights = {key: value.to(torch.bfloat16) for key, value in load_file(source / WEIGHTS).items()}
-    target = FINISHED / name
     card = target / "README.md"
     text = card.read_text(encoding="utf8") if card.is_file() else None
     with write_whole(target) as draft:
@@ -254,4 +258,4 @@ def base_of_adapter(folder: Path | str) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+    return read_table(path) if path.is_file() else {}

@@ -7,8 +7,6 @@ does is seen in the text that it renders, so no list of names is kept.
 import datetime
 import os.path
 
-import jinja2
-
 from sempa_utils.checks import InputError, first_line
 
 # Thinking off, by the switches that templates have for it, and one date for all days (the one that Llama's names).
@@ -48,7 +46,7 @@ def is_plain(tokenizer, turns: list[dict]) -> bool:
     """Whether a chat is what the template makes of it by itself: system words, thinking and dates as they stand."""
     try:
         plain = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except (jinja2.TemplateError, TypeError):
+    except Exception:  # as in `_text`
         return False
     return prompt_tokens(tokenizer, turns) == _tokens(tokenizer, plain)
 
@@ -80,7 +78,7 @@ def _rendered(tokenizer, turns: list[dict], answer: str) -> tuple[list[dict], st
     if not texts[0]:
         try:
             _render(tokenizer, turns)
-        except (jinja2.TemplateError, TypeError) as error:
+        except Exception as error:  # as in `_text`
             reason = first_line(error)
             raise InputError(f"The tokenizer's chat template renders no request: {reason} Set another one.") from error
     return turns, texts[0], texts[1]
@@ -102,7 +100,7 @@ def _frame(tokenizer, turns: list[dict], before: str) -> str:
 def _text(tokenizer, turns: list[dict], answer: str | None = None) -> str:
     try:
         return _render(tokenizer, turns, answer)
-    except (jinja2.TemplateError, TypeError):
+    except Exception:  # a template is a program, and fails in as many ways
         return ""
 
 

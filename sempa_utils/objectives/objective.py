@@ -4,6 +4,7 @@ An objective says how a row becomes tokens, what the model reads of them, what t
 comes of it. Its settings are its fields.
 """
 
+import math
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, TypedDict
 
@@ -22,10 +23,12 @@ def setting(default: Any, about: str, *, kind: type | None = None) -> Any:
 
 
 def require_positive(value: Any, names: tuple[str, ...]) -> None:
-    """Raise an `InputError` unless the named fields of a recipe or an objective are above 0."""
+    """Raise an `InputError` unless the named fields of a recipe or an objective are finite and above 0."""
     for name in names:
-        if not getattr(value, name) > 0:
-            raise InputError(f"Recipe: {name} must be greater than 0, not {getattr(value, name)}.")
+        if not 0 < getattr(value, name) < math.inf:
+            raise InputError(
+                f"Recipe: {name} must be greater than 0 and finite, not {getattr(value, name)}. Give another value."
+            )
 
 
 class Tokens(TypedDict):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from sempa_utils.checks import InputError, build_folder, write_whole
+from sempa_utils.checks import InputError, build_folder, check_name, decode_text, parse_json, write_whole
 from sempa_utils.records.migration import migrate
 from sempa_utils.records.types import JSON, SCHEMA, F, NotebookCost, Origin, RunRecord
 
@@ -92,8 +92,9 @@ def run_record(name: str, figures: F, *, headline: str, origin: Origin | None = 
 def save_run(record: RunRecord, folder: str | Path | None = None) -> Path:
     """Write a record as NAME.json, by default into the build folder, and return its path.
 
-    Raises `ValueError` for a figure that is NaN or infinite.
+    Raises `ValueError` for a figure that is NaN or infinite, `InputError` for a name that is a path.
     """
+    check_name(record.name, what="record")
     return write_json(Path(folder or build_folder() / "records") / f"{record.name}.json", record)
 
 
@@ -131,10 +132,8 @@ def read_json(path: str | Path, kind: type[T]) -> T:
 
 
 def _read(path: str | Path):
-    try:
-        return json.loads(Path(path).read_text(encoding="utf8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not readable as JSON ({error}). Make it again, or put the old file back.") from error
+    text = decode_text(Path(path).read_bytes(), path)
+    return parse_json(text, path, remedy="Make it again, or put the old file back.")
 
 
 def _typed(tables, kind, path: str | Path):

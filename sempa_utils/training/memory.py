@@ -109,7 +109,7 @@ def shape(name: str) -> PreTrainedConfig:
     if name in SHAPES:
         return SHAPES[name].family(**SHAPES[name].keywords)
     try:
-        return AutoConfig.from_pretrained(models.fetch(name))
+        return AutoConfig.from_pretrained(models.fetch(name), trust_remote_code=False)
     except InputError:
         raise
     except (OSError, ValueError, KeyError) as error:

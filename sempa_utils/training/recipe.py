@@ -1,5 +1,6 @@
 """The recipe: objective, optimiser, batching and LoRA of a training run, as one value."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 from peft import LoraConfig
 from transformers.pytorch_utils import Conv1D
 
-from sempa_utils.checks import InputError, pick
+from sempa_utils.checks import InputError, check_seed, pick
 from sempa_utils.models.identity import decoder_of
 from sempa_utils.objectives import OBJECTIVES, Objective
 from sempa_utils.objectives.answers import Pairwise
@@ -74,13 +75,18 @@ class Recipe:
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", self.objective.learning_rate)
         pick(self.optimizer, MOMENTS, what="optimiser")
-        sizes = "micro_batch", "accumulation", "chunk", "kl_texts", "save_every", "max_length"
-        require_positive(self, ("learning_rate", "lora_rank", "epochs", *sizes))
+        sizes = "micro_batch", "accumulation", "chunk", "kl_texts", "save_every", "max_length", "max_gradient_norm"
+        require_positive(self, ("learning_rate", "lora_rank", "lora_alpha", "epochs", *sizes))
+        # A warm-up of 1 or more would be taken for a number of steps.
+        for name, limit in (("warmup_share", 1), ("kl_weight", math.inf), ("weight_decay", math.inf)):
+            if not 0 <= getattr(self, name) < limit:
+                raise InputError(
+                    f"Recipe: {name} must be 0 or greater and below {limit}, not {getattr(self, name)}. Leave it out."
+                )
+        check_seed(self.seed)
         self.objective.check(self.micro_batch)
-        if self.kl_weight < 0 or (self.kl_weight and not self.shared_prefix):
-            raise InputError(
-                f"Recipe: kl_weight {self.kl_weight} must be 0 or greater, and needs prefix trees. Leave it out."
-            )
+        if self.kl_weight and not self.shared_prefix:
+            raise InputError(f"Recipe: kl_weight {self.kl_weight} needs prefix trees. Leave it out.")
         if not self.shared_prefix and not self.objective.stock:
             known = " and ".join(name for name, kind in OBJECTIVES.items() if kind.stock)
             raise InputError(f"Recipe: TRL's own batches know {known} alone, not {self.objective.name}.")

@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from sempa_utils import models, profiles
-from sempa_utils.checks import InputError, build_folder, pick, require_space, write_whole
+from sempa_utils.checks import InputError, alone, build_folder, pick, read_table, require_space, write_whole
 from sempa_utils.data.corpora import Corpus, load_nli
 from sempa_utils.data.templates import REQUEST_TEMPLATES, paraphrase_request
 from sempa_utils.models import chat, processes
@@ -63,9 +63,22 @@ def train(
     """
     folder, together = Path(folder), processes()
     check(language_model, corpus, recipe=recipe)
-    if not resume and together.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-    together.wait_for_everyone()
+    with alone(folder) if together.is_main_process else contextlib.nullcontext():
+        if not resume and together.is_main_process:
+            _empty(folder)
+        together.wait_for_everyone()
+        return _trained(language_model, corpus, recipe=recipe, folder=folder, on_curve=on_curve)
+
+
+def _trained(
+    language_model: models.LanguageModel,
+    corpus: Corpus,
+    *,
+    recipe: Recipe,
+    folder: Path,
+    on_curve: Callable[[TrainingCurve], None] | None,
+) -> TrainingRecord:
+    together = processes()
     identity = run_fingerprint(language_model, corpus, recipe=recipe)
     _take_over(folder, language_model, corpus=corpus, recipe=recipe)
     _refuse_another_run(folder, identity)
@@ -92,9 +105,10 @@ def train(
         if recipe.cache_reference:
             trainer.reference = reference_table(trainer, base, corpus=corpus)
         with PeakMemory(language_model.device) as peak:
-            outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            began = time.perf_counter()  # TRL's own runtime is by the clock on the wall, which may be set back
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = round(time.perf_counter() - started, 1)
-        speed = len(corpus) * recipe.epochs / outcome.metrics["train_runtime"]
+        speed = len(corpus) * recipe.epochs / (time.perf_counter() - began)
         if together.is_main_process:
             models.save_adapter(replace(language_model, model=trainer.model), folder / "adapter")
             curve = points(trainer.state.log_history)
@@ -286,10 +300,13 @@ def _take_over(folder: Path, language_model: models.LanguageModel, *, corpus: Co
     the quick ways and a template's own chat, so a run of a model that takes others may be wrong, and is not taken over.
     """
     mark, path = folder / RUN, folder / RECORD
-    if not (mark.is_file() and path.is_file()) or "key" in json.loads(mark.read_text(encoding="utf8")):
+    if not (mark.is_file() and path.is_file()) or "key" in _table(mark):
         return False
-    record = json.loads(path.read_text(encoding="utf8"))
-    theirs = record["model"]["fingerprint"], record["model"]["precision"], record["data"]["fingerprint"]
+    record = _table(path)
+    try:
+        theirs = record["model"]["fingerprint"], record["model"]["precision"], record["data"]["fingerprint"]
+    except (KeyError, TypeError):
+        return False
     alike = theirs == (language_model.fingerprint, language_model.precision, corpus.fingerprint)
     # What it did not know of yet it did not do.
     settings = settings_of(Recipe) | settings_of(type(recipe.objective))
@@ -310,12 +327,22 @@ def _take_over(folder: Path, language_model: models.LanguageModel, *, corpus: Co
 
 def _refuse_another_run(folder: Path, identity: str) -> None:
     path = folder / RUN
-    if path.is_file() and json.loads(path.read_text(encoding="utf8"))["fingerprint"] != identity:
+    if path.is_file() and _table(path).get("fingerprint") != identity:
         raise InputError(
             f"{folder}: belongs to another run (other base, tokenizer, precision, data, recipe or versions of the "
             "libraries), or to one of an older kit that was not finished. "
             "Name another folder, or pass resume=False (--fresh) to replace it."
         )
+
+
+def _empty(folder: Path) -> None:
+    """Take away all that a folder holds, but not the folder: its lock is ours."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _table(path: Path) -> dict[str, Any]:
+    return read_table(path, remedy="Name another folder, or pass resume=False (--fresh) to replace this one.")
 
 
 def _bytes_needed(trainer) -> int:

@@ -353,7 +353,8 @@ def _config_and_tokenizer(model: str):
 
     source = models.fetch(model)
     try:
-        return AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+        how = {"trust_remote_code": False}
+        return AutoConfig.from_pretrained(source, **how), AutoTokenizer.from_pretrained(source, **how)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{model}: its configuration and tokenizer cannot be read ({str(error).splitlines()[0][:200]}). Name a "

@@ -5,13 +5,12 @@ Only where the rows come from is ours: prompts, few-shots, filters and metrics s
 
 import contextlib
 import gzip
-import json
 import re
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sempa_utils.checks import InputError
+from sempa_utils.checks import InputError, decode_text, parse_json
 from sempa_utils.data import corpora
 
 MINI_ITEMS = corpora.MINI_CORPUS / "generation"
@@ -133,21 +132,22 @@ def read_truthfulqa(path: Path) -> dict[str, dict[str, list[dict]]]:
 
     The hub has the one true answer first, and the harness takes the first for the true one.
     """
-    try:
-        items = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}). Fetch or write it again.") from error
+    items = parse_json(decode_text(path.read_bytes(), path), path)
     rows = []
     for number, item in enumerate(items if isinstance(items, list) else [items], start=1):
-        targets = item.get("mc1_targets") if isinstance(item, dict) else None
-        if not isinstance(targets, dict) or not item.get("question") or sorted(targets.values())[-2:] != [0, 1]:
+        item = item if isinstance(item, dict) else {}
+        question, targets = item.get("question"), item.get("mc1_targets")
+        targets = targets if isinstance(targets, dict) else {}
+        labels = list(targets.values())
+        one_true = len(labels) > 1 and all(label in (0, 1) for label in labels) and sum(labels) == 1
+        if not (one_true and isinstance(question, str) and question):
             raise InputError(
                 f"{path}, item {number}: not an object with a question and mc1_targets of which one is 1 and the "
                 "others 0. Fix the item."
             )
         choices = sorted(targets, key=targets.__getitem__, reverse=True)  # stable: the others stay in their order
         labels = [targets[choice] for choice in choices]
-        rows.append({"question": item["question"], "mc1_targets": {"choices": choices, "labels": labels}})
+        rows.append({"question": question, "mc1_targets": {"choices": choices, "labels": labels}})
     if not rows:
         raise InputError(f"{path}: no item in it. Fetch or write it again.")
     return {"truthfulqa_mc1": {"validation": rows}}
@@ -208,14 +208,12 @@ def _json_lines(path: Path, columns: tuple[str, ...]):
             opener = gzip.open if path.suffix == ".gz" else open
             file = stack.enter_context(opener(path, "rt", encoding="utf-8-sig"))
             for number, line in enumerate(file, start=1):
-                row = json.loads(line)
+                row = parse_json(line, f"{path}, line {number}", remedy="Fix or remove the line.")
                 if not isinstance(row, dict) or not all(isinstance(row.get(column), str) for column in columns):
                     raise InputError(
                         f"{path}, line {number}: not an object with {' and '.join(columns)}. Fix the line."
                     )
                 yield number, row
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error}). Fix or remove the line.") from error
         except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise InputError(
                 f"{path}, after line {number}: not readable ({error}). Fetch or write it again."
