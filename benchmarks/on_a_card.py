@@ -54,11 +54,10 @@ STAGES = {
 }
 _NF4 = "--precision nf4 --gradient-checkpointing"
 # What stands in the blanks: on a card, and in a rehearsal.
-FULL = {"shape": f"--shape llama-3-8b {_NF4}", "triplets": 64, "repeats": 3, "batch": 8, "wide": 16,
-        "small": "--precision bfloat16", "pairs": 400, "grid": "--precision bfloat16"}  # fmt: skip
-SMALL = {"shape": f"--shape smollm2-135m {_NF4}", "triplets": 4, "repeats": 1, "batch": 2, "wide": 4,
-         "small": "--precision float32", "pairs": 2,
-         "grid": "--triplets 16 --sts-pairs 4 --precision float32"}  # fmt: skip
+FULL = {"shape": f"--shape llama-3-8b {_NF4}", "triplets": 64, "repeats": 3, "batch": 8, "wide": 16}
+FULL |= {"small": "--precision bfloat16", "pairs": 400, "grid": "--precision bfloat16"}
+SMALL = {"shape": f"--shape smollm2-135m {_NF4}", "triplets": 4, "repeats": 1, "batch": 2, "wide": 4}
+SMALL |= {"small": "--precision float32", "pairs": 2, "grid": "--triplets 16 --sts-pairs 4 --precision float32"}
 
 
 def stages(rehearse: bool) -> dict[str, Stage]:

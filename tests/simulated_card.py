@@ -17,8 +17,8 @@ NAME = "card"
 aten = torch.ops.aten
 _kernels = torch.library.Library("aten", "IMPL")
 # Operations whose tensors may lie apart on a real card, too: copies, and indices that are brought over by themselves.
-MAY_LIE_APART = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put_.default,
-                 aten.index_put.default, aten._index_put_impl_.default}  # fmt: skip
+MAY_LIE_APART = {aten.copy_.default, aten._to_copy.default, aten.index.Tensor, aten.index_put_.default}
+MAY_LIE_APART |= {aten.index_put.default, aten._index_put_impl_.default}
 
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -32,10 +32,9 @@ class OnCard(torch.Tensor):
     @staticmethod
     def __new__(cls, values: torch.Tensor):
         """Wrap a tensor of the CPU."""
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, values.shape, strides=values.stride(), storage_offset=values.storage_offset(),
-            dtype=values.dtype, device=torch.device(NAME, 0),
-        )  # fmt: skip
+        lies = {"strides": values.stride(), "storage_offset": values.storage_offset()}
+        what = {"dtype": values.dtype, "device": torch.device(NAME, 0)}
+        made = torch.Tensor._make_wrapper_subclass(cls, values.shape, **lies, **what)
         made.values = values
         return made
 

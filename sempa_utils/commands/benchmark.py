@@ -23,7 +23,7 @@ def add(commands) -> None:
     command.add_argument(
         "--limit", type=int, help="items per task (default: the profile's, of --gold-answers 500; 0: all)"
     )
-    shared.add_batch_size(command, "items", "by length")
+    shared.add_batch_size(command, "items", default="by length")
     shared.add_record(command)
     command.set_defaults(run=run)
 

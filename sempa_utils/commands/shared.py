@@ -103,7 +103,7 @@ def add_figure(command, drawn: str) -> None:
     command.add_argument("--figure", metavar="FILE", type=picture, help=f"also draw {drawn} ({', '.join(PICTURES)})")
 
 
-def add_batch_size(command, unit: str, default: str = "by tokens") -> None:
+def add_batch_size(command, unit: str, *, default: str = "by tokens") -> None:
     """Add --batch-size."""
     about = f"{unit} per batch, at most (default: {default})"
     command.add_argument("--batch-size", type=size, metavar="N", help=about)
