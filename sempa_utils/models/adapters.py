@@ -128,9 +128,7 @@ def _put_on(base: LanguageModel, adapter: Path | str) -> LanguageModel:
         )
     settings = _read(folder / CONFIG)
     if settings.get("megatron_config"):
-        raise InputError(
-            f"{folder / CONFIG}: megatron_config, by which PEFT imports any module. Take it out."
-        )
+        raise InputError(f"{folder / CONFIG}: megatron_config, by which PEFT imports any module. Take it out.")
     if isinstance(settings.get("init_lora_weights"), str):
         # PiSSA, OLoRA and their like take a part out of the base's weights: it is taken out of a copy.
         for weight in model.parameters():
