@@ -40,10 +40,10 @@ environment
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0, or 1 after printing one clear error."""
-    options = _parser().parse_args(arguments)
-    # Between the libraries, about their next releases; the pins hold them where they are.
-    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
+        options = _parser().parse_args(arguments)
+        # Between the libraries, about their next releases; the pins hold them where they are.
+        warnings.filterwarnings("ignore", category=FutureWarning)
         return options.run(options) or 0
     except Exception as error:
         if not (told := _told(error)):

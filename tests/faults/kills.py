@@ -76,6 +76,8 @@ def fork(work: Callable[[], int], folder: Path, *, largest_file: int | None = No
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
         code = work()
+    except KeyboardInterrupt:  # before the command had begun
+        code = 130
     except BaseException:
         traceback.print_exc()
     finally:
