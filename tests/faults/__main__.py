@@ -150,7 +150,9 @@ def told(attack: Attack) -> Attack:
 def report(attacks: list[Attack], name: str) -> None:
     """Write the record and its table into results/."""
     of = {part: sum(one.tries for one in attacks if one.what.startswith(part)) for part in ("bad input", "killed")}
-    headline = f"{of['bad input']:,} bad inputs and {of['killed']:,} kills: no row lost, no file torn"
+    headline = f"{of['bad input']:,} bad inputs, each read or refused by one error"
+    if of["killed"]:
+        headline += f"; {of['killed']:,} kills, after each the same bytes"
     record = records.run_record(name, {one.what: one for one in attacks}, headline=headline)
     folder = records.committed_folder()
     records.save_run(record, folder)
