@@ -1,6 +1,7 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
 # make test   makes .venv and runs the whole suite
 # make exercises  writes the notebooks for a class, with and without solutions, into build/exercises
+# make site       builds one site of notebooks, findings, teacher's and API pages, to read without a network, in build/site
 # make bench, docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -29,6 +30,11 @@ docs: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[docs]'
 	@$(BIN)/python -m pdoc -o build/docs sempa_utils && echo "build/docs/index.html"
 
+site: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[docs,site]'
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c site -d build/site-cache . build/site
+	@$(BIN)/python -m pdoc -o build/site/api sempa_utils && echo "build/site/index.html"
+
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/training.py
 	@$(BIN)/python benchmarks/embedding.py
@@ -53,4 +59,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 		&& echo "== installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-.PHONY: run test notebooks exercises docs bench report lint lab clean
+.PHONY: run test notebooks exercises docs site bench report lint lab clean
