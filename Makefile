@@ -1,6 +1,7 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
 # make test   makes .venv and runs the whole suite
 # make exercises  writes the notebooks for a class, with and without solutions, into build/exercises
+# make site   builds one site of notebooks, findings, teacher's and API pages, to read without a network, in build/site
 # make bench  times training, embedding and generation, and how cost grows; RECORD=yes keeps it in results/
 # make faults  attacks what the kit promises of its files: bad input, kills, full disks, a crowd
 # make docs, report, notebooks, lint, lab, clean: see below
@@ -34,6 +35,11 @@ docs: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[docs]'
 	@$(BIN)/python -m pdoc -o build/docs sempa_utils && echo "build/docs/index.html"
 
+site: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[docs,site]'
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c site -d build/site-cache . build/site
+	@$(BIN)/python -m pdoc -o build/site/api sempa_utils && echo "build/site/index.html"
+
 bench: $(INSTALLED)
 	@$(BIN)/python benchmarks/training.py --triplets 16 $(if $(RECORD),--record bench_training_cpu)
 	@$(BIN)/python benchmarks/embedding.py --pairs 20 $(if $(RECORD),--record bench_embedding_cpu)
@@ -63,4 +69,4 @@ $(INSTALLED): requirements.txt pyproject.toml
 # Options for it, such as FAULTS=--soak or FAULTS='--only kill --kills 100'.
 FAULTS ?=
 
-.PHONY: run test faults notebooks exercises docs bench report lint lab clean
+.PHONY: run test faults notebooks exercises docs site bench report lint lab clean

@@ -18,6 +18,7 @@ from sempa_utils.objectives import OBJECTIVES
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf8")
 FINDINGS = (ROOT / "results" / "findings.md").read_text(encoding="utf8")
+TEACHING = "\n".join(path.read_text(encoding="utf8") for path in sorted((ROOT / "teaching").glob("*.md")))
 
 
 def test_the_first_screen_says_what_this_is_and_how_to_start():
@@ -30,6 +31,7 @@ PAGES = [
     "README.md",
     *(f"results/{name}.md" for name in ("README", "findings", "large_models", "families")),
     *(f"sempa_utils/adapters/{name}/README.md" for name in FINISHED),
+    *(f"teaching/{name}.md" for name in ("README", "questions", "summary", "quiz")),
     "sempa_utils/data/mini_corpus/README.md",
     "sempa_utils/records/published/README.md",
 ]
@@ -154,7 +156,7 @@ def test_every_module_is_in_the_map():
         assert f"`{path.stem}`" in README, path.name
 
 
-@pytest.mark.parametrize("text", [README, FINDINGS], ids=["README", "findings"])
+@pytest.mark.parametrize("text", [README, FINDINGS, TEACHING], ids=["README", "findings", "teaching"])
 def test_every_marked_number_is_that_of_its_record(text):
     """The number before <!-- results/NAME.json: KEY.KEY --> is that figure, rounded as it is written."""
     marks = re.findall(r"([^\n]*?)<!-- (results/[\w.-]+): (.+?) -->", text)
@@ -190,7 +192,10 @@ def test_the_tables_of_figures_have_no_unmarked_number():
     assert rows and all("<!-- results/" in row for row in rows)
 
 
-@pytest.mark.parametrize("text", [README.split("\n## The notebooks")[0], FINDINGS], ids=["first screen", "findings"])
+FOUND = {"first screen": README.split("\n## The notebooks")[0], "findings": FINDINGS, "teaching": TEACHING}
+
+
+@pytest.mark.parametrize("text", FOUND.values(), ids=FOUND)
 def test_what_was_found_has_no_unmarked_number(text):
     from sempa_utils.experiments import report
 
@@ -214,8 +219,11 @@ def test_tables_and_pictures_are_those_of_the_committed_records():
     pictures = report.pictures()
     assert pictures
     for name, (_, mark) in pictures.items():
-        with Image.open(ROOT / "results" / "figures" / f"{name}.png") as picture:
+        place = ROOT / "results" / "figures" / name
+        with Image.open(place.with_suffix(".png")) as picture:
             assert picture.text["Description"] == mark, "draw it again: make report"
+        drawing = place.with_suffix(".svg").read_text(encoding="utf8")
+        assert f"<dc:description>{mark}</dc:description>" in drawing, "draw it again: make report"
 
 
 def test_the_scored_adapters_are_the_trained_ones():

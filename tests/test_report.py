@@ -269,7 +269,7 @@ def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
     assert record_name("some/Other-1B", "base") == "reproduce_other-1b_base"
     monkeypatch.setattr(records, "committed_folder", lambda: tmp_path)
     drawn = report.pictures()
-    assert set(drawn) == {"frontier", "layers", "costs"}
+    assert set(drawn) == {"frontier", "layers", "gains", "costs"}
     first = drawn["frontier"][1]
     records.save_run(changed(found, "pairwise", frontier=[FrontierPoint(1024, 74.12, 21.0)])["pairwise"], tmp_path)
     assert report.pictures()["frontier"][1] != first
@@ -341,3 +341,14 @@ def test_the_recipes_of_recorded_runs_say_what_they_differ_in(found):
 def test_the_figures_on_many_items_have_the_line_of_guessing():
     table = report.on_many_items({})
     assert table.splitlines()[-1] == "| guessing | 25.0 | 22.2 |  |" and "(" in table.splitlines()[3]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_picture_drawn_twice_is_the_same_to_the_byte(tmp_path, ending):
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        curves = {"pairwise": [FrontierPoint(1024, 66.0, 31.0)]}
+        picture = report.PICTURES["frontier"][1](curves, FrontierPoint(0, 64.0, 30.0))
+        report.save_picture(picture, tmp_path / folder / f"one.{ending}", mark="a1b2")
+    first, second = ((tmp_path / folder / f"one.{ending}").read_bytes() for folder in ("first", "second"))
+    assert first == second and b"a1b2" in first

@@ -21,8 +21,7 @@ def run(options) -> None:
             draft.write_text(text, encoding="utf8")
         print(path.relative_to(root))
     for name, (figure, mark) in report.pictures().items():
-        path = records.committed_folder() / "figures" / f"{name}.png"
-        with write_whole(path) as draft:
-            # The picture carries the fingerprint of its records, so that a test can tell a stale one.
-            figure.savefig(draft, format="png", metadata={"Description": mark})
-        print(path.relative_to(root))
+        for ending in ("png", "svg"):
+            path = records.committed_folder() / "figures" / f"{name}.{ending}"
+            report.save_picture(figure, path, mark=mark)
+            print(path.relative_to(root))

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from sempa_utils import models, records
-from sempa_utils.checks import fingerprint, pick
+from sempa_utils.checks import fingerprint, pick, write_whole
 from sempa_utils.data.corpora import STS_TASKS
 from sempa_utils.evaluation.generation import CHANCE, TASKS, gold_answers
 from sempa_utils.experiments.agreement import KINDS, agreement, here_and_there
@@ -22,7 +23,7 @@ from sempa_utils.experiments.cards import with_metadata
 from sempa_utils.experiments.grid import ALL, BASE, FINISHED, RUNS, TRIALS, record_name
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
-from sempa_utils.plots.generation import differences, frontier
+from sempa_utils.plots.generation import differences, frontier, gained_and_lost
 from sempa_utils.plots.space import movement_by_layer
 
 OUTCOMES = {  # of a type of model
@@ -435,7 +436,12 @@ def written(path: Path, recorded: Recorded) -> str:
 def documents() -> list[Path]:
     """Return the repository's files that hold such blocks."""
     root = records.committed_folder().parent
-    places = [*root.glob("*.md"), *root.glob("results/*.md"), *models.FINISHED.glob("*/README.md")]
+    places = [
+        *root.glob("*.md"),
+        *root.glob("results/*.md"),
+        *root.glob("teaching/*.md"),
+        *models.FINISHED.glob("*/README.md"),
+    ]
     return [path for path in sorted(places) if BLOCK.search(path.read_text(encoding="utf8"))]
 
 
@@ -460,9 +466,26 @@ def _gold_answers(recorded: Recorded) -> tuple[dict[str, dict[str, records.Diffe
     return {run: {task: less for task, less in row.items() if less} for run, row in apart.items()}, base
 
 
+def _gains(
+    recorded: Recorded,
+) -> tuple[dict[str, tuple[records.Difference, records.Difference]], records.GridFigures]:
+    """Return {run: (its difference on the benchmarks, on the seven tasks)} of those that have both, and the base."""
+    runs = {}
+    for run, seven in _having_seven(recorded):
+        generation = _figures(recorded, run).generation
+        speech, embedding = generation and generation.scores.mean.difference, seven.scores.mean.difference
+        if speech and embedding:
+            runs[run] = speech, embedding
+    return runs, _figures(recorded, BASE)
+
+
 PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the records as (runs, base), and what draws it
     "frontier": (curves, functools.partial(frontier, text="WikiText-2", gained="STS-B dev")),
     "layers": (_layers, movement_by_layer),
+    "gains": (
+        _gains,
+        lambda runs, _: gained_and_lost(runs, generation="mean of five benchmarks", sts="seven STS tasks"),
+    ),
     "costs": (_gold_answers, lambda runs, base: differences(runs, BENCHMARKS | {"mean": "mean"})),
 }
 
@@ -475,6 +498,17 @@ def pictures() -> dict[str, tuple[Figure, str]]:
         if runs and base:
             drawn[name] = draw(runs, base), fingerprint(records.plain(runs), records.plain(base))
     return drawn
+
+
+def save_picture(figure: Figure, path: Path, *, mark: str) -> None:
+    """Write a picture as PNG or SVG, by the ending of `path`: the same bytes each time, `mark` as its description.
+
+    The mark is the fingerprint of its records, so that a test can tell a stale picture.
+    """
+    kind = path.suffix.removeprefix(".")
+    undated = {"Date": None} if kind == "svg" else {}
+    with write_whole(path) as draft, rc_context({"svg.hashsalt": mark}):
+        figure.savefig(draft, format=kind, metadata={"Description": mark} | undated)
 
 
 def _reached(
