@@ -479,8 +479,14 @@ def _gains(
     return runs, _figures(recorded, BASE)
 
 
+def _first_curves(recorded: Recorded) -> tuple[dict[str, list[records.FrontierPoint]], records.FrontierPoint | None]:
+    """Return `curves` of the runs of the first screen: more would not be told apart."""
+    runs, base = curves(recorded)
+    return {run: points for run, points in runs.items() if run in FIRST_SCREEN}, base
+
+
 PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the records as (runs, base), and what draws it
-    "frontier": (curves, functools.partial(frontier, text="WikiText-2", gained="STS-B dev")),
+    "frontier": (_first_curves, functools.partial(frontier, text="WikiText-2", gained="STS-B dev")),
     "layers": (_layers, movement_by_layer),
     "gains": (
         _gains,
