@@ -10,6 +10,7 @@ import random
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+import torch
+import tqdm.auto
 
 from faults.tiny import Tiny, files
 from sempa_utils import __main__ as command_line
@@ -67,8 +70,10 @@ def fork(work: Callable[[], int], folder: Path, *, largest_file: int | None = No
         return number
     code = 70
     try:
+        _apart_from_the_parent()
         os.dup2(writing, 1)
         os.dup2(writing, 2)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False, encoding="utf8") for number in (1, 2))
         os.chdir(folder)
         os.environ |= {"SEMPA_BUILD_DIR": str(folder / "build"), "SEMPA_CACHE_DIR": str(folder / "cache")}
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -84,6 +89,14 @@ def fork(work: Callable[[], int], folder: Path, *, largest_file: int | None = No
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _apart_from_the_parent() -> None:
+    """Take locks and threads of this fork's own: a shared lock would stay held by who is killed with it."""
+    lock = threading.RLock()
+    for bar in (tqdm.std.tqdm, tqdm.auto.tqdm):
+        bar.set_lock(lock)
+    torch.set_num_threads(1)  # the other threads of OpenMP did not come along
 
 
 def wait(number: int) -> Ended:
