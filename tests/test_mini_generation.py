@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from sempa_utils.data.corpora import MINI_CORPUS
+from sempa_utils.evaluation.generation import Benchmarks, gold_answers
 
 FOLDER = MINI_CORPUS / "generation"
 SUBJECTS = ("elementary_mathematics", "high_school_geography", "nutrition")
@@ -135,3 +136,8 @@ def test_spelling_is_british():
     american = r"\b(?:color|colors|favorite|center|liter|liters|meter|meters|gray|neighbor|airplane|soccer|dollars?)\b"
     for question in every_question():
         assert not re.search(american, question.lower()), question
+
+
+def test_our_own_items_named_as_a_directory_are_called_ours():
+    found = gold_answers.load(Benchmarks(directory=MINI_CORPUS))
+    assert {task.data["source"] for task in found.values()} == {"mini corpus (packaged)"}

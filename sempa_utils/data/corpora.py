@@ -452,7 +452,8 @@ def data_folders(directory: str | Path | None) -> Iterator[tuple[Path, str]]:
         folder = Path(named).expanduser()
         if not folder.is_dir():
             raise InputError(f"{folder}: no such data directory. Correct the argument or SEMPA_DATA_DIR.")
-        yield folder, f"directory {folder.resolve().name}"
+        own = folder.resolve() == MINI_CORPUS.resolve()
+        yield folder, "mini corpus (packaged)" if own else f"directory {folder.resolve().name}"
     yield _data_cache(), "cache"
 
 

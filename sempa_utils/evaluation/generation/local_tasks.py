@@ -44,7 +44,8 @@ def find(task: str, directory: str | Path | None = None) -> Documents | None:
                         f"{root / name}: no such file, so there is no {task} here. Add it in the layout of the "
                         "public release, or leave the task out."
                     )
-                return _documents(read, root / name, source if source == "cache" else f"directory {root.name}")
+                origin = f"directory {root.name}" if source.startswith("directory") else source
+                return _documents(read, root / name, origin)
     corpora.require_layout(directory)
     if corpora.hub_reachable():
         return None
