@@ -572,7 +572,7 @@ def test_a_missing_or_unreadable_file(name, items):
     [
         ("gsm8k_test.jsonl", '{"question": "How many?"}', 2, "line 2: not an object with question and answer"),
         ("gsm8k_test.jsonl", '{"question": "How many?", "answer": "5"}', 2, "line 2: the answer does not end in"),
-        ("gsm8k_test.jsonl", "{", 3, "line 3: not JSON"),
+        ("gsm8k_test.jsonl", "{", 3, "line 3: not readable as JSON"),
         ("hellaswag_val.txt", "no label", 7, "line 7: no 'activity label: context'"),
         ("hellaswag_val.txt", "4", 8, "line 8: the gold index '4' is none of 0 to 3"),
         ("hellaswag_val.txt", " ", 11, "line 11: an empty ending"),
