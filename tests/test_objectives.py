@@ -379,7 +379,7 @@ def test_rows_without_room_are_left_out_and_counted(ranked, tmp_path):
         ({"objective": "contrastive", "cache_reference": True}, "depends on a row alone"),
         ({"optimizer": "adam"}, "adamw_torch"),
         ({"chunk": 0}, "chunk must be greater"),
-        ({"kl_weight": -1.0}, "kl_weight -1.0 must be 0 or greater"),
+        ({"kl_weight": -1.0}, "kl_weight must be 0 or greater and below inf, not -1.0"),
         ({"kl_weight": 1.0, "shared_prefix": False}, "needs prefix trees"),
     ],
 )
