@@ -107,7 +107,7 @@ def test_gained_and_lost_has_our_points_with_intervals_and_published_ones_hollow
     assert to_rgba(lines["contrastive"].get_markerfacecolor()) != to_rgba("white")
     assert set(lines["contrastive, 7B\n(STS not given)"].get_xdata()) == {-7.6}
     ours, theirs = figure.legends
-    assert keys(ours) == list(OURS) and "this run" in ours.get_title().get_text()
+    assert keys(ours) == list(OURS) and "ours" in ours.get_title().get_text()
     assert len(keys(theirs)) == 2 and "published" in theirs.get_title().get_text()
     assert "mean of two" in axes.get_xlabel() and "STS" in axes.get_ylabel()
 
