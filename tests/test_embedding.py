@@ -242,7 +242,7 @@ def test_a_pack_holds_each_beginning_once_and_no_padding(deep, monkeypatch):
 
 
 def test_a_batch_size_holds_for_packs_too(deep):
-    packs = Embedder(deep)._batches(
+    packs = Embedder(deep)._packs(
         {text: rows for text, rows in zip(SENTENCES, Embedder(deep)._rows(SENTENCES))}, at_most=2
     )
     assert [len(pack) for pack in packs] == [2, 2, 1]
@@ -293,7 +293,9 @@ def test_equal_sentences_are_encoded_once(tiny, monkeypatch):
     embedder = Embedder(tiny)
     seen, run = [], embedder._encode_batch
     monkeypatch.setattr(
-        embedder, "_encode_batch", lambda reader, rows, *rest: seen.extend(rows) or run(reader, rows, *rest)
+        embedder,
+        "_encode_batch",
+        lambda reader, rows, *rest, **how: seen.extend(rows) or run(reader, rows, *rest, **how),
     )
     vectors = embedder.encode(["One.", "Two.", "One.", "One."])
     assert len(seen) == 2

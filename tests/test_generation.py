@@ -652,3 +652,11 @@ def test_the_real_files_have_the_published_numbers_of_items(data_directory):
     assert rows == {"gsm8k": 1319, "mmlu": 14042, "hellaswag": 10042, "drop": 9536, "truthfulqa": 817}
     assert found["drop"]["rows"] == 9058 and found["mmlu"]["subjects"] == 57
     assert {one["items"] for one in found.values()} == {57}
+
+
+def test_guessing_gets_what_the_number_of_answers_says(data_directory):
+    """HellaSwag and MMLU have four answers each; TruthfulQA's questions have as many as they have."""
+    path = next(Path(data_directory).rglob("truthfulqa_mc_task.json"))
+    items = json.loads(path.read_text(encoding="utf8"))
+    guessed = sum(1 / len(item["mc1_targets"]) for item in items) / len(items)
+    assert generation.CHANCE == {"mmlu": 25.0, "hellaswag": 25.0, "truthfulqa": pytest.approx(100 * guessed, abs=0.005)}

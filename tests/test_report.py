@@ -199,22 +199,6 @@ def test_a_trial_stands_beside_what_its_recipe_differs_in(found):
     assert "pairwise_2048_swapped" not in told and "one_word_2048" not in told
 
 
-def test_a_control_stands_beside_the_whole_run(found):
-    def judged(mean: float, accuracy: float) -> GridFigures:
-        learned = records.CurveMean(0.3, 2.0, accuracy)
-        dev = records.DevFigures(sts_figures(mean, ("STS-B dev",)).scores, [], {})
-        return replace(figures(mean, 21.0), train=TrainingFigures(1024, learned), dev=dev)
-
-    control = "pairwise_without_entailment"
-    recipe = {"objective": "pairwise", "learning_rate": 5e-4, "micro_batch": 8, "accumulation": 2, "template": "asked"}
-    runs = {run: recorded_as(run, judged(70.0, 0.91), recipe=recipe) for run in (report.WHOLE, control)}
-    table = report.controls(found | runs)
-    for run in runs:
-        assert cells(table, f"`{run}`") == ["91", *["+9.50 (+8.1 to +11.0)"] * 2, "+5.0 %"]
-    assert "STS-B dev, less the base" in table and "`pairwise_2048`" not in table
-    assert f"`{control}`" not in report.trials(found | runs)
-
-
 def test_a_finished_adapters_run_stands_beside_the_base_task_by_task(found):
     assert len(report.finished(found, "contrastive_kl").splitlines()) == 2  # not run
     found["contrastive_kl"] = found["pairwise"]

@@ -155,7 +155,8 @@ class Embedder:
         prepared = [prepare_sentence(sentence) for sentence in listed]
         distinct = list(dict.fromkeys(prepared))
         rows = dict(zip(distinct, self._rows(distinct)))
-        batches = self._batches(rows, at_most=batch_size or sys.maxsize)
+        packed = bool(rows) and self._is_packed(rows.values())
+        batches = (self._packs if packed else self._batches)(rows, at_most=batch_size or sys.maxsize)
         places = {text: place for place, text in enumerate(text for batch in batches for text in batch)}
         vectors = torch.empty(len(layers), len(distinct), self.dimension)
         reader, shared = Reader(self.language_model), self._shared()
@@ -165,7 +166,8 @@ class Embedder:
         ) as bar:
             for texts in batches:
                 batch = [rows[text] for text in texts]
-                vectors[:, done : done + len(batch)] = self._encode_batch(reader, batch, shared, layers)
+                how = {"layers": layers, "packed": packed}
+                vectors[:, done : done + len(batch)] = self._encode_batch(reader, batch, shared, **how)
                 done += len(batch)
                 bar.update(len(batch))
         broken = ~vectors.isfinite().all(dim=2).all(dim=0)
@@ -181,8 +183,10 @@ class Embedder:
         """Return the cosine of each vector of `first` (n, width) with each of `second` (m, width): (n, m)."""
         return similarity(first, second)
 
-    def _encode_batch(self, reader: Reader, rows: list[list[Row]], shared: list[int], layers: list[int]):
-        if self._is_packed(rows):
+    def _encode_batch(
+        self, reader: Reader, rows: list[list[Row]], shared: list[int], *, layers: list[int], packed: bool
+    ) -> torch.Tensor:
+        if packed:
             return reader.vectors(reader.pack([row for (row,) in rows]), layers)
         main, *auxiliary = (reader.batch(list(part), count) for part, count in zip(zip(*rows), shared))
         if not self.method.steer:
@@ -199,9 +203,7 @@ class Embedder:
         return exact and in_float32 and base.device.type == "cpu" and not self.method.steer
 
     def _batches(self, rows: dict[str, list[Row]], *, at_most: int) -> list[list[str]]:
-        """Return the texts, batch by batch; those that begin alike stand together, or those of like length."""
-        if rows and self._is_packed(rows.values()):
-            return self._packs(rows, at_most)
+        """Return the texts, batch by batch; those of like length stand together."""
         longest_first = sorted(rows, key=lambda text: len(rows[text][0].tokens), reverse=True)
         batches, done, shared = [], 0, self._shared()[0]
         while done < len(rows):
@@ -210,7 +212,8 @@ class Embedder:
             done += size
         return batches
 
-    def _packs(self, rows: dict[str, list[Row]], at_most: int) -> list[list[str]]:
+    def _packs(self, rows: dict[str, list[Row]], *, at_most: int) -> list[list[str]]:
+        """Return the texts, tree by tree; those that begin alike stand together."""
         packs, size, before = [[]], 0, []
         for text in sorted(rows, key=lambda text: rows[text][0].tokens):
             tokens = rows[text][0].tokens

@@ -40,7 +40,6 @@ Recorded = dict[str, records.RunRecord[records.GridFigures] | None]  # None: a r
 SHOWN_SUBSETS = 3
 PEER = "all-MiniLM-L6-v2"  # an encoder that cannot speak, in the record below
 SCORED = "sts_seven_tasks_finished"
-WHOLE = "pairwise_kl_1024"  # beside which its controls stand
 CONTRASTIVE = "contrastive_kl"  # beside which the paper's objective is judged
 FIRST_SCREEN = (BASE, "pairwise", "pairwise_kl_2048", "listwise", "one_word", "contrastive", "contrastive_kl")
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
@@ -203,31 +202,6 @@ def trials(recorded: Recorded) -> str:
         batch = recipe["micro_batch"] * recipe["accumulation"]
         rows[_name(run)] = [f"{recipe['learning_rate']:g}", f"{batch}", f"{asked}", *cells]
     return _markdown("", ["learning rate", "batch", "answers asked for by", *seen], rows)
-
-
-def controls(recorded: Recorded) -> str:
-    """Return the runs with one thing taken away beside the whole one: preference learned, dev tasks, perplexity."""
-    rows, base = {}, curves(recorded)[1]
-    for run in (WHOLE, *(run for run, one in TRIALS.items() if one.control)):
-        figures = _figures(recorded, run)
-        if figures.train and figures.dev and figures.frontier and base:
-            learned = figures.train.last_quarter
-            tasks = [_difference(score) for score in figures.dev.scores.tasks.values()]
-            price = _change(figures.frontier[-1].perplexity, base.perplexity)
-            rows[_name(run)] = [
-                f"{100 * learned.accuracy:.0f}" if learned else "",
-                *tasks,
-                _difference(figures.dev.scores.mean),
-                price,
-            ]
-    names = [f"{name}, less the base" for name in _dev_names(recorded)]
-    columns = ["preferred answer likelier, last quarter of training, %", *names, "mean, less the base", "perplexity"]
-    return _markdown("", columns, rows)
-
-
-def _dev_names(recorded: Recorded) -> list[str]:
-    dev = _figures(recorded, WHOLE).dev
-    return list(dev.scores.tasks) if dev else []
 
 
 def subsets(recorded: Recorded) -> str:
@@ -413,7 +387,7 @@ TABLES = {"overview": overview, "grid": grid, "recipes": recipes, "sts": sts,
           "finished-sempa": functools.partial(finished, run=FINISHED["smollm2-135m-sempa"]),
           "finished-contrastive": functools.partial(finished, run=FINISHED["smollm2-135m-contrastive"]),
           "methods": methods, "first-trials": first_trials,
-          "controls": controls, "dev-sets": dev_sets, "dev-tasks": dev_tasks,
+          "dev-sets": dev_sets, "dev-tasks": dev_tasks,
           "families": families, "families-run": families_run}  # fmt: skip
 
 
