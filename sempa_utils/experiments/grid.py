@@ -60,6 +60,7 @@ RUNS = {
     "one_word_seed_43": Run("one_word", _WORDS | {"seed": 43}),
     "one_word_seed_44": Run("one_word", _WORDS | {"seed": 44}),
     "one_word_kl": Run("one_word", _WORDS | _KL),
+    "one_word_kl_2048": Run("one_word", _WORDS | _KL, 2048),
     "contrastive": Run("contrastive", _SLOTS | _WHOLE),
     "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _KL),
 }
