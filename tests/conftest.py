@@ -1,6 +1,7 @@
 """What the tests share: tiny random models, a small tokenizer made here, and the packaged model."""
 
 import functools
+import gc
 import os
 
 import hypothesis
@@ -22,6 +23,12 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 def pytest_collection_modifyitems(items):
     """Begin with what takes minutes by itself, so that the other process has the rest beside it."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish():
+    """Keep what the imports made out of later collections: every training collects, and would look through it all."""
+    gc.collect()
+    gc.freeze()
 
 
 @functools.cache
