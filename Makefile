@@ -1,5 +1,5 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
-# make test   makes .venv and runs the whole suite
+# make test   makes .venv and runs the whole suite, in two processes where there are two cores
 # make exercises  writes the notebooks for a class, with and without solutions, into build/exercises
 # make site   builds one site of notebooks, findings, teacher's and API pages, to read without a network, in build/site
 # make bench  times training, embedding and generation, and how cost grows; RECORD=yes keeps it in results/
@@ -20,7 +20,7 @@ run: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 2 --dist worksteal
 
 faults: $(INSTALLED)
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS)

@@ -236,6 +236,7 @@ def execute(source: Path, build: Path, *, alone: bool) -> dict | None:
     client = NotebookClient(
         notebook,
         timeout=None,
+        startup_timeout=600,  # a busy machine is slow, and not wrong
         kernel_name="python3",
         extra_arguments=[
             "--IPKernelApp.log_level=40"

@@ -32,6 +32,7 @@ def test_there_are_five_notebooks():
     assert [source.stem[:2] for source in SOURCES] == ["01", "02", "03", "04", "05"]
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_every_notebook_runs_at_the_smallest_size(tmp_path):
     surroundings = {name: value for name, value in os.environ.items() if name != "SEMPA_DATA_DIR"}

@@ -228,7 +228,9 @@ display(
 # to see what an item is and what is read of it.
 
 # %%
-own = gold_answers.load(generation.Benchmarks(directory=corpora.MINI_CORPUS, seed=SEED))
+own = gold_answers.load(
+    generation.Benchmarks(directory=corpora.MINI_CORPUS, limit=profile.gold_items, seed=SEED)
+)
 for task, drawn in own.items():
     item = drawn.items[0]
     print(f"── {gold_answers.LABELS[task]}, {len(drawn.items)} items ──")
