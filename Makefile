@@ -21,8 +21,8 @@ SLIM ?=
 INSTALLED = .venv/$(if $(SLIM),slim,installed)
 WHEELS ?=
 ifneq ($(WHEELS),)
-export PIP_NO_INDEX = 1
-export PIP_FIND_LINKS = $(abspath $(WHEELS))
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELS))
 endif
 
 run: $(INSTALLED)
@@ -56,6 +56,7 @@ address: $(INSTALLED)
 	@$(BIN)/python notebooks/address.py
 
 classroom: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[classroom]'
 	$(BIN)/python -m pytest $(CLASSROOM)
 
 docs: $(INSTALLED)
