@@ -1,4 +1,4 @@
-"""A page of JupyterLab in Chromium, used as a student does: run all, move a slider, solve an exercise wrongly and rightly.
+"""A page of JupyterLab in Chromium, used as a student does: all cells, a slider, an exercise solved wrongly and rightly.
 
 Not part of the suite: it wants Chromium, which is found on the path or named by CHROMIUM, and Playwright, which
 `pip install -e '.[classroom]'` brings. `make classroom CLASSROOM=tests/classroom/jupyter.py`; pictures of the page lie
