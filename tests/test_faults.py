@@ -187,7 +187,9 @@ def test_a_folder_that_had_stepped_aside_when_the_process_was_killed_comes_back(
 def test_a_full_disk_is_told_from_other_errors():
     wrapped = ValueError("broken")
     wrapped.__cause__ = OSError(errno.EDQUOT, "no")
-    full = OSError(errno.ENOSPC, "no"), RuntimeError("No space left on device (os error 28)"), wrapped
+    short = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 15424 vs 15316")  # of torch.save
+    full = [OSError(errno.ENOSPC, "no"), RuntimeError("No space left on device (os error 28)"), wrapped, short]
+    full += [RuntimeError("basic_ios::clear: iostream error")]  # of torch.save again
     assert all(map(is_full_disk, full))
     assert not any(map(is_full_disk, (ValueError("broken"), PermissionError(13, "no"))))
 
@@ -202,6 +204,19 @@ def test_a_place_that_cannot_be_written_is_one_error(capsys, made, place, monkey
     code = command_line.main(["encode", "--model", str(made.home), "--input", str(lines), "--output", output])
     said = capsys.readouterr().err
     assert code == 1 and "error: cache: Read-only file system. Name another place" in said and "Traceback" not in said
+
+
+def test_an_error_stands_on_a_line_of_its_own_below_a_progress_bar(capsys, monkeypatch):
+    from tqdm.auto import tqdm
+
+    def run(_):
+        run.bar = tqdm(total=2, disable=False)
+        run.bar.update()
+        raise InputError("No. Choose another.")
+
+    monkeypatch.setattr("sempa_utils.commands.doctor.run", run)
+    assert command_line.main(["doctor"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: No. Choose another."
 
 
 def test_no_room_for_checkpoints_is_said_before_the_first_step(made, place, monkeypatch):

@@ -55,7 +55,7 @@ class Command(NamedTuple):
     arguments: list[str]
     outcome: Callable[[Path], dict[str, bytes]]
     run: Callable[[list[str]], int] = command_line.main
-    share: float = 1.0  # of the kills that are asked for
+    share: float = 1.0  # of the kills that are asked for: the quicker, the more
 
 
 class Ended(NamedTuple):
@@ -163,18 +163,20 @@ def commands(tiny: Tiny, folder: Path) -> list[Command]:
     notebooks = ["--profile", "smoke", "--model", str(tiny.home), "--build", "build"]
     trained = _outcome("run/adapter", "run/training.json")
     pages = _outcome(*(f"build/{name}.{form}" for name in small_notebooks(folder) for form in ("ipynb", "html")))
+    scored = _outcome("results", "build/generation")
+    done = _outcome("build/records", "build/reproduce", "build/sts")
     return [
-        *(Command(f"train, {name}", [*train, name], trained) for name in OBJECTIVES),
-        Command("train, two processes", [*train, "pairwise", "--accumulation", "2"], trained, in_two_processes, 0.5),
-        Command("encode", encode, _outcome("v.npy")),
+        *(Command(f"train, {name}", [*train, name], trained, share=0.5) for name in OBJECTIVES),
+        Command("train, two processes", [*train, "pairwise", "--accumulation", "2"], trained, in_two_processes, 0.25),
+        Command("encode", encode, _outcome("v.npy"), share=2),
         Command("evaluate", evaluate, _outcome("results", "build/sts")),
-        Command("analyse", seeds, _outcome("results"), share=0.5),
-        Command("benchmark", [*benchmark, "hellaswag,truthfulqa"], _outcome("results", "build/generation")),
-        Command("benchmark, gold answers", [*benchmark, "drop,mmlu", "--gold-answers"], _outcome("results")),
-        Command("export", ["export", *model, *adapter, "--output", "exported"], _outcome("exported")),
-        Command("reproduce", reproduce, _outcome("build/records", "build/reproduce", "build/sts")),
+        Command("analyse", seeds, _outcome("results"), share=0.25),
+        Command("benchmark", [*benchmark, "hellaswag,truthfulqa"], scored),
+        Command("benchmark, gold answers", [*benchmark, "drop,mmlu", "--gold-answers"], scored),
+        Command("export", ["export", *model, *adapter, "--output", "exported"], _outcome("exported"), share=2),
+        Command("reproduce", reproduce, done, share=0.5),
         Command("fetch", ["fetch", "--model", "tiny"], _outcome("cache/models")),
-        Command("make run", notebooks, pages, partial(make_run, folder), 0.5),
+        Command("make run", notebooks, pages, partial(make_run, folder), 0.25),
     ]
 
 

@@ -4,12 +4,11 @@ Run as a script it makes the vectors and adapters of a folder's model: so anothe
 another processor, can be held against this one.
 """
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,8 @@ from sempa_utils.models import certificate
 OBJECTIVES = ("pairwise", "one_word")  # one over answers, one over the state at the slot
 OLDER = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 ENCODE = ["encode", "--model", "model", "--precision", "float32", "--input", "lines.txt", "--output", "v.npy"]
-TRAIN = ["train", "--model", "model", "--profile", "smoke", "--precision", "float32", "--triplets", "24"]
-TRAIN += ["--accumulation", "2", "--save-every", "8", "--ranked"]
+TRAIN = ["train", "--model", "model", "--profile", "smoke", "--precision", "float32", "--triplets", "16"]
+TRAIN += ["--micro-batch", "4", "--accumulation", "2", "--save-every", "8", "--ranked"]
 SMALLER = ["--micro-batch", "2", "--accumulation", "4"]
 
 
@@ -43,9 +42,9 @@ class Tried:
 
 def prepare(home: Path) -> None:
     """Write what is read: a random model wide enough for threads to share its work, and sentences of many lengths."""
-    tiny_model(layers=4, width=256).save_pretrained(home / "model")
+    tiny_model(layers=1, width=192).save_pretrained(home / "model")
     tiny_tokenizer().save_pretrained(home / "model")
-    words = (f"The kettle {n} is {'very ' * (n * 7 % 40)}hot.\n" for n in range(48))
+    words = (f"The kettle {n} is {'very ' * (n * 7 % 40)}hot.\n" for n in range(32))
     (home / "lines.txt").write_text("".join(words), encoding="utf8")
 
 
@@ -91,7 +90,7 @@ def go_on() -> int:
     code = train()
     for name in OBJECTIVES:
         run = Path(name)
-        checkpoints = sorted(run.glob("checkpoints/*"), key=lambda path: int(path.name.split("-")[1]))
+        checkpoints = sorted(run.glob("checkpoints/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
         assert len(checkpoints) > 1
         for path in [run / "adapter", *checkpoints[1:]]:
             shutil.rmtree(path)
@@ -115,9 +114,9 @@ CHANGES: dict[str, Callable[[], int]] = {
     # Whose candidates are those of its micro-batch, `one_word`, would be asked something else.
     "micro-batches of half the size, twice as many": partial(train, *SMALLER, by=["pairwise"]),
     "the reference computed beforehand": partial(train, "--cache-reference", by=["pairwise"]),
-    "two threads in place of one": partial(with_threads, 2),
-    "two processes in place of one": in_two_processes,
     "padded batches in place of prefix trees": padded,
+    "two processes in place of one": in_two_processes,
+    "two threads in place of one": partial(with_threads, 2),
 }
 
 
@@ -139,8 +138,8 @@ def apart(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> floa
     return max(most, np.finfo(np.float32).tiny) / max(float(np.abs(value).max()) for value in expected.values())
 
 
-def compare(folder: Path, *, others: dict[str, str]) -> list[Tried]:
-    """Try every change; `others` are the interpreters of other environments, by what is said of them."""
+def compare(folder: Path, *, others: dict[str, str]) -> Iterator[Tried]:
+    """Try change after change; `others` are the interpreters of other environments, by what is said of them."""
     home = folder / "home"
     prepare(home)
 
@@ -152,18 +151,16 @@ def compare(folder: Path, *, others: dict[str, str]) -> list[Tried]:
         return place
 
     def elsewhere(python: str, **surroundings: str) -> int:
+        tests = Path(__file__).parents[1]
+        surroundings |= {"PYTHONPATH": os.pathsep.join(map(str, (tests, tests.parent)))}
         return subprocess.run([python, "-m", "faults.same"], env=os.environ | surroundings).returncode
 
     expected = results(made("undisturbed", both))
-    changes = CHANGES | {"an older processor's instructions (AVX2)": partial(elsewhere, sys.executable, **OLDER)}
+    changes = {"an older processor's instructions (AVX2)": partial(elsewhere, sys.executable, **OLDER)}
     changes |= {name: partial(elsewhere, python) for name, python in others.items()}
-    tried = []
-    for name, work in changes.items():
+    for name, work in (changes | CHANGES).items():
         found = results(made(name, work))
-        one = Tried(name, **{part: apart(found[part], expected[part]) for part in found})
-        print(json.dumps(one.__dict__), flush=True)
-        tried.append(one)
-    return tried
+        yield Tried(name, **{part: apart(found[part], expected[part]) for part in found})
 
 
 if __name__ == "__main__":
