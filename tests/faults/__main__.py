@@ -76,7 +76,6 @@ def main() -> int:
                 run(stage, attack())
         if asked.only in "bytes" and not asked.soak:
             compare(folder / "bytes", asked.python)
-        write_page()
     return 0
 
 
@@ -107,6 +106,7 @@ def run(stage: str, attacks: Iterable[Attack]) -> None:
         done[attack.what] = attack
         record = records.run_record(f"faults_{stage}", done, headline=SUMMARIES[stage](list(done.values())))
         records.save_run(record, records.committed_folder())
+        write_page()
         before, started = os.times(), time.perf_counter()
 
 
@@ -207,6 +207,7 @@ def compare(folder: Path, pythons: list[str]) -> None:
         kept = sum(not any((each.encode, each.pairwise, each.one_word)) for each in tried.values())
         headline = f"{kept} of {len(tried)} changes leave every byte as it was; the others move results by rounding"
         records.save_run(records.run_record("faults_bytes", tried, headline=headline), records.committed_folder())
+        write_page()
 
 
 def _torch_of(python: str) -> str:
