@@ -27,7 +27,7 @@ import psutil
 import torch
 from latex2mathml.converter import convert as to_mathml
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from sempa_utils import __version__, models, profiles, records
 from sempa_utils.checks import InputError, fingerprint, write_whole
@@ -263,12 +263,15 @@ def execute(source: Path, build: Path, *, alone: bool) -> dict | None:
     with FamilyMemory(lambda: client.km.provisioner.pid) as memory:
         try:
             client.execute(env=os.environ | threads)
-        except (CellExecutionError, DeadKernelError) as error:
+        except (CellExecutionError, RuntimeError) as error:
+            # At work, or before it had begun: each is an error of another library.
+            died = "Kernel died" in str(error)
+            if not died and not isinstance(error, CellExecutionError):
+                raise
             nbformat.write(notebook, build / f"{source.stem}.ipynb")
-            dead = isinstance(error, DeadKernelError)
             why = (
                 "Its kernel was ended: by Ctrl-C, or by the system for want of memory."
-                if dead
+                if died
                 else error
             )
             print(

@@ -98,6 +98,13 @@ def test_ctrl_c_ends_a_notebook_at_once_and_a_dead_kernel_is_told(tmp_path, monk
     assert runner.main() == 1
     assert "02_second: FAILED" in (said := capsys.readouterr().err) and "for want of memory" in said
 
+    def die(*_, **__):  # as jupyter_client says it of a kernel that was ended before it had begun
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(runner.NotebookClient, "execute", die)
+    assert runner.main() == 1
+    assert "for want of memory" in capsys.readouterr().err
+
 
 def test_what_is_printed_slowly_is_one_output(tmp_path, monkeypatch):
     slowly = "import time\nprint(1, flush=True)\ntime.sleep(1)\nprint(2, flush=True)"
