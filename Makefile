@@ -9,7 +9,7 @@
 # make classroom  tries an environment like Colab's, a wheel, and JupyterLab in Chromium; installs some GB
 # make site   builds one site of notebooks, findings, teacher's and API pages, to read without a network, in build/site
 # make bench  times training, embedding and generation, and how cost grows; RECORD=yes keeps it in results/
-# make faults  attacks what the kit promises of its files: bad input, kills, full disks, a crowd
+# make faults  attacks what the kit promises: bad input, kills, full disks, a crowd, the same bytes; FAULTS=--soak for long
 # make docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu

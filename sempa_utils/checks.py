@@ -178,8 +178,9 @@ def require_space(folder: Path | str, needed_bytes: int, *, purpose: str) -> Non
 def is_full_disk(error: BaseException | None) -> bool:
     """Tell whether an error, or one that it came from, is that of a full disk, a used-up share or a limit of files."""
     numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-    # Libraries that write by themselves keep the system's words, or have their own.
-    texts = *map(os.strerror, numbers), "PytorchStreamWriter failed writing"
+    # Libraries that write by themselves keep the system's words, or have their own: `torch.save` three of them.
+    of_torch = "PytorchStreamWriter failed writing", "] . unexpected pos ", "basic_ios::clear: iostream error"
+    texts = *map(os.strerror, numbers), *of_torch
     while error is not None:
         if getattr(error, "errno", None) in numbers or any(text in str(error) for text in texts):
             return True

@@ -88,6 +88,33 @@ def test_an_interrupted_run_goes_on_at_the_notebook_it_was_in(tmp_path, monkeypa
     assert "before the interruption" not in capsys.readouterr().out
 
 
+def test_ctrl_c_ends_a_notebook_at_once_and_a_dead_kernel_is_told(tmp_path, monkeypatch, capsys):
+    # A kernel does not hear Ctrl-C: the runner would wait for a cell that sleeps this long.
+    interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(10**6)"
+    small_kit(tmp_path, monkeypatch, interrupt)
+    assert runner.main() == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    source = tmp_path / "notebooks" / "source" / "02_second.py"
+    source.write_text("# %% [markdown]\n# # Second\n\n# %%\nimport os; os.abort()\n", encoding="utf8")
+    assert runner.main() == 1
+    assert "02_second: FAILED" in (said := capsys.readouterr().err) and "for want of memory" in said
+
+    def die(*_, **__):  # as jupyter_client says it of a kernel that was ended before it had begun
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(runner.NotebookClient, "execute", die)
+    assert runner.main() == 1
+    assert "for want of memory" in capsys.readouterr().err
+
+
+def test_what_is_printed_slowly_is_one_output(tmp_path, monkeypatch):
+    slowly = "import time\nprint(1, flush=True)\ntime.sleep(1)\nprint(2, flush=True)"
+    folder = small_kit(tmp_path, monkeypatch, slowly)
+    assert runner.main() == 0
+    executed = nbformat.read(folder / "build" / "02_second.ipynb", as_version=4)
+    assert [output.text for output in executed.cells[1].outputs] == ["1\n2\n"]
+
+
 def test_the_index_page_fills_while_the_rest_runs(tmp_path, monkeypatch):
     page = "import pathlib; shown = pathlib.Path('../build/index.html').read_text('utf8'); "
     check = page + "assert shown.count('running') == 2 and 'href=\"01_first.html\"' in shown and 'refresh' in shown"
