@@ -1,17 +1,29 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
-# make test   makes .venv and runs the whole suite
+# make test   makes .venv and runs the whole suite, in two processes where there are two cores
 # make exercises  writes the notebooks for a class, with and without solutions, into build/exercises
+# make handout    packs kit, class's notebooks and the finished run into build/sempa-kit.zip
+# make progress HANDED_IN=folder  tells what a class has solved
+# make wheelhouse fills build/wheelhouse; make run WHEELS=folder installs from there, without a network
+# make lab SLIM=yes  installs without harnesses and test tools; enough for notebooks 01 to 04
+# make address    writes the kit's address and links to Colab and Kaggle into notebooks and README
+# make classroom  tries an environment like Colab's, a wheel, and JupyterLab in Chromium; installs some GB
 # make site   builds one site of notebooks, findings, teacher's and API pages, to read without a network, in build/site
 # make bench  times training, embedding and generation, and how cost grows; RECORD=yes keeps it in results/
-# make faults  attacks what the kit promises of its files: bad input, kills, full disks, a crowd
+# make faults  attacks what the kit promises: bad input, kills, full disks, a crowd, the same bytes; FAULTS=--soak for long
 # make docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu
 MODEL ?= packaged
 
 BIN = .venv/bin
-# One install for every target: what is pinned, the kit itself, and the test tools.
-INSTALLED = .venv/installed
+# One install for every target: what is pinned, the kit itself, harnesses and test tools; SLIM=yes without these two.
+SLIM ?=
+INSTALLED = .venv/$(if $(SLIM),slim,installed)
+WHEELS ?=
+ifneq ($(WHEELS),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELS))
+endif
 
 run: $(INSTALLED)
 	@echo "== fetching the model (once)"
@@ -20,7 +32,7 @@ run: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 2 --dist worksteal
 
 faults: $(INSTALLED)
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS)
@@ -29,7 +41,23 @@ notebooks: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL) --publish
 
 exercises: $(INSTALLED)
-	@$(BIN)/python notebooks/exercises.py
+	@$(BIN)/python notebooks/exercises.py $(if $(STUDENTS),--students '$(STUDENTS)')
+
+handout: exercises
+	@$(BIN)/python notebooks/handout.py
+
+progress: $(INSTALLED)
+	@$(BIN)/python notebooks/progress.py '$(HANDED_IN)'
+
+wheelhouse: $(INSTALLED)
+	@$(BIN)/python notebooks/wheelhouse.py $(if $(SLIM),--slim)
+
+address: $(INSTALLED)
+	@$(BIN)/python notebooks/address.py
+
+classroom: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[classroom]'
+	$(BIN)/python -m pytest $(CLASSROOM)
 
 docs: $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet -r requirements.txt -e '.[docs]'
@@ -62,11 +90,15 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@echo "== installing into .venv (some minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 …')"
-	@start=$$(date +%s); $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.[test,evaluation]' \
+	@start=$$(date +%s); $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -e '.$(if $(SLIM),,[test,evaluation])' \
 		&& echo "== installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
 # Options for it, such as FAULTS=--soak or FAULTS='--only kill --kills 100'.
 FAULTS ?=
+# Which parts of the classroom, and for the other two: a list of names, a folder.
+CLASSROOM ?= tests/classroom/colab.py tests/classroom/wheel.py tests/classroom/jupyter.py
+STUDENTS ?=
+HANDED_IN ?= handed-in
 
-.PHONY: run test faults notebooks exercises docs site bench report lint lab clean
+.PHONY: run test faults notebooks exercises handout progress wheelhouse address classroom docs site bench report lint lab clean

@@ -7,6 +7,7 @@ An interrupted run goes on at the notebook it was in.
 
 import argparse
 import base64
+import contextlib
 import html
 import json
 import os
@@ -90,9 +91,15 @@ def main() -> int:
     progress = Progress(build, stages(sources, scripts=not options.only), key)
     print(f"{build / 'index.html'} fills while this runs", flush=True)
     with FamilyMemory(os.getpid) as memory:
-        for stage in progress.stages:
-            if not run_stage(stage, progress):
-                return 1
+        try:
+            done = all(run_stage(stage, progress) for stage in progress.stages)
+        except KeyboardInterrupt:
+            print(
+                "\ninterrupted; the same command goes on at the notebook it was in", file=sys.stderr
+            )
+            return 130
+        if not done:
+            return 1
     summary = progress.summary(options.profile, model, memory.peak)
     records.write_json(build / "summary.json", summary)
     progress.write_index(summary)
@@ -130,7 +137,15 @@ def run_stage(stage: list[Path], progress: "Progress") -> bool:
         else:
             left.append(source)
     with ThreadPoolExecutor(max(1, len(left))) as lanes:
-        return all(lanes.map(lambda source: progress.execute(source, alone=len(left) == 1), left))
+        try:
+            return all(
+                lanes.map(lambda source: progress.execute(source, alone=len(left) == 1), left)
+            )
+        except KeyboardInterrupt:  # which a kernel does not hear, and its lane would wait for it
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            raise
 
 
 class Progress:
@@ -236,21 +251,32 @@ def execute(source: Path, build: Path, *, alone: bool) -> dict | None:
     client = NotebookClient(
         notebook,
         timeout=None,
+        startup_timeout=600,  # a busy machine is slow, and not wrong
         kernel_name="python3",
         extra_arguments=[
             "--IPKernelApp.log_level=40"
         ],  # errors only; a warning about TCP is no news
         resources={"metadata": {"path": str(HERE)}},
         on_cell_executed=after_cell,
+        coalesce_streams=True,  # else what is printed comes in as many pieces as the machine is slow
     )
     threads = {} if alone else {name: "1" for name in THREADS}
     with FamilyMemory(lambda: client.km.provisioner.pid) as memory:
         try:
             client.execute(env=os.environ | threads)
-        except CellExecutionError as error:
+        except (CellExecutionError, RuntimeError) as error:
+            # At work, or before it had begun: each is an error of another library.
+            died = "Kernel died" in str(error)
+            if not died and not isinstance(error, CellExecutionError):
+                raise
             nbformat.write(notebook, build / f"{source.stem}.ipynb")
+            why = (
+                "Its kernel was ended: by Ctrl-C, or by the system for want of memory."
+                if died
+                else error
+            )
             print(
-                f"\n{source.stem}: FAILED after {time.perf_counter() - started:.0f} s\n{error}",
+                f"\n{source.stem}: FAILED after {time.perf_counter() - started:.0f} s\n{why}",
                 file=sys.stderr,
             )
             return None

@@ -48,11 +48,21 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if not (told := _told(error)):
             raise
+        _end_bars()
         print(f"error: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        _end_bars()
         print("\ninterrupted; the same command goes on from the last whole checkpoint", file=sys.stderr)
         return 130
+
+
+def _end_bars() -> None:
+    """End the lines of progress bars that are still drawn, so that what is said stands on a line of its own."""
+    from tqdm import tqdm
+
+    for bar in list(tqdm._instances):
+        bar.close()
 
 
 def _told(error: Exception) -> str | None:

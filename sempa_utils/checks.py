@@ -5,9 +5,11 @@ import difflib
 import errno
 import glob
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -17,7 +19,7 @@ from typing import Any, TypeVar, overload
 
 try:
     import fcntl
-except ImportError:  # not on every system
+except ImportError:  # Windows, which opens no folder either
     fcntl = None
 
 Value = TypeVar("Value")
@@ -84,7 +86,8 @@ def workshop(target: Path | str) -> Generator[Path, None, None]:
     """Yield an empty folder beside `target`, which is gone after the block.
 
     A process that is killed leaves its own behind; the next one that works on `target` clears it away. Whether
-    somebody is still at work in one is told by a lock, which the system takes from a process that ends in any way.
+    somebody is still at work in one is told by a lock, which the system takes from a process that ends in any way;
+    Windows locks no folders, and there what a killed process leaves stays.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,12 +97,15 @@ def workshop(target: Path | str) -> Generator[Path, None, None]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(number)
+        if number is not None:
+            os.close(number)
 
 
-def _new_workshop(target: Path) -> tuple[Path, int]:
+def _new_workshop(target: Path) -> tuple[Path, int | None]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        if fcntl is None:
+            return folder, None
         with contextlib.suppress(FileNotFoundError):
             number = os.open(folder, os.O_RDONLY)
             with contextlib.suppress(OSError):
@@ -110,7 +116,7 @@ def _new_workshop(target: Path) -> tuple[Path, int]:
 
 
 def _clear_away(target: Path) -> None:
-    for left in target.parent.glob(f".{glob.escape(target.name)}-*"):
+    for left in target.parent.glob(f".{glob.escape(target.name)}-*") if fcntl else ():
         with contextlib.suppress(OSError):
             number = os.open(left, os.O_RDONLY)
             try:
@@ -131,6 +137,9 @@ def alone(folder: Path | str) -> Generator[None, None, None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
     number = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -169,8 +178,9 @@ def require_space(folder: Path | str, needed_bytes: int, *, purpose: str) -> Non
 def is_full_disk(error: BaseException | None) -> bool:
     """Tell whether an error, or one that it came from, is that of a full disk, a used-up share or a limit of files."""
     numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-    # Libraries that write by themselves keep the system's words, or have their own.
-    texts = *map(os.strerror, numbers), "PytorchStreamWriter failed writing"
+    # Libraries that write by themselves keep the system's words, or have their own: `torch.save` three of them.
+    of_torch = "PytorchStreamWriter failed writing", "] . unexpected pos ", "basic_ios::clear: iostream error"
+    texts = *map(os.strerror, numbers), *of_torch
     while error is not None:
         if getattr(error, "errno", None) in numbers or any(text in str(error) for text in texts):
             return True
@@ -241,6 +251,22 @@ def build_folder() -> Path:
     repository = Path(__file__).parent.parent
     home = repository if (repository / "pyproject.toml").is_file() else Path.cwd()
     return Path(os.environ.get("SEMPA_BUILD_DIR") or home / "build")
+
+
+def pins(extra: str | None = None) -> dict[str, str]:
+    """Return the pinned version of each library of the core, or of an extra, from the kit's own metadata."""
+    try:
+        needed = importlib.metadata.requires("sempa-kit") or []
+    except importlib.metadata.PackageNotFoundError:  # a clone that is not installed, as on Colab
+        needed = (Path(__file__).parents[1] / "requirements.txt").read_text(encoding="utf8").splitlines()
+    pattern = re.compile(r'([\w.-]+)==([\w.]+)\s*(?:;\s*extra == "(\w+)")?\s*$')
+    found = (match.groups() for line in needed if (match := pattern.match(line)))
+    return {name: version for name, version, belongs in found if belongs == extra}
+
+
+def installing(name: str, extra: str | None = None) -> str:
+    """Return the command that installs a library as it is pinned, wherever the kit itself came from."""
+    return f"python -m pip install {name}=={pins(extra)[name]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ class Profile:
     gradient_checkpointing: bool
     theory_steps: int = 12  # optimiser steps of notebook 01, six triplets each
     theory_held_out: int = 40  # triplets on which notebook 01 compares two scores
+    gold_items: int | None = None  # of a benchmark, whose right answers notebook 05 reads
 
     @property
     def text_tokens(self) -> int | None:
@@ -32,7 +33,7 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile("tests of the notebooks", "nf4", "float32", 8, 4, 1, 128, 4, 40, 12, 2, False, 3, 8),
+    "smoke": Profile("tests of the notebooks", "nf4", "float32", 8, 4, 1, 128, 4, 40, 12, 2, False, 3, 8, 2),
     "cpu": Profile("a laptop with two cores", "nf4", "float32", 96, 4, 1, 256, 32, 150, 60, 4, False),
     "t4": Profile("a 16 GB card, Colab's", "nf4", "nf4", 20_000, 8, 32, 512, 5_000, None, 500, 200, True),
     "24gb": Profile("one consumer card", "nf4", "bfloat16", 40_000, 16, 16, 1024, 10_000, None, 500, 500, True),

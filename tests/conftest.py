@@ -1,6 +1,7 @@
 """What the tests share: tiny random models, a small tokenizer made here, and the packaged model."""
 
 import functools
+import gc
 import os
 
 import hypothesis
@@ -13,7 +14,21 @@ hypothesis.settings.load_profile("kit")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the hub
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+# The processes of pytest-xdist share the cores, and what they start does so too.
+PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // PROCESSES)))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes minutes by itself, so that the other process has the rest beside it."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish():
+    """Keep what the imports made out of later collections: every training collects, and would look through it all."""
+    gc.collect()
+    gc.freeze()
 
 
 @functools.cache
@@ -69,6 +84,14 @@ def tiny_model(layers: int = 2, width: int = 32, seed: int = 0, vocabulary: int 
         initializer_range=0.2,  # random states that differ from each other
     )
     return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_build_folder(tmp_path_factory):
+    """A build folder of this process alone: nothing that another run has kept is found, and nothing is left behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEMPA_BUILD_DIR", str(tmp_path_factory.mktemp("build")))
+        yield
 
 
 @pytest.fixture

@@ -139,6 +139,29 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
     assert names(target) == ["old.txt"]
 
 
+def test_a_system_that_opens_and_locks_no_folder_writes_whole_files_too(tmp_path, monkeypatch):
+    """As Windows: `os.open` of a folder is refused, and there is no fcntl."""
+    real = os.open
+
+    def refuse(path, *arguments, **keywords):
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)  # nor does its rmtree open one
+    monkeypatch.setattr(checks, "fcntl", None)
+    for text in ("old", "new"):
+        with checks.alone(tmp_path / "models"), write_whole(tmp_path / "models" / "one") as draft:
+            draft.mkdir()
+            (draft / "weights").write_text(text)
+    with pytest.raises(KeyboardInterrupt):
+        with write_whole(tmp_path / "models" / "one") as draft:
+            draft.mkdir()
+            raise KeyboardInterrupt
+    assert names(tmp_path / "models") == ["one"] and (tmp_path / "models" / "one" / "weights").read_text() == "new"
+
+
 # --- require_space -----------------------------------------------------------------------------
 
 Usage = collections.namedtuple("Usage", "total used free")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 
 from sempa_utils import __main__ as command_line
-from sempa_utils import records
+from sempa_utils import checks, records
 from sempa_utils.commands import doctor
 from sempa_utils.data import corpora
 from sempa_utils.embedding import Embedder
@@ -94,8 +95,10 @@ def test_doctor_says_ok_per_part_and_fails_with_a_broken_one(capsys, no_data, mo
 
 
 def test_the_pins_are_those_of_the_requirements():
-    assert doctor.pins()["torch"] == "2.13.0"
-    assert "pytest" not in doctor.pins()
+    text = Path("requirements.txt").read_text(encoding="utf8")
+    assert checks.pins() == dict(re.findall(r"^([\w-]+)==(\S+)$", text, re.MULTILINE)) and "torch" in checks.pins()
+    assert checks.pins("evaluation").keys() == {"lm_eval", "mteb", "sentence-transformers"}
+    assert checks.installing("torch") == f"python -m pip install torch=={checks.pins()['torch']}"
 
 
 def test_train_then_encode_and_evaluate_with_the_adapter(capsys, no_data, directory, tmp_path):

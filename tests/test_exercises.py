@@ -235,7 +235,7 @@ def run(path: Path) -> str:
     """Execute a notebook and return what its cells show."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    NotebookClient(notebook, timeout=None, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=None, startup_timeout=600, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in outputs)
 

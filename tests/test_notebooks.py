@@ -32,6 +32,7 @@ def test_there_are_five_notebooks():
     assert [source.stem[:2] for source in SOURCES] == ["01", "02", "03", "04", "05"]
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_every_notebook_runs_at_the_smallest_size(tmp_path):
     surroundings = {name: value for name, value in os.environ.items() if name != "SEMPA_DATA_DIR"}
@@ -85,6 +86,33 @@ def test_an_interrupted_run_goes_on_at_the_notebook_it_was_in(tmp_path, monkeypa
     # A third run starts anew.
     assert runner.main() == 0
     assert "before the interruption" not in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_a_notebook_at_once_and_a_dead_kernel_is_told(tmp_path, monkeypatch, capsys):
+    # A kernel does not hear Ctrl-C: the runner would wait for a cell that sleeps this long.
+    interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(10**6)"
+    small_kit(tmp_path, monkeypatch, interrupt)
+    assert runner.main() == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    source = tmp_path / "notebooks" / "source" / "02_second.py"
+    source.write_text("# %% [markdown]\n# # Second\n\n# %%\nimport os; os.abort()\n", encoding="utf8")
+    assert runner.main() == 1
+    assert "02_second: FAILED" in (said := capsys.readouterr().err) and "for want of memory" in said
+
+    def die(*_, **__):  # as jupyter_client says it of a kernel that was ended before it had begun
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(runner.NotebookClient, "execute", die)
+    assert runner.main() == 1
+    assert "for want of memory" in capsys.readouterr().err
+
+
+def test_what_is_printed_slowly_is_one_output(tmp_path, monkeypatch):
+    slowly = "import time\nprint(1, flush=True)\ntime.sleep(1)\nprint(2, flush=True)"
+    folder = small_kit(tmp_path, monkeypatch, slowly)
+    assert runner.main() == 0
+    executed = nbformat.read(folder / "build" / "02_second.ipynb", as_version=4)
+    assert [output.text for output in executed.cells[1].outputs] == ["1\n2\n"]
 
 
 def test_the_index_page_fills_while_the_rest_runs(tmp_path, monkeypatch):
@@ -161,40 +189,12 @@ def test_formulas_become_mathml_and_code_stays():
 
 def test_set_up_and_parameter_cells_are_the_same_everywhere():
     notebooks = [jupytext.read(source) for source in SOURCES]
-    assert len({tagged(notebook, "setup") for notebook in notebooks}) == 1
+    setups = [tagged(notebook, "setup").replace(path.stem, "NAME") for notebook, path in zip(notebooks, SOURCES)]
+    assert len(set(setups)) == 1 and 'hosted.prepare("NAME"' in setups[0]
     parameters = [tagged(notebook, "parameters").split("profile = ")[0] for notebook in notebooks]
     assert len(set(parameters)) == 1
     for name in ("PROFILE = ", "MODEL = ", "SEED = "):
         assert name in parameters[0]
-
-
-@pytest.mark.parametrize("address", ["", "https://example.org/kit.git"])
-def test_the_set_up_cell_on_colab_never_installs_torch(tmp_path, monkeypatch, address):
-    code = tagged(jupytext.read(SOURCES[0]), "setup").replace('KIT_ADDRESS = ""', f'KIT_ADDRESS = "{address}"')
-    calls = []
-
-    def fake_run(command, **_):
-        calls.append(command)
-        if command[0] == "git":
-            (tmp_path / "sempa-kit").mkdir()
-            text = (ROOT / "requirements.txt").read_text(encoding="utf8")
-            (tmp_path / "sempa-kit" / "requirements.txt").write_text(text, encoding="utf8")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "google.colab", object())
-    monkeypatch.setattr(subprocess, "run", fake_run)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    if not address:
-        with pytest.raises(SystemExit, match="KIT_ADDRESS"):
-            exec(code, {})
-        return
-    exec(code, {})
-    assert calls[0][:2] == ["git", "clone"] and address in calls[0]
-    installed = [argument for argument in calls[1] if "==" in argument]
-    assert any(pin.startswith("trl==") for pin in installed) and any(pin.startswith("gguf==") for pin in installed)
-    for kept in ("torch", "numpy", "jupyterlab", "ipykernel", "pytest"):
-        assert not any(pin.startswith(f"{kept}==") for pin in installed)
-    assert "sempa-kit" in sys.path
 
 
 def test_every_notebook_opens_and_closes_as_the_others_do():

@@ -30,32 +30,32 @@
 
 # %% [markdown]
 # ## Set-up
+#
+# On your own machine, where the kit is installed (`make run`, or pip as the README says), this cell does nothing.
+# On Colab and Kaggle it fetches the kit and installs what this notebook needs; what is loaded already, and torch,
+# stay as they are. A hosted machine forgets all when it is reset: with `KEEP_ON_DRIVE` what is trained lies on your
+# Google Drive, and the notebook finds it there again, an interrupted training run at its last checkpoint.
 
 # %% tags=["setup"]
-# On your own machine `make run` or `pip install -e .` has installed the kit. On Colab this cell
-# does it, all but what Colab brings and has loaded already: torch is never installed again.
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-KIT_ADDRESS = ""  # only on Colab: the git address from which you have this kit
+KIT_ADDRESS = ""  # where this kit lies, for `git clone`; `make address` fills it in
+KEEP_ON_DRIVE = False  # on Colab: True
 
-if "google.colab" in sys.modules:
+if "google.colab" in sys.modules or "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
     if not Path("sempa-kit").is_dir():
         if not KIT_ADDRESS:
-            raise SystemExit(
-                "Write the git address of the kit into KIT_ADDRESS and run this cell again."
-            )
+            raise SystemExit("Write the kit's address into KIT_ADDRESS and run this cell again.")
         subprocess.run(["git", "clone", "--depth", "1", KIT_ADDRESS, "sempa-kit"], check=True)
-    pins = Path("sempa-kit/requirements.txt").read_text().split("# Notebooks")[0].splitlines()
-    brought = ("#", "torch", "numpy", "scipy", "matplotlib", "tqdm")
-    pins = [pin for pin in pins if pin and not pin.startswith(brought)]
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *pins], check=True)
-    sys.path.insert(0, "sempa-kit")
+    sys.path[:0] = [str(Path("sempa-kit", part).resolve()) for part in (".", "notebooks")]
+    import hosted
+
+    hosted.prepare("03_embedding_space", keep_on_drive=KEEP_ON_DRIVE)
 
 # %% tags=["parameters"]
-import os
-
 from IPython.display import Markdown, display
 from sempa_utils import profiles, records
 

@@ -2,9 +2,8 @@
 
 import os
 import platform
-from pathlib import Path
 
-from sempa_utils.checks import InputError
+from sempa_utils.checks import InputError, installing, pins
 from sempa_utils.commands import shared
 
 
@@ -38,13 +37,17 @@ def run(options) -> int:
             print(f"{'FAIL' if needed else 'none':<5} {part:<14} {error}", flush=True)
 
     line("python", lambda: platform.python_version())
-    for name, pinned in pins().items():
+    for extra in (None, "evaluation"):
+        for name, pinned in pins(extra).items():
 
-        def version(name=name, pinned=pinned):
-            installed = importlib.metadata.version(name).split("+")[0]
-            return installed if installed == pinned else f"{installed} (pinned: {pinned})"
+            def version(name=name, pinned=pinned, extra=extra):
+                try:
+                    installed = importlib.metadata.version(name).split("+")[0]
+                except importlib.metadata.PackageNotFoundError:
+                    raise InputError(f"not installed: {installing(name, extra)}") from None
+                return installed if installed == pinned else f"{installed} (pinned: {pinned})"
 
-        line(name, version)
+            line(name, version, needed=extra is None)  # what benchmark, notebook 05 and --baseline want
     device = "cuda" if torch.cuda.is_available() else "cpu"
     line("device", lambda: torch.cuda.get_device_name() if device == "cuda" else f"cpu, {os.cpu_count()} cores")
     line("memory", lambda: f"{psutil.virtual_memory().available / 2**30:.1f} GiB free")
@@ -66,19 +69,6 @@ def _measured(name: str, precision: str) -> str:
     begin = language_model.begin_token
     lines = language_model.ways.lines() or ["computed in the quickest ways, which are exact"]
     return "\n      ".join([*lines, begin.line() if begin else "the tokenizer has no begin token"])
-
-
-def pins() -> dict[str, str]:
-    """Return the pinned version of each core library, from the kit's own metadata."""
-    import importlib.metadata
-    import re
-
-    try:
-        needed = importlib.metadata.requires("sempa-kit") or []
-    except importlib.metadata.PackageNotFoundError:
-        needed = (Path(__file__).parents[2] / "requirements.txt").read_text(encoding="utf8").splitlines()
-    matches = (re.match(r"([\w.-]+)==([\w.]+)\s*$", line) for line in needed)
-    return {match[1]: match[2] for match in matches if match}
 
 
 def _raise(message: str):

@@ -8,7 +8,7 @@ from sempa_utils.commands import shared
 
 def add(commands) -> None:
     """Add the command and its options."""
-    shapes = "--model may also be llama-2-7b, llama-3-8b or another shape of results/large_models.md"
+    shapes = "--model may also be llama-2-7b, llama-3-8b or another shape; a name that is none lists them"
     about = f"How much memory training takes, part by part, before it is tried. {shapes}: nothing is downloaded. "
     about += "It counts prefix trees; a model whose batches are padded instead (doctor --model) takes more."
     command = commands.add_parser("plan", help="how much memory training takes, part by part", description=about)

@@ -1,6 +1,6 @@
 """`report`: tables and pictures, written anew from the records."""
 
-from sempa_utils.checks import write_whole
+from sempa_utils.checks import InputError, write_whole
 
 
 def add(commands) -> None:
@@ -14,6 +14,10 @@ def run(options) -> None:
     from sempa_utils import records
     from sempa_utils.experiments import report
 
+    if not records.committed_folder().is_dir():  # an installed kit brings no records
+        raise InputError(
+            "report writes the pages of the kit's repository; an installed kit has none. Run it in a clone."
+        )
     root, recorded = records.committed_folder().parent, report.recorded_runs()
     for path in report.documents():
         text = report.written(path, recorded)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
 from sempa_utils import __version__, checks, models
-from sempa_utils.checks import InputError, require_space, write_whole
+from sempa_utils.checks import InputError, installing, require_space, write_whole
 from sempa_utils.data.templates import EXTRACTION_TEMPLATES, fill, prepare_sentence
 from sempa_utils.embedding import Embedder
 from sempa_utils.models import identity
@@ -266,7 +266,8 @@ def load_baseline(name: Path | str) -> Baseline:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.util import is_sentence_transformer_model
     except ImportError as error:
-        raise InputError('sentence-transformers is missing. Install it: pip install -e ".[evaluation]"') from error
+        install = installing("sentence-transformers", "evaluation")
+        raise InputError(f"sentence-transformers is not installed. Run: {install}") from error
     folder = Path(name).expanduser()
     source = str(folder) if folder.is_dir() else str(name)
     model = None

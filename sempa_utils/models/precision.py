@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
-from sempa_utils.checks import InputError, first_line
+from sempa_utils.checks import InputError, first_line, installing
 from sempa_utils.models.language_model import LanguageModel
 
 PRECISIONS = ("float32", "bfloat16", "nf4")
@@ -56,5 +56,5 @@ def check_nf4(device: str = "cpu") -> None:
     except Exception as error:  # bitsandbytes fails in many ways: import, missing kernel, missing library
         raise InputError(
             f"NF4 does not work with bitsandbytes on device {device!r} here ({first_line(error)}) "
-            "Use --precision bfloat16 or float32, or install the bitsandbytes of requirements.txt."
+            f"Use --precision bfloat16 or float32, or try {installing('bitsandbytes')}."
         ) from error

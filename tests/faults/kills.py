@@ -4,6 +4,7 @@ Commands run in forks of this process, which has imported everything already: so
 can be afforded.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -15,18 +16,26 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
 import tqdm.auto
+from accelerate.state import AcceleratorState, PartialState
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from faults.tiny import Tiny, files
 from sempa_utils import __main__ as command_line
 from sempa_utils import training
 from sempa_utils.embedding import chunks
 from sempa_utils.objectives import OBJECTIVES
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "notebooks"))
+import run as runner  # noqa: E402
 
 # What differs from run to run: how long it took, and when and where it was.
 TAKEN = {
@@ -40,11 +49,13 @@ OF_DAY = {"command", "date", "versions", "machine"}
 
 
 class Command(NamedTuple):
-    """A command, how its arguments are made for a folder, and what must come of it, by name."""
+    """A command, its arguments, what must come of it in a folder, by name, and what runs it."""
 
     name: str
-    arguments: Callable[[Path], list[str]]
+    arguments: list[str]
     outcome: Callable[[Path], dict[str, bytes]]
+    run: Callable[[list[str]], int] = command_line.main
+    share: float = 1.0  # of the kills that are asked for: the quicker, the more
 
 
 class Ended(NamedTuple):
@@ -67,9 +78,12 @@ def fork(work: Callable[[], int], folder: Path, *, largest_file: int | None = No
     if number := os.fork():
         os.close(writing)
         SAID[number] = reading
+        with contextlib.suppress(OSError):  # it has done so itself, or is gone
+            os.setpgid(number, number)
         return number
     code = 70
     try:
+        os.setpgid(0, 0)  # Ctrl-C reaches it and all that it starts, and not us
         _apart_from_the_parent()
         os.dup2(writing, 1)
         os.dup2(writing, 2)
@@ -97,6 +111,8 @@ def _apart_from_the_parent() -> None:
     for bar in (tqdm.std.tqdm, tqdm.auto.tqdm):
         bar.set_lock(lock)
     torch.set_num_threads(1)  # the other threads of OpenMP did not come along
+    for state in (AcceleratorState, PartialState):  # one of two processes finds out anew which one it is
+        state._reset_state()
 
 
 def wait(number: int) -> Ended:
@@ -131,41 +147,76 @@ def _outcome(*parts: str) -> Callable[[Path], dict[str, bytes]]:
     return read
 
 
-def commands(tiny: Tiny, sentences: Path) -> list[Command]:
-    """Return the commands that are killed, in tiny sizes."""
+def commands(tiny: Tiny, folder: Path) -> list[Command]:
+    """Return the commands that are killed, in tiny sizes; what they all read is written into a folder."""
     model = ["--model", str(tiny.home), "--profile", "smoke"]
     adapter = ["--adapter", str(tiny.home.parent / "trained" / "adapter")]
-
-    def train(objective: str) -> Callable[[Path], list[str]]:
-        how = ["--precision", "float32", "--triplets", "24", "--ranked", "--save-every", "8", "--epochs", "2"]
-        return lambda _: ["train", *model, *how, "--objective", objective, "--output", "run"]
-
-    def evaluate(_: Path) -> list[str]:
-        tasks = ["--tasks", "mini-STS", "--limit", "40", "--methods", "mean,prompteol,echo"]
-        return ["evaluate", *model, *adapter, *tasks, "--record", "scores"]
-
-    def reproduce(_: Path) -> list[str]:
-        sizes = ["--triplets", "16", "--sts-pairs", "40", "--generation-items", "2"]
-        return ["reproduce", *model, "--runs", "base,pairwise", "--steps", "sts,geometry,layers", *sizes]
-
-    encoded = ["--input", str(sentences), "--output", "v.npy"]
+    recipe = ["--precision", "float32", "--triplets", "24", "--ranked", "--save-every", "8", "--epochs", "2"]
+    train = ["train", *model, *recipe, "--output", "run", "--objective"]
+    encode = ["encode", *model, "--input", str(lines(folder)), "--output", "v.npy"]
+    pairs = ["--tasks", "mini-STS", "--limit", "40"]
+    evaluate = ["evaluate", *model, *adapter, *pairs, "--methods", "mean,prompteol,echo", "--record", "scores"]
+    seeds = ["analyse", "seeds", *model, "--precision", "float32", "--tasks", "mini-STS", "--record", "seeds"]
+    benchmark = ["benchmark", *model, *adapter, "--limit", "4", "--record", "asked", "--tasks"]
+    sizes = ["--triplets", "16", "--sts-pairs", "40", "--generation-items", "2"]
+    reproduce = ["reproduce", *model, "--runs", "base,pairwise", "--steps", "sts,geometry,layers", *sizes]
+    notebooks = ["--profile", "smoke", "--model", str(tiny.home), "--build", "build"]
     trained = _outcome("run/adapter", "run/training.json")
+    pages = _outcome(*(f"build/{name}.{form}" for name in small_notebooks(folder) for form in ("ipynb", "html")))
+    scored = _outcome("results", "build/generation")
+    done = _outcome("build/records", "build/reproduce", "build/sts")
     return [
-        *(Command(f"train, {name}", train(name), trained) for name in OBJECTIVES),
-        Command("encode", lambda _: ["encode", *model, *encoded], _outcome("v.npy")),
+        *(Command(f"train, {name}", [*train, name], trained, share=0.5) for name in OBJECTIVES),
+        Command("train, two processes", [*train, "pairwise", "--accumulation", "2"], trained, in_two_processes, 0.25),
+        Command("encode", encode, _outcome("v.npy"), share=2),
         Command("evaluate", evaluate, _outcome("results", "build/sts")),
-        Command("export", lambda _: ["export", *model, *adapter, "--output", "exported"], _outcome("exported")),
-        Command("reproduce", reproduce, _outcome("build/records", "build/reproduce", "build/sts")),
-        Command("fetch", lambda _: ["fetch", "--model", "tiny"], _outcome("cache/models")),
+        Command("analyse", seeds, _outcome("results"), share=0.25),
+        Command("benchmark", [*benchmark, "hellaswag,truthfulqa"], scored),
+        Command("benchmark, gold answers", [*benchmark, "drop,mmlu", "--gold-answers"], scored),
+        Command("export", ["export", *model, *adapter, "--output", "exported"], _outcome("exported"), share=2),
+        Command("reproduce", reproduce, done, share=0.5),
+        Command("fetch", ["fetch", "--model", "tiny"], _outcome("cache/models")),
+        Command("make run", notebooks, pages, partial(make_run, folder), 0.25),
     ]
 
 
-def work(command: Command, folder: Path) -> Callable[[], int]:
+def in_two_processes(arguments: list[str]) -> int:
+    """Run a command in two processes under torchrun's own agent, which forks them: nothing is imported anew."""
+    two = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "max_restarts": 0, "start_method": "fork"}
+    meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(os.getpid())}
+    try:
+        return max(elastic_launch(LaunchConfig(**two, **meeting), command_line.main)(arguments).values())
+    except SignalException:  # with which torchrun answers Ctrl-C
+        return 130
+    except ChildFailedError:
+        return 1
+
+
+NOTEBOOKS = ("01_alone", "02_beside", "03_beside")  # the last two run side by side
+
+
+def small_notebooks(folder: Path, cells: int = 3) -> tuple[str, ...]:
+    """Write quick notebooks of so many cells for `make run` into a folder; return their names."""
+    source = folder / "notebooks" / "source"
+    source.mkdir(parents=True, exist_ok=True)
+    for name in NOTEBOOKS:
+        text = "".join(f"\n# %%\nimport time; time.sleep(0.1); print({number})\n" for number in range(cells))
+        (source / f"{name}.py").write_text(f"# %% [markdown]\n# # {name}\n{text}", encoding="utf8")
+    return NOTEBOOKS
+
+
+def make_run(folder: Path, arguments: list[str]) -> int:
+    """Do what `make run` does, with the quick notebooks of a folder."""
+    runner.HERE, sys.argv = folder / "notebooks", ["run.py", *arguments]
+    return runner.main()
+
+
+def work(command: Command) -> Callable[[], int]:
     """Return what runs a command in a fork."""
 
     def run() -> int:
         chunks.CHUNK = 16
-        return command_line.main(command.arguments(folder))
+        return command.run(command.arguments)
 
     return run
 
@@ -173,22 +224,23 @@ def work(command: Command, folder: Path) -> Callable[[], int]:
 def quiet_run(command: Command, folder: Path) -> tuple[dict[str, bytes], float]:
     """Run a command undisturbed; return what came of it, and the seconds that it took."""
     started = time.perf_counter()
-    ended = wait(fork(work(command, folder), folder))
+    ended = wait(fork(work(command), folder))
     assert ended.code == 0, f"{command.name} ends with {ended.code}: {ended.said}"
     return command.outcome(folder), time.perf_counter() - started
 
 
 def compare(command: Command, folder: Path, expected: dict[str, bytes]) -> None:
     """Run a command that was disturbed in a folder once more; raise an AssertionError unless all is as expected."""
-    before = training.last_whole_checkpoint(folder / "run")
+    run = folder / "run"
+    before, finished = training.last_whole_checkpoint(run), training.read_record(run)
     found, _ = quiet_run(command, folder)
     unlike = [name for name in expected | found if found.get(name) != expected.get(name)]
     assert not unlike, f"{command.name}, disturbed and started again, has other bytes in {unlike}"
     left = [str(path.relative_to(folder)) for path in folder.rglob(".*")]
     assert not left, f"{command.name}, disturbed and started again, leaves behind {left}"
-    record = training.read_record(folder / "run")
-    if before and record and record.resumed_from_step:
-        assert record.resumed_from_step == int(before.name.split("-")[1]), "more than an interval was lost"
+    if before and not finished:
+        record = training.read_record(run)
+        assert record and record.resumed_from_step == int(before.name.split("-")[1]), "more than an interval was lost"
 
 
 def kill_often(command: Command, folder: Path, *, kills: int, chance: random.Random) -> Counter:
@@ -198,17 +250,34 @@ def kill_often(command: Command, folder: Path, *, kills: int, chance: random.Ran
     while tally["kills"] < kills:
         life = folder / f"life-{tally['lives']:03d}"
         for _ in range(min(chance.randint(1, 4), kills - tally["kills"])):
-            number = fork(work(command, life), life)
+            number = fork(work(command), life)
             time.sleep(chance.uniform(0, took))
-            how = chance.choice([signal.SIGKILL, signal.SIGINT])
             if psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
                 tally["kills"] += 1
-                os.kill(number, how)
-            ended = wait(number)
-            assert ended.code in (0, 130, -how), f"{command.name} ends with {ended.code}: {ended.said}"
+                kill(number, chance)
+            check_end(command, wait(number))
         compare(command, life, expected)
         tally["lives"] += 1
     return tally
+
+
+def kill(number: int, chance: random.Random) -> None:
+    """Interrupt a command and all that it started, as Ctrl-C does, or kill one of its processes, as want of memory."""
+    if chance.random() < 0.5:
+        os.killpg(number, signal.SIGINT)
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [number, *(child.pid for child in psutil.Process(number).children(recursive=True))]
+        os.kill(chance.choice(family), signal.SIGKILL)
+
+
+def check_end(command: Command, ended: Ended) -> None:
+    """Raise an AssertionError unless a command ended well, was killed or interrupted, or said one error."""
+    said = ended.said
+    if ended.code == 1:  # it lost a process that it had started
+        told = len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
+        assert told and "Traceback" not in said or command.run is in_two_processes, f"{command.name}: {said}"
+    assert ended.code in (0, 1, 130, -signal.SIGKILL), f"{command.name} ends with {ended.code}: {said}"
 
 
 def fill_disk(command: Command, folder: Path, *, sizes: tuple[int, ...]) -> int:
@@ -220,15 +289,19 @@ def fill_disk(command: Command, folder: Path, *, sizes: tuple[int, ...]) -> int:
     times = 0
     for size in sizes:
         place = folder / str(size)
-        ended = wait(fork(work(command, place), place, largest_file=size))
-        assert ended.code in (0, 1), f"{command.name} ends with {ended.code}: {ended.said}"
-        if ended.code:
-            errors = [line for line in ended.said.splitlines() if line.startswith("error: ")]
-            assert len(errors) == 1 and "disk is full" in errors[0], f"{command.name}: {ended.said}"
-            assert "Traceback" not in ended.said
-            times += 1
+        times += check_full(command, wait(fork(work(command), place, largest_file=size)))
         compare(command, place, expected)
     return times
+
+
+def check_full(command: Command, ended: Ended) -> bool:
+    """Tell whether a command met a full disk. Raises an AssertionError unless it then ended with one error."""
+    assert ended.code in (0, 1), f"{command.name} ends with {ended.code}: {ended.said}"
+    if ended.code:
+        errors = [line for line in ended.said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and ("disk is full" in errors[0] or "MB free" in errors[0]), ended.said
+        assert "Traceback" not in ended.said, ended.said
+    return bool(ended.code)
 
 
 def lines(folder: Path) -> Path:

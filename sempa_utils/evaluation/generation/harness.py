@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 
 from sempa_utils import models, records
-from sempa_utils.checks import InputError, build_folder, fingerprint, pick
+from sempa_utils.checks import InputError, build_folder, fingerprint, installing, pick
 from sempa_utils.evaluation.generation import local_tasks
 from sempa_utils.records import Comparison, Difference, RowScores, TaskScore
 
@@ -215,7 +215,7 @@ def standard_error(values) -> float:
 def prepare_all(benchmarks: Benchmarks) -> dict[str, Prepared]:
     """Return the tasks with their drawn items. Raises `InputError` as `check_tasks` does."""
     if not importlib.util.find_spec("lm_eval"):
-        raise InputError("lm-evaluation-harness is not installed. Run: pip install 'sempa-kit[evaluation]'")
+        raise InputError(f"lm-evaluation-harness is not installed. Run: {installing('lm_eval', 'evaluation')}")
     for name in benchmarks.tasks:
         pick(name, TASKS, what="task")
     limit = benchmarks.limit
