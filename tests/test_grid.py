@@ -360,7 +360,9 @@ def test_every_run_of_the_grid_is_a_recipe():
                 assert recipe.objective.name == one.objective and recipe.save_every == grid.SAVE_EVERY
     for runs in (grid.RUNS, grid.TRIALS):
         told = [
-            (grid.recipe(run, profiles.get("cpu")), one.rows, one.control) for run, one in runs.items() if one.objective
+            (grid.recipe(run, profiles.get("cpu")), one.rows, one.control, one.mean_of, one.times)
+            for run, one in runs.items()
+            if one.objective
         ]
         assert len(set(told)) == len(told)
     # Swapped, each has the other's rate and batch: what is left between them is the objective.
@@ -399,6 +401,36 @@ def test_a_run_is_held_against_the_rows_that_it_was_trained_on(no_data):
     control = rows_of("pairwise_without_entailment", data)
     assert [row.negative for row in control.rows] == [row.negative for row in triplets.rows]
     assert all(one.positive != own.positive for one, own in zip(control.rows, triplets.rows))
+
+
+def test_a_mean_of_runs_is_made_of_their_adapters_and_judged_by_all_their_rows(place, monkeypatch):
+    small = {"micro_batch": 4, "accumulation": 1}
+    runs = {
+        "one": grid.Run("pairwise", small, 12),
+        "other": grid.Run("pairwise", small | {"seed": 43}, 12),
+        "mean": grid.Run("pairwise", small, 12, mean_of=("one", "other"), times=1.5),
+    }
+    for places in (grid.RUNS, grid.ALL):
+        for name, run in runs.items():
+            monkeypatch.setitem(places, name, run)
+    before, _ = do(place, ["mean"], ["geometry"], state_only=True)
+    assert before["mean"] == {"train": False, "geometry": False}
+    state, said = do(place, ["mean"], ["geometry", "frontier"])
+    assert state["mean"] == {"train": True, "geometry": True, "frontier": True}
+    assert [line for line in said if "training" in line] == [f"{run}: training on 12 rows" for run in ("one", "other")]
+    assert do(place, ["mean"], ["geometry", "frontier"])[1] == []
+    do(place, ["one", "other"], ["geometry"])
+    found, one, other = (record(place, run) for run in ("mean", "one", "other"))
+    rows = found.figures.train.rows
+    assert 12 < rows <= 24 and rows == found.data[0]["rows"] and found.figures.frontier[-1].rows == rows
+    assert found.figures.train.steps == one.figures.train.steps + other.figures.train.steps
+    assert found.settings["mean_of"] == ["one", "other"] and found.settings["times"] == 1.5
+    # The mean of two is one and a half times as far as three quarters of each.
+    base = models.load(str(place / "Tiny"))
+    paths = {models.adapter_fingerprint(path): path for path in place.glob("build/adapters/*/adapter")}
+    parts = {paths[run.model["adapter"]]: 0.75 for run in (one, other)}
+    again = models.combine_adapters(base, parts, place / "again")
+    assert models.adapter_fingerprint(again) == found.model["adapter"]
 
 
 def test_what_is_held_out_is_not_trained_on(no_data):

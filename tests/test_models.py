@@ -1,5 +1,6 @@
 """Models: padding, precision, adapters, fingerprints, and every wrong thing one can hand over."""
 
+import copy
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from sempa_utils import models
 from sempa_utils.checks import InputError
@@ -30,10 +31,10 @@ def directory(tmp_path):
     return folder
 
 
-def adapted(base: models.LanguageModel, seed: int = 0) -> models.LanguageModel:
+def adapted(base: models.LanguageModel, seed: int = 0, rank: int = 4) -> models.LanguageModel:
     """Put a LoRA adapter with weights that are not zero on a base, by PEFT alone."""
     torch.manual_seed(seed)
-    model = get_peft_model(base.model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(base.model, LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -163,6 +164,44 @@ def test_a_saved_adapter_loads_to_the_same_vectors(tiny, tmp_path):
     assert abs(for_good.encode("The kettle is on.") - expected).max() < 1e-6
     with pytest.raises(InputError, match="this model is shared.*models.adapted"):
         Embedder(fresh, adapter=folder)
+
+
+def change_of_the_weights(base, folder) -> dict[str, torch.Tensor]:
+    """Return what an adapter adds to each weight, made by merging it into a copy."""
+    merged = PeftModel.from_pretrained(copy.deepcopy(base.model), str(folder)).merge_and_unload().state_dict()
+    return {name: merged[name] - weight for name, weight in base.model.state_dict().items()}
+
+
+def test_a_sum_of_adapters_changes_the_weights_by_the_sum_of_their_changes(tiny, tmp_path):
+    folders = []
+    for seed, rank in enumerate((2, 4)):
+        with models.given_back(tiny):
+            folders.append(models.save_adapter(adapted(tiny, seed=seed, rank=rank), tmp_path / f"adapter {seed}"))
+    shares = dict(zip(folders, (1.5, -0.25)))
+    combined = models.combine_adapters(tiny, shares, tmp_path / "sum")
+    assert tiny.adapter is None
+    parts = [change_of_the_weights(tiny, folder) for folder in folders]
+    for name, change in change_of_the_weights(tiny, combined).items():
+        wanted = sum(share * part[name] for share, part in zip(shares.values(), parts))
+        torch.testing.assert_close(change, wanted, atol=1e-6, rtol=1e-5)
+    assert any(change.abs().max() > 1e-2 for change in parts[1].values()), "else the sum says nothing"
+    alone = models.combine_adapters(tiny, {folders[0]: 1.0}, tmp_path / "alone")
+    for name, change in change_of_the_weights(tiny, alone).items():
+        torch.testing.assert_close(change, parts[0][name], atol=1e-6, rtol=1e-5)
+
+
+def test_only_lora_adapters_of_the_base_are_added_up(tiny, tmp_path):
+    with models.given_back(tiny):
+        folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
+    other = models.wrap(tiny_model(seed=9), tiny_tokenizer(), name="other")
+    with pytest.raises(InputError, match="another base model"):
+        models.combine_adapters(other, {folder: 1.0}, tmp_path / "sum")
+    with models.given_back(tiny):
+        whole = get_peft_model(tiny.model, LoraConfig(r=2, modules_to_save=["lm_head"]))
+        with_head = models.save_adapter(replace(tiny, model=whole), tmp_path / "with head")
+    with pytest.raises(InputError, match="with head.*not of LoRA's weights alone"):
+        models.combine_adapters(tiny, {folder: 0.5, with_head: 0.5}, tmp_path / "sum")
+    assert not (tmp_path / "sum").exists() and tiny.adapter is None
 
 
 def test_an_adapter_of_other_weights_of_the_same_shape_is_refused(tiny, tmp_path):

@@ -8,6 +8,7 @@ the dev tasks have none of these. The tests are read and never tuned on.
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from sempa_utils import models, records, training
 from sempa_utils.checks import InputError, build_folder, pick
@@ -15,7 +16,7 @@ from sempa_utils.data import corpora
 from sempa_utils.evaluation import sts
 from sempa_utils.evaluation.generation import Benchmarks, check_tasks, gold_answers, signals
 from sempa_utils.experiments.controls import CONTROLS
-from sempa_utils.experiments.series import BASE, Planned, Setting, finished, trained
+from sempa_utils.experiments.series import BASE, Planned, Setting, averaged, averaged_folder, finished, trained
 from sempa_utils.experiments.steps import STEPS, Data, Sizes, Work, headline
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.profiles import Profile
@@ -34,6 +35,8 @@ class Run:
     changes: dict = field(default_factory=dict)
     rows: int | None = None  # at most; None: what the sizes say
     control: str | None = None  # of `CONTROLS`: what is taken away from the rows
+    mean_of: tuple[str, ...] = ()  # runs of this recipe: their adapters' mean, and nothing is trained
+    times: float = 1.0  # as far from the base as their mean is
 
 
 _ANSWERS = {"micro_batch": 8, "accumulation": 4, "learning_rate": 1e-4}  # the paper's rate
@@ -42,6 +45,7 @@ _SLOTS = {"micro_batch": 16, "accumulation": 1, "learning_rate": 5e-4, "chunk": 
 _WORDS = _SLOTS | {"cache_reference": True}  # the runs that differ by their seed share what the base says
 _WHOLE = {"gradient_caching": False}  # a batch of short sentences fits, and a second forward is saved
 _KL = {"kl_weight": KL_WEIGHT}
+_SEEDS = ("pairwise_kl_2048", "pairwise_kl_2048_seed_43", "pairwise_kl_2048_seed_44")
 
 RUNS = {
     BASE: Run(None),
@@ -50,21 +54,29 @@ RUNS = {
     "pairwise_kl_2048": Run("pairwise", _QUICK | _KL, 2048),
     "pairwise_kl_2048_seed_43": Run("pairwise", _QUICK | _KL | {"seed": 43}, 2048),
     "pairwise_kl_2048_seed_44": Run("pairwise", _QUICK | _KL | {"seed": 44}, 2048),
+    "pairwise_kl_averaged": Run("pairwise", _QUICK | _KL, 2048, mean_of=_SEEDS, times=1.5),
     "listwise": Run("listwise", _ANSWERS),
     "one_word": Run("one_word", _WORDS),
     "one_word_seed_43": Run("one_word", _WORDS | {"seed": 43}),
     "one_word_seed_44": Run("one_word", _WORDS | {"seed": 44}),
     "one_word_kl": Run("one_word", _WORDS | _KL),
+    "one_word_kl_2048": Run("one_word", _WORDS | _KL, 2048),
     "contrastive": Run("contrastive", _SLOTS | _WHOLE),
     "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _KL),
 }
-FINISHED = {"smollm2-135m-sempa": "pairwise_kl_2048", "smollm2-135m-contrastive": "contrastive_kl"}  # adapter: its run
+FINISHED = {
+    "smollm2-135m-sempa": "pairwise_kl_averaged",
+    "smollm2-135m-contrastive": "contrastive_kl",
+}  # adapter: its run
 # What a choice in a recipe does, on fewer rows and on dev alone: the first of each objective is the grid's recipe.
 TRIALS = {
     "pairwise_2048": Run("pairwise", _ANSWERS, 2048),
     "pairwise_2048_swapped": Run("pairwise", _QUICK, 2048),
     "pairwise_2048_bare": Run("pairwise", _ANSWERS | {"template": "prompteol"}, 2048),
     "pairwise_kl_1024": Run("pairwise", _QUICK | _KL, 1024),
+    "pairwise_kl_mean": Run("pairwise", _QUICK | _KL, 2048, mean_of=_SEEDS),
+    "pairwise_kl_mean_twice": Run("pairwise", _QUICK | _KL, 2048, mean_of=_SEEDS, times=2.0),
+    "pairwise_kl_2048_further": Run("pairwise", _QUICK | _KL, 2048, mean_of=_SEEDS[:1], times=1.5),
     "pairwise_without_entailment": Run("pairwise", _QUICK | _KL, 1024, "without_entailment"),
     "pairwise_without_contradiction": Run("pairwise", _QUICK | _KL, 1024, "without_contradiction"),
     "pairwise_without_either": Run("pairwise", _QUICK | _KL, 1024, "without_either"),
@@ -160,6 +172,10 @@ def recipe(run: str, profile: Profile, *, seed: int = 42) -> training.Recipe:
 
 def training_rows(run: str, setting: Setting, *, held_out: corpora.Corpus, limit: int | None = None) -> corpora.Corpus:
     """Return what a run is trained on, less the held-out rows; for the base, what the triplets' objectives are."""
+    if parts := ALL[run].mean_of:
+        corpora_of = [training_rows(part, setting, held_out=held_out, limit=limit) for part in parts]
+        together = list(dict.fromkeys(row for corpus in corpora_of for row in corpus.rows))
+        return corpora_of[0].changed(together, f"rows of {', '.join(parts)}")
     objective = ALL[run].objective
     ranked = objective is not None and OBJECTIVES[objective].ranked
     rows = min((number for number in (ALL[run].rows, limit) if number), default=None)
@@ -234,7 +250,12 @@ def _work(
 ) -> Work:
     """Return a run with its training as it is found, or, with `announce`, trained now if it has to be."""
     rows, record = training_rows(name, setting, held_out=data.held_out, limit=sizes.triplets), None
-    if name != BASE:
+    run, how = ALL[name], {"setting": setting, "data": data, "sizes": sizes, "announce": announce}
+    if run.mean_of:
+        parts = [part.trained for part in (_work(other, base, **how) for other in run.mean_of) if part.trained]
+        if len(parts) == len(run.mean_of) and (announce or averaged_folder(parts, run.times).is_dir()):
+            record = averaged(base, parts, rows, times=run.times)
+    elif name != BASE:
         planned = Planned(recipe(name, setting.profile, seed=setting.seed), rows)
         record = finished(base, planned)
         if announce and not record:
@@ -247,7 +268,9 @@ def _write(work: Work, folder: Path, steps: list[str]) -> None:
     """Write the run's record with the figures of `steps`, or add those to the record that is there."""
     run, data = work.trained, work.data.records()
     model = work.base.describe() | {"adapter": run and run.adapter_fingerprint}
-    settings = {"recipe": run and run.recipe, "sizes": work.sizes.recorded()}
+    settings: dict[str, Any] = {"recipe": run and run.recipe, "sizes": work.sizes.recorded()}
+    if parts := ALL[work.name].mean_of:
+        settings |= {"mean_of": list(parts), "times": ALL[work.name].times}
     origin = records.Origin(model, [run.data, *data] if run else data, settings, work.seed)
     name = record_name(work.base.name, work.name)
     figures = GridFigures(TrainingFigures.of(run))

@@ -1,17 +1,19 @@
 """What every series of runs is made of: a setting, runs that are trained or found, and models to measure."""
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from tqdm.auto import tqdm
 
 from sempa_utils import models, profiles, training
+from sempa_utils.checks import build_folder, fingerprint
 from sempa_utils.data.corpora import Corpus
 from sempa_utils.profiles import Profile
-from sempa_utils.records import TrainingRecord
+from sempa_utils.records import CurveMean, TrainingRecord
 from sempa_utils.training import Recipe
 
 BASE = "base"  # the row of the model without an adapter
@@ -49,6 +51,39 @@ def trained(base: models.LanguageModel, planned: Planned) -> TrainingRecord:
 def finished(base: models.LanguageModel, planned: Planned) -> TrainingRecord | None:
     """Return the record of a finished run, or None."""
     return training.read_record(training.run_folder(base, planned.corpus, recipe=planned.recipe))
+
+
+def averaged_folder(runs: Sequence[TrainingRecord], times: float) -> Path:
+    """Return where the mean of runs' adapters lies, `times` as far from the base."""
+    return build_folder() / "adapters" / fingerprint("mean", *(run.adapter_fingerprint for run in runs), f"{times:g}")
+
+
+def averaged(
+    base: models.LanguageModel, runs: Sequence[TrainingRecord], corpus: Corpus, *, times: float = 1.0
+) -> TrainingRecord:
+    """Return runs of one recipe as one run on their rows together, `corpus`: their adapters' mean, made if not there.
+
+    The mean lies `times` as far from the base as it is: more than 1 goes on where training stopped (Zheng et al. 2024,
+    *Model extrapolation expedites alignment*). Steps and seconds are the runs' sums, means of the curve their means.
+    """
+    folder = averaged_folder(runs, times)
+    adapter = folder / "adapter"
+    if not adapter.is_dir():
+        models.combine_adapters(base, {run.adapter: times / len(runs) for run in runs}, adapter)
+    last = {one.name: fmean(getattr(run.last_quarter, one.name) for run in runs) for one in fields(CurveMean)}
+    return replace(
+        runs[0],
+        fingerprint=folder.name,
+        data=corpus.record(),
+        last_quarter=CurveMean(**last),
+        steps=sum(run.steps for run in runs),
+        rows_too_long=0,
+        seconds=sum(run.seconds for run in runs),
+        peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
+        triplets_per_second=None,
+        adapter=adapter,
+        adapter_fingerprint=models.adapter_fingerprint(adapter),
+    )
 
 
 def trained_runs(

@@ -8,6 +8,7 @@ from sempa_utils.models.adapters import (
     adapter_folder,
     base_of_adapter,
     check_adapter,
+    combine_adapters,
     finished_adapters,
     given_back,
     save_adapter,

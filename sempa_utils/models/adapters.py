@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,6 +206,28 @@ def save_adapter(language_model: LanguageModel, folder: Path | str) -> Path:
         note = {"base": language_model.name, "base_fingerprint": language_model.fingerprint}
         (draft / ADAPTER_NOTE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
     return folder
+
+
+def combine_adapters(base: LanguageModel, shares: Mapping[Path, float], folder: Path | str) -> Path:
+    """Save the adapter whose change of the weights is the sum of others', each times its share; return its folder.
+
+    Exact: nothing is cut off, the ranks add up. Raises `InputError` for an adapter of another base or of another kind
+    than LoRA, or one that trains weights of its own beside it.
+    """
+    folders = {f"part {place}": adapter_folder(path) for place, path in enumerate(shares)}
+    for path in folders.values():
+        check_adapter(base, path)
+        if any("lora_" not in name for name in _names(path / WEIGHTS)):
+            raise InputError(f"{path}: not of LoRA's weights alone, and others have no sum. Name a LoRA adapter.")
+    from peft import PeftModel
+
+    with given_back(base):
+        first, *others = folders
+        wrapped: Any = PeftModel.from_pretrained(base.model, str(folders[first]), adapter_name=first)
+        for name in others:
+            wrapped.load_adapter(str(folders[name]), name)
+        wrapped.add_weighted_adapter(list(folders), list(shares.values()), "default", combination_type="cat")
+        return save_adapter(replace(base, model=wrapped), folder)
 
 
 def adapter_fingerprint(folder: Path | str) -> str:
