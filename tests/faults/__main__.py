@@ -279,6 +279,8 @@ sentences, and adapters after 16 rows. A number is the largest difference, as a 
   was interrupted or not.
 - **Not promised**: the last digits. Other threads, batches, processors and versions of torch make sums in another
   order; and AdamW divides a gradient by its own size, so that weights can differ by more than rounding does.
+- **Another run, not another rounding**: micro-batches of another size where an objective takes its candidates from
+  them, or where they have more rows than the KL term's texts (`--kl-texts`), for these are the first of each.
 """
 
 
