@@ -38,7 +38,8 @@ def _training(name: str, more: str, minutes: float) -> Stage:
     return Stage(words.replace("NAME", name) + more, minutes)
 
 
-RUNS = "base,pairwise_kl_2048,pairwise_kl_2048_seed_43,pairwise_kl_2048_seed_44,contrastive_kl,one_word_kl"
+SEEDS = "pairwise_kl_2048,pairwise_kl_2048_seed_43,pairwise_kl_2048_seed_44"
+RUNS = f"base,{SEEDS},pairwise_kl_averaged,contrastive_kl,one_word_kl"
 GRID = f"-m sempa_utils reproduce --runs {RUNS} --steps frontier,sts,signals --records {{records}} {{grid}}"
 STAGES = {
     "doctor": Stage("-m sempa_utils doctor", 0.3),
