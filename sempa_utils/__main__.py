@@ -61,7 +61,7 @@ def _end_bars() -> None:
     """End the lines of progress bars that are still drawn, so that what is said stands on a line of its own."""
     from tqdm import tqdm
 
-    for bar in list(tqdm._instances):
+    for bar in list(getattr(tqdm, "_instances", ())):  # there is none before the first bar
         bar.close()
 
 
