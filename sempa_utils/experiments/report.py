@@ -50,8 +50,9 @@ FIRST_SCREEN = (
     "pairwise_kl_averaged",
     "listwise",
     "one_word",
+    "one_word_kl_2048",
     "contrastive",
-    "contrastive_kl",
+    CONTRASTIVE,
 )
 BENCHMARKS = {name: task.label.split(",")[0] for name, task in TASKS.items()}
 PUBLISHED_STS = [("reference", "SBERT-NLI-base")]
