@@ -481,9 +481,9 @@ def _gains(
 
 
 def _first_curves(recorded: Recorded) -> tuple[dict[str, list[records.FrontierPoint]], records.FrontierPoint | None]:
-    """Return `curves` of the runs of the first screen: more would not be told apart."""
+    """Return `curves` of the runs of the first screen, of one recipe the averaged: more would not be told apart."""
     runs, base = curves(recorded)
-    return {run: points for run, points in runs.items() if run in FIRST_SCREEN}, base
+    return {run: points for run, points in runs.items() if run in FIRST_SCREEN and run != SEMPA}, base
 
 
 PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the records as (runs, base), and what draws it
