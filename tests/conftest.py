@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -18,6 +19,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the hub
 PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // PROCESSES)))
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# They are made deaf to Ctrl-C, and what they start inherits it: a test that sends one would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

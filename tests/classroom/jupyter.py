@@ -99,6 +99,9 @@ def page(server):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
         page = browser.new_page(viewport={"width": 1400, "height": 1100})
         page.set_default_timeout(PATIENCE)
+        # Where the machine is slow the page asks for a kernel before it has heard of the one that runs.
+        chosen = page.get_by_role("button", name="Select Kernel")
+        page.add_locator_handler(chosen, lambda button: button.click())
         page.goto(server)
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         page.get_by_text("| Idle").or_(page.locator("[data-status=idle]")).first.wait_for(state="attached")
