@@ -99,17 +99,27 @@ def page(server):
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
         page = browser.new_page(viewport={"width": 1400, "height": 1100})
         page.set_default_timeout(PATIENCE)
-        # Where the machine is slow the page asks for a kernel before it has heard of the one that runs.
-        chosen = page.get_by_role("button", name="Select Kernel")
-        page.add_locator_handler(chosen, lambda button: button.click())
         page.goto(server)
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         page.get_by_text("| Idle").or_(page.locator("[data-status=idle]")).first.wait_for(state="attached")
-        page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
-        page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+        run_all(page)
         yield page
         page.screenshot(path=PICTURES / "jupyter_last.png")
         browser.close()
+
+
+def run_all(page) -> None:
+    """Choose "Run All Cells" until a cell runs.
+
+    Where the machine is slow the page asks for a kernel before it knows the one that runs, and forgets what was asked.
+    """
+    page.add_locator_handler(page.get_by_role("button", name="Select Kernel"), lambda button: button.click())
+    begun = page.locator(".jp-CodeCell .jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+    while not begun.count():
+        page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+        page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+        with contextlib.suppress(sync_api.TimeoutError):
+            begun.first.wait_for(timeout=30_000)
 
 
 def cell(page, text: str):
