@@ -1,5 +1,5 @@
 # make run    makes .venv, installs, fetches the model and executes every notebook; pages in build/
-# make test   makes .venv and runs the whole suite, in two processes where there are two cores
+# make test   makes .venv and runs the whole suite; TESTS='-n 2 --dist worksteal' does so in two processes
 # make exercises  writes the notebooks for a class, with and without solutions, into build/exercises
 # make handout    packs kit, class's notebooks and the finished run into build/sempa-kit.zip
 # make progress HANDED_IN=folder  tells what a class has solved
@@ -32,7 +32,7 @@ run: $(INSTALLED)
 	@$(BIN)/python notebooks/run.py --profile $(PROFILE) --model $(MODEL)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n logical --maxprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest $(TESTS)
 
 faults: $(INSTALLED)
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(FAULTS)
@@ -96,6 +96,8 @@ $(INSTALLED): requirements.txt pyproject.toml
 
 # Options for it, such as FAULTS=--soak or FAULTS='--only kill --kills 100'.
 FAULTS ?=
+# Options of pytest.
+TESTS ?=
 # Which parts of the classroom, and for the other two: a list of names, a folder.
 CLASSROOM ?= tests/classroom/colab.py tests/classroom/wheel.py tests/classroom/jupyter.py
 STUDENTS ?=

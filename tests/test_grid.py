@@ -429,7 +429,7 @@ def test_a_mean_of_runs_is_made_of_their_adapters_and_judged_by_all_their_rows(p
     base = models.load(str(place / "Tiny"))
     paths = {models.adapter_fingerprint(path): path for path in place.glob("build/adapters/*/adapter")}
     parts = {paths[run.model["adapter"]]: 0.75 for run in (one, other)}
-    again = models.combine_adapters(base, parts, place / "again")
+    again = models.combine_adapters(base, parts, folder=place / "again")
     assert models.adapter_fingerprint(again) == found.model["adapter"]
 
 

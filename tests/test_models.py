@@ -178,14 +178,14 @@ def test_a_sum_of_adapters_changes_the_weights_by_the_sum_of_their_changes(tiny,
         with models.given_back(tiny):
             folders.append(models.save_adapter(adapted(tiny, seed=seed, rank=rank), tmp_path / f"adapter {seed}"))
     shares = dict(zip(folders, (1.5, -0.25)))
-    combined = models.combine_adapters(tiny, shares, tmp_path / "sum")
+    combined = models.combine_adapters(tiny, shares, folder=tmp_path / "sum")
     assert tiny.adapter is None
     parts = [change_of_the_weights(tiny, folder) for folder in folders]
     for name, change in change_of_the_weights(tiny, combined).items():
         wanted = sum(share * part[name] for share, part in zip(shares.values(), parts))
         torch.testing.assert_close(change, wanted, atol=1e-6, rtol=1e-5)
     assert any(change.abs().max() > 1e-2 for change in parts[1].values()), "else the sum says nothing"
-    alone = models.combine_adapters(tiny, {folders[0]: 1.0}, tmp_path / "alone")
+    alone = models.combine_adapters(tiny, {folders[0]: 1.0}, folder=tmp_path / "alone")
     for name, change in change_of_the_weights(tiny, alone).items():
         torch.testing.assert_close(change, parts[0][name], atol=1e-6, rtol=1e-5)
 
@@ -195,12 +195,12 @@ def test_only_lora_adapters_of_the_base_are_added_up(tiny, tmp_path):
         folder = models.save_adapter(adapted(tiny), tmp_path / "adapter")
     other = models.wrap(tiny_model(seed=9), tiny_tokenizer(), name="other")
     with pytest.raises(InputError, match="another base model"):
-        models.combine_adapters(other, {folder: 1.0}, tmp_path / "sum")
+        models.combine_adapters(other, {folder: 1.0}, folder=tmp_path / "sum")
     with models.given_back(tiny):
         whole = get_peft_model(tiny.model, LoraConfig(r=2, modules_to_save=["lm_head"]))
         with_head = models.save_adapter(replace(tiny, model=whole), tmp_path / "with head")
     with pytest.raises(InputError, match="with head.*not of LoRA's weights alone"):
-        models.combine_adapters(tiny, {folder: 0.5, with_head: 0.5}, tmp_path / "sum")
+        models.combine_adapters(tiny, {folder: 0.5, with_head: 0.5}, folder=tmp_path / "sum")
     assert not (tmp_path / "sum").exists() and tiny.adapter is None
 
 

@@ -254,7 +254,7 @@ def _work(
     if run.mean_of:
         parts = [part.trained for part in (_work(other, base, **how) for other in run.mean_of) if part.trained]
         if len(parts) == len(run.mean_of) and (announce or averaged_folder(parts, run.times).is_dir()):
-            record = averaged(base, parts, rows, times=run.times)
+            record = averaged(base, parts, corpus=rows, times=run.times)
     elif name != BASE:
         planned = Planned(recipe(name, setting.profile, seed=setting.seed), rows)
         record = finished(base, planned)

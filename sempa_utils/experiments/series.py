@@ -59,7 +59,7 @@ def averaged_folder(runs: Sequence[TrainingRecord], times: float) -> Path:
 
 
 def averaged(
-    base: models.LanguageModel, runs: Sequence[TrainingRecord], corpus: Corpus, *, times: float = 1.0
+    base: models.LanguageModel, runs: Sequence[TrainingRecord], *, corpus: Corpus, times: float = 1.0
 ) -> TrainingRecord:
     """Return runs of one recipe as one run on their rows together, `corpus`: their adapters' mean, made if not there.
 
@@ -69,7 +69,7 @@ def averaged(
     folder = averaged_folder(runs, times)
     adapter = folder / "adapter"
     if not adapter.is_dir():
-        models.combine_adapters(base, {run.adapter: times / len(runs) for run in runs}, adapter)
+        models.combine_adapters(base, {run.adapter: times / len(runs) for run in runs}, folder=adapter)
     last = {one.name: fmean(getattr(run.last_quarter, one.name) for run in runs) for one in fields(CurveMean)}
     return replace(
         runs[0],

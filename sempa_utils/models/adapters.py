@@ -208,7 +208,7 @@ def save_adapter(language_model: LanguageModel, folder: Path | str) -> Path:
     return folder
 
 
-def combine_adapters(base: LanguageModel, shares: Mapping[Path, float], folder: Path | str) -> Path:
+def combine_adapters(base: LanguageModel, shares: Mapping[Path, float], *, folder: Path | str) -> Path:
     """Save the adapter whose change of the weights is the sum of others', each times its share; return its folder.
 
     Exact: nothing is cut off, the ranks add up. Raises `InputError` for an adapter of another base or of another kind
