@@ -425,6 +425,8 @@ def test_a_mean_of_runs_is_made_of_their_adapters_and_judged_by_all_their_rows(p
     assert 12 < rows <= 24 and rows == found.data[0]["rows"] and found.figures.frontier[-1].rows == rows
     assert found.figures.train.steps == one.figures.train.steps + other.figures.train.steps
     assert found.settings["mean_of"] == ["one", "other"] and found.settings["times"] == 1.5
+    with pytest.raises(InputError, match="are the same.*--seed"):  # else one would weigh as much as both
+        do(place, ["mean"], ["geometry"], seed=43, folder=place / "of one seed")
     # The mean of two is one and a half times as far as three quarters of each.
     base = models.load(str(place / "Tiny"))
     paths = {models.adapter_fingerprint(path): path for path in place.glob("build/adapters/*/adapter")}

@@ -201,6 +201,12 @@ def test_only_lora_adapters_of_the_base_are_added_up(tiny, tmp_path):
         with_head = models.save_adapter(replace(tiny, model=whole), tmp_path / "with head")
     with pytest.raises(InputError, match="with head.*not of LoRA's weights alone"):
         models.combine_adapters(tiny, {folder: 0.5, with_head: 0.5}, folder=tmp_path / "sum")
+    for setting in ("use_rslora", "use_dora"):
+        with models.given_back(tiny):
+            other = get_peft_model(tiny.model, LoraConfig(r=2, target_modules="all-linear", **{setting: True}))
+            of_another_kind = models.save_adapter(replace(tiny, model=other), tmp_path / setting)
+        with pytest.raises(InputError, match=f"{setting}.*not of LoRA's weights alone"):
+            models.combine_adapters(tiny, {folder: 0.5, of_another_kind: 0.5}, folder=tmp_path / "sum")
     assert not (tmp_path / "sum").exists() and tiny.adapter is None
 
 

@@ -64,10 +64,8 @@ RUNS = {
     "contrastive": Run("contrastive", _SLOTS | _WHOLE),
     "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _KL),
 }
-FINISHED = {
-    "smollm2-135m-sempa": "pairwise_kl_averaged",
-    "smollm2-135m-contrastive": "contrastive_kl",
-}  # adapter: its run
+# {adapter that comes with the kit: its run}
+FINISHED = {"smollm2-135m-sempa": "pairwise_kl_averaged", "smollm2-135m-contrastive": "contrastive_kl"}
 # What a choice in a recipe does, on fewer rows and on dev alone: the first of each objective is the grid's recipe.
 TRIALS = {
     "pairwise_2048": Run("pairwise", _ANSWERS, 2048),

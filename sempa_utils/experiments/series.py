@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from tqdm.auto import tqdm
 
 from sempa_utils import models, profiles, training
-from sempa_utils.checks import build_folder, fingerprint
+from sempa_utils.checks import InputError, build_folder, fingerprint
 from sempa_utils.data.corpora import Corpus
 from sempa_utils.profiles import Profile
 from sempa_utils.records import CurveMean, TrainingRecord
@@ -64,8 +64,11 @@ def averaged(
     """Return runs of one recipe as one run on their rows together, `corpus`: their adapters' mean, made if not there.
 
     The mean lies `times` as far from the base as it is: more than 1 goes on where training stopped (Zheng et al. 2024,
-    *Model extrapolation expedites alignment*). Steps and seconds are the runs' sums, means of the curve their means.
+    *Model extrapolation expedites alignment*). Steps, seconds and rows that were too long are the runs' sums, means of
+    the curve their means. Raises `InputError` where two of the runs are one, as with a seed that another names.
     """
+    if len({run.adapter_fingerprint for run in runs}) < len(runs):
+        raise InputError("Two of the runs whose mean is asked for are the same. Give a --seed that none of them names.")
     folder = averaged_folder(runs, times)
     adapter = folder / "adapter"
     if not adapter.is_dir():
@@ -77,7 +80,7 @@ def averaged(
         data=corpus.record(),
         last_quarter=CurveMean(**last),
         steps=sum(run.steps for run in runs),
-        rows_too_long=0,
+        rows_too_long=sum(run.rows_too_long for run in runs),
         seconds=sum(run.seconds for run in runs),
         peak_memory_bytes=max(run.peak_memory_bytes for run in runs),
         triplets_per_second=None,

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import re
 import shutil
 import tempfile
 import warnings
@@ -212,13 +213,18 @@ def combine_adapters(base: LanguageModel, shares: Mapping[Path, float], *, folde
     """Save the adapter whose change of the weights is the sum of others', each times its share; return its folder.
 
     Exact: nothing is cut off, the ranks add up. Raises `InputError` for an adapter of another base or of another kind
-    than LoRA, or one that trains weights of its own beside it.
+    than plain LoRA: with magnitudes (DoRA), a scale by the root of the rank, biases, or weights of its own beside it.
     """
     folders = {f"part {place}": adapter_folder(path) for place, path in enumerate(shares)}
     for path in folders.values():
         check_adapter(base, path)
-        if any("lora_" not in name for name in _names(path / WEIGHTS)):
-            raise InputError(f"{path}: not of LoRA's weights alone, and others have no sum. Name a LoRA adapter.")
+        # PEFT scales the sum as it does the first of them, and takes no magnitude or bias into it.
+        other = [name for name in ("use_rslora", "use_dora", "lora_bias") if _read(path / CONFIG).get(name)]
+        other += [name for name in _names(path / WEIGHTS) if not re.search(r"\.lora_[AB]\.weight$", name)]
+        if other:
+            raise InputError(
+                f"{path}: not of LoRA's weights alone ({other[0]}), so it has no sum. Name a LoRA adapter."
+            )
     from peft import PeftModel
 
     with given_back(base):
