@@ -336,3 +336,13 @@ def test_a_picture_drawn_twice_is_the_same_to_the_byte(tmp_path, ending):
         report.save_picture(picture, tmp_path / folder / f"one.{ending}", mark="a1b2")
     first, second = ((tmp_path / folder / f"one.{ending}").read_bytes() for folder in ("first", "second"))
     assert first == second and b"a1b2" in first
+
+
+def test_the_controls_stand_below_the_run_that_nothing_was_taken_from():
+    recorded = report.recorded_runs()
+    assert report.replace(report.RUNS[report.SEMPA], rows=1024) == report.TRIALS["pairwise_kl_1024"]
+    whole, *others = report.controls(recorded).splitlines()[2:]
+    assert whole.startswith("| `pairwise_kl_1024` |")
+    assert [line.split("`")[1] for line in others] == [run for run, one in report.TRIALS.items() if one.control]
+    without = report.controls(recorded | {"pairwise_alike_long": None})
+    assert "alike_long" not in without and len(without.splitlines()) == len(others) + 2

@@ -226,8 +226,14 @@ def controls(recorded: Recorded) -> str:
             tasks = list(figures.dev.scores.tasks)
             gains = [_difference(score) for score in (figures.dev.scores.mean, *figures.dev.scores.tasks.values())]
             lost = _change(figures.frontier[-1].perplexity, base.perplexity) if base else ""
-            rows[_name(run)] = [f"{figures.train.rows:,}" if figures.train else "", *gains, lost]
-    columns = ["rows", "mean of the dev tasks, change from the base", *tasks, "perplexity, change"]
+            learned = figures.train and figures.train.last_quarter
+            rows[_name(run)] = [f"{100 * learned.accuracy:.0f}" if learned else "", *gains, lost]
+    columns = [
+        "preferred answer likelier, last quarter of training, %",
+        "mean of the dev tasks, change from the base",
+        *tasks,
+        "perplexity, change",
+    ]
     return _markdown("", columns, rows)
 
 
