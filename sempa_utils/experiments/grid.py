@@ -45,7 +45,13 @@ _SLOTS = {"micro_batch": 16, "accumulation": 1, "learning_rate": 5e-4, "chunk": 
 _WORDS = _SLOTS | {"cache_reference": True}  # the runs that differ by their seed share what the base says
 _WHOLE = {"gradient_caching": False}  # a batch of short sentences fits, and a second forward is saved
 _KL = {"kl_weight": KL_WEIGHT}
-_SEEDS = ("pairwise_kl_2048", "pairwise_kl_2048_seed_43", "pairwise_kl_2048_seed_44")
+
+
+def _seeds(run: str) -> tuple[str, ...]:
+    """Return the runs of one recipe that differ by their seed, and so by their draw of the rows."""
+    return run, f"{run}_seed_43", f"{run}_seed_44"
+
+
 
 RUNS = {
     BASE: Run(None),
@@ -54,15 +60,24 @@ RUNS = {
     "pairwise_kl_2048": Run("pairwise", _QUICK | _KL, 2048),
     "pairwise_kl_2048_seed_43": Run("pairwise", _QUICK | _KL | {"seed": 43}, 2048),
     "pairwise_kl_2048_seed_44": Run("pairwise", _QUICK | _KL | {"seed": 44}, 2048),
-    "pairwise_kl_averaged": Run("pairwise", _QUICK | _KL, 2048, mean_of=_SEEDS, times=1.5),
+    "pairwise_kl_averaged": Run("pairwise", _QUICK | _KL, 2048, mean_of=_seeds("pairwise_kl_2048"), times=1.5),
     "listwise": Run("listwise", _ANSWERS),
     "one_word": Run("one_word", _WORDS),
     "one_word_seed_43": Run("one_word", _WORDS | {"seed": 43}),
     "one_word_seed_44": Run("one_word", _WORDS | {"seed": 44}),
     "one_word_kl": Run("one_word", _WORDS | _KL),
     "one_word_kl_2048": Run("one_word", _WORDS | _KL, 2048),
+    "one_word_kl_2048_seed_43": Run("one_word", _WORDS | _KL | {"seed": 43}, 2048),
+    "one_word_kl_2048_seed_44": Run("one_word", _WORDS | _KL | {"seed": 44}, 2048),
+    "one_word_kl_averaged": Run("one_word", _WORDS | _KL, 2048, mean_of=_seeds("one_word_kl_2048"), times=1.5),
     "contrastive": Run("contrastive", _SLOTS | _WHOLE),
     "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _KL),
+    "contrastive_kl_2048": Run("contrastive", _SLOTS | _WHOLE | _KL, 2048),
+    "contrastive_kl_2048_seed_43": Run("contrastive", _SLOTS | _WHOLE | _KL | {"seed": 43}, 2048),
+    "contrastive_kl_2048_seed_44": Run("contrastive", _SLOTS | _WHOLE | _KL | {"seed": 44}, 2048),
+    "contrastive_kl_averaged": Run(
+        "contrastive", _SLOTS | _WHOLE | _KL, 2048, mean_of=_seeds("contrastive_kl_2048"), times=1.5
+    ),
 }
 # {adapter that comes with the kit: its run}
 FINISHED = {"smollm2-135m-sempa": "pairwise_kl_averaged", "smollm2-135m-contrastive": "contrastive_kl"}
@@ -72,15 +87,17 @@ TRIALS = {
     "pairwise_2048_swapped": Run("pairwise", _QUICK, 2048),
     "pairwise_2048_bare": Run("pairwise", _ANSWERS | {"template": "prompteol"}, 2048),
     "pairwise_kl_1024": Run("pairwise", _QUICK | _KL, 1024),
-    "pairwise_kl_mean": Run("pairwise", _QUICK | _KL, 2048, mean_of=_SEEDS),
-    "pairwise_kl_mean_twice": Run("pairwise", _QUICK | _KL, 2048, mean_of=_SEEDS, times=2.0),
-    "pairwise_kl_2048_further": Run("pairwise", _QUICK | _KL, 2048, mean_of=_SEEDS[:1], times=1.5),
+    "pairwise_kl_mean": Run("pairwise", _QUICK | _KL, 2048, mean_of=_seeds("pairwise_kl_2048")),
+    "pairwise_kl_mean_twice": Run("pairwise", _QUICK | _KL, 2048, mean_of=_seeds("pairwise_kl_2048"), times=2.0),
+    "pairwise_kl_2048_further": Run("pairwise", _QUICK | _KL, 2048, mean_of=_seeds("pairwise_kl_2048")[:1], times=1.5),
     "pairwise_without_entailment": Run("pairwise", _QUICK | _KL, 1024, "without_entailment"),
     "pairwise_without_contradiction": Run("pairwise", _QUICK | _KL, 1024, "without_contradiction"),
     "pairwise_without_either": Run("pairwise", _QUICK | _KL, 1024, "without_either"),
     "pairwise_alike_long": Run("pairwise", _QUICK | _KL, 1024, "alike_long"),
+    "one_word_kl_mean": Run("one_word", _WORDS | _KL, 2048, mean_of=_seeds("one_word_kl_2048")),
     "one_word_2048": Run("one_word", _WORDS, 2048),
     "one_word_2048_swapped": Run("one_word", _WORDS | {"accumulation": 2, "learning_rate": 1e-4}, 2048),
+    "contrastive_kl_mean": Run("contrastive", _SLOTS | _WHOLE | _KL, 2048, mean_of=_seeds("contrastive_kl_2048")),
 }
 ALL = RUNS | TRIALS
 TRIAL_STEPS = ("frontier", "dev")
