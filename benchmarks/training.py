@@ -4,7 +4,7 @@ Each side runs several times, in turn; the figures are medians, with all repeats
 arithmetic bound is what the tree's floating-point operations alone would take at the rate of a
 matrix product of the model's own shape, measured in the same run.
 
-python benchmarks/training.py [--triplets 24] [--repeats 5] [--precision float32] [--record NAME]
+python benchmarks/training.py [--triplets 24] [--repeats 5] [--precision float32] [--others all] [--record NAME]
 python benchmarks/training.py --shape llama-3-8b --precision nf4      # random weights; wants a GPU
 """
 
@@ -14,12 +14,14 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sempa_utils import models, records, training
 from sempa_utils.data import corpora
+from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.training import memory
 from sempa_utils.training.trainer import make_trainer
 
@@ -33,6 +35,10 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--objective", default="pairwise", help="of the prefix trees; stock TRL has pairwise always")
     parser.add_argument("--kl-weight", type=float, default=0.0, help="of the prefix trees")
+    others = (
+        "comma-separated objectives to time in the same turns, with _kl for 10 × KL beside it; all: each, both ways"
+    )
+    parser.add_argument("--others", default="", help=others)
     parser.add_argument("--model", default="packaged")
     parser.add_argument("--shape", help="random weights of this shape instead of --model: llama-2-7b, llama-3-8b")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="on both sides")
@@ -46,15 +52,16 @@ def main() -> None:
     with random_weights(options.shape, rows) if options.shape else contextlib.nullcontext(options.model) as name:
         language_model = models.load(str(name), options.precision)
     how = {"micro_batch": options.micro_batch, "gradient_checkpointing": options.gradient_checkpointing}
-    recipes = {
-        "prefix tree": training.Recipe.make(options.objective, kl_weight=options.kl_weight, **how),
-        "stock TRL": training.Recipe.make("pairwise", shared_prefix=False, **how),
+    sides = {
+        "prefix tree": Side(training.Recipe.make(options.objective, kl_weight=options.kl_weight, **how), rows),
+        "stock TRL": Side(training.Recipe.make("pairwise", shared_prefix=False, **how), rows),
     }
-    speeds, peaks = ({kind: [] for kind in recipes} for _ in range(2))
+    sides |= {name: side(name, options.triplets, **how) for name in other_sides(options.others)}
+    speeds, peaks = ({kind: [] for kind in sides} for _ in range(2))
     for repeat in range(options.repeats + 1):
-        for kind, recipe in recipes.items():
-            # The first round is short and only warms both sides up.
-            corpus = rows if repeat else rows.sample(options.micro_batch, 1)
+        for kind, (recipe, rows_of) in sides.items():
+            # The first round is short and only warms all sides up.
+            corpus = rows_of if repeat else rows_of.sample(options.micro_batch, 1)
             with tempfile.TemporaryDirectory() as folder:
                 record = training.train(language_model, corpus, recipe=recipe, folder=folder)
             if repeat:
@@ -68,10 +75,13 @@ def main() -> None:
             "peak_memory_gigabytes": statistics.median(peaks[kind]),
             "planned_memory_gigabytes": planned_bytes(language_model, recipe) / 2**30,
         }
-        for kind, recipe in recipes.items()
+        for kind, (recipe, _) in sides.items()
     }
-    ratio = figures["prefix tree"]["triplets_per_second"] / figures["stock TRL"]["triplets_per_second"]
-    figures |= {"ratio": ratio, "arithmetic bound": arithmetic_bound(language_model, rows, recipes["prefix tree"])}
+    ratios = {
+        kind: one["triplets_per_second"] / figures["stock TRL"]["triplets_per_second"] for kind, one in figures.items()
+    }
+    ratio, bound = ratios["prefix tree"], arithmetic_bound(language_model, rows, sides["prefix tree"].recipe)
+    figures |= {"ratio": ratio, "ratios": ratios, "arithmetic bound": bound}
     reached = figures["prefix tree"]["triplets_per_second"] / figures["arithmetic bound"]["triplets_per_second"]
     figures["share_of_the_bound"] = reached
     headline = (
@@ -82,6 +92,27 @@ def main() -> None:
     if options.record:
         origin = records.Origin(language_model.describe(), rows.record(), vars(options), 42)
         records.save_run(records.run_record(options.record, figures, headline=headline, origin=origin), options.records)
+
+
+class Side(NamedTuple):
+    """A recipe that is timed, and the rows that it is timed on."""
+
+    recipe: training.Recipe
+    rows: corpora.Corpus
+
+
+def other_sides(asked: str) -> list[str]:
+    """Return the names that `--others` stands for."""
+    if asked == "all":
+        return [f"{name}{ending}" for name in OBJECTIVES for ending in ("", "_kl") if f"{name}{ending}" != "pairwise"]
+    return asked.split(",") if asked else []
+
+
+def side(name: str, triplets: int, **how) -> Side:
+    """Return an objective's prefix trees, held to the base where its name ends so, on rows of the kind that it needs."""
+    objective = name.removesuffix("_kl")
+    recipe = training.Recipe.make(objective, kl_weight=10.0 if name != objective else 0.0, **how)
+    return Side(recipe, corpora.load_nli(None, triplets, ranked=OBJECTIVES[objective].ranked, seed=42))
 
 
 def planned_bytes(language_model, recipe) -> int:

@@ -52,7 +52,6 @@ def _seeds(run: str) -> tuple[str, ...]:
     return run, f"{run}_seed_43", f"{run}_seed_44"
 
 
-
 RUNS = {
     BASE: Run(None),
     "pairwise": Run("pairwise", _ANSWERS),
@@ -94,6 +93,8 @@ TRIALS = {
     "pairwise_without_contradiction": Run("pairwise", _QUICK | _KL, 1024, "without_contradiction"),
     "pairwise_without_either": Run("pairwise", _QUICK | _KL, 1024, "without_either"),
     "pairwise_alike_long": Run("pairwise", _QUICK | _KL, 1024, "alike_long"),
+    "listwise_kl_1024": Run("listwise", _QUICK | _KL, 1024),
+    "best_of_n_kl_1024": Run("best_of_n", _QUICK | _KL, 1024),
     "one_word_kl_mean": Run("one_word", _WORDS | _KL, 2048, mean_of=_seeds("one_word_kl_2048")),
     "one_word_2048": Run("one_word", _WORDS, 2048),
     "one_word_2048_swapped": Run("one_word", _WORDS | {"accumulation": 2, "learning_rate": 1e-4}, 2048),
