@@ -69,8 +69,8 @@ site: $(INSTALLED)
 	@$(BIN)/python -m pdoc -o build/site/api sempa_utils && echo "build/site/index.html"
 
 bench: $(INSTALLED)
-	@$(BIN)/python benchmarks/training.py --triplets 16 $(if $(RECORD),--record bench_training_cpu)
-	@$(BIN)/python benchmarks/embedding.py --pairs 20 $(if $(RECORD),--record bench_embedding_cpu)
+	@$(BIN)/python benchmarks/training.py --triplets 8 --others all $(if $(RECORD),--record bench_training_cpu)
+	@$(BIN)/python benchmarks/embedding.py --pairs 10 $(if $(RECORD),--record bench_embedding_cpu)
 	@$(BIN)/python benchmarks/generation.py --items 2 $(if $(RECORD),--record bench_generation_cpu)
 	@$(BIN)/python benchmarks/growth.py --figure build/growth.png $(if $(RECORD),--record bench_growth_cpu)
 

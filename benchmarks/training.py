@@ -109,7 +109,7 @@ def other_sides(asked: str) -> list[str]:
 
 
 def side(name: str, triplets: int, **how) -> Side:
-    """Return an objective's prefix trees, held to the base where its name ends so, on rows of the kind that it needs."""
+    """Return an objective's prefix trees, held to the base where its name says so, on rows of its kind."""
     objective = name.removesuffix("_kl")
     recipe = training.Recipe.make(objective, kl_weight=10.0 if name != objective else 0.0, **how)
     return Side(recipe, corpora.load_nli(None, triplets, ranked=OBJECTIVES[objective].ranked, seed=42))

@@ -1,5 +1,8 @@
 """The memory plan against the bytes that a real step allocates, and the laws it must obey."""
 
+import ctypes
+
+import psutil
 import pytest
 import torch
 from conftest import tiny_model
@@ -306,6 +309,17 @@ def test_a_directory_gives_its_shape(tmp_path):
     model = tiny_model(3, 32)
     model.save_pretrained(tmp_path)
     assert memory.shape(str(tmp_path)).num_hidden_layers == 3
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this system's allocator keeps what is freed")
+def test_a_peak_does_not_count_what_was_freed_before():
+    blocks = [bytearray(100_000) for _ in range(2000)]
+    kept = blocks[::50]  # so that the heap does not shrink by itself
+    del blocks
+    before = psutil.Process().memory_info().rss
+    with training.PeakMemory(torch.device("cpu")) as memory_in_use:
+        pass
+    assert memory_in_use.peak < before - 150e6 and len(kept) == 40
 
 
 def test_planning_leaves_torch_as_it_was():

@@ -25,6 +25,7 @@ from sempa_utils.experiments.grid import ALL, BASE, FINISHED, RUNS, TRIALS, reco
 from sempa_utils.objectives import OBJECTIVES
 from sempa_utils.objectives.objective import settings_of
 from sempa_utils.plots.generation import differences, frontier, gained_and_lost
+from sempa_utils.plots.growth import growth
 from sempa_utils.plots.space import movement_by_layer
 
 OUTCOMES = {  # of a type of model
@@ -238,8 +239,12 @@ def controls(recorded: Recorded) -> str:
 
 
 def subsets(recorded: Recorded) -> str:
-    """Return the `SHOWN_SUBSETS` parts of the STS tasks on which each run gains the most and the least, ρ × 100."""
-    runs = {run: _parts(figures.scores.tasks) for run, figures in _having_seven(recorded)}
+    """Return the `SHOWN_SUBSETS` parts of the STS tasks on which each run gains the most and the least, ρ × 100.
+
+    Of runs that differ by their seed the first alone.
+    """
+    first = [(run, figures) for run, figures in _having_seven(recorded) if "_seed_" not in run]
+    runs = {run: _parts(figures.scores.tasks) for run, figures in first}
     base, rows = runs.pop(BASE, {}), {}
     for run, parts in runs.items():
         if base:
@@ -383,6 +388,24 @@ def first_trials(_) -> str:
     )
 
 
+def speed(_) -> str:
+    """Return what `make bench` measured: how many times as fast the kit is as what stands beside it."""
+    training, embedding, generation = (_benchmark(name) for name in ("training", "embedding", "generation"))
+    rows = {}
+    for side, ratio in training["ratios"].items():
+        if side != "stock TRL":
+            name = "pairwise" if side == "prefix tree" else side
+            rows[f"training by `{name}`, beside TRL's `DPOTrainer`"] = ratio
+    rows |= {f"embedding by PromptEOL, beside {side}": ratio for side, ratio in embedding["ratio"].items()}
+    for task, figures in generation.items():
+        rows[f"{BENCHMARKS.get(task, task)}, beside the harness' own wrapper"] = figures["ratio"]
+    return _markdown("what", ["times as fast"], {name: [f"{ratio:.1f}"] for name, ratio in rows.items()})
+
+
+def _benchmark(name: str) -> dict[str, Any]:
+    return records.load_run(records.committed_folder() / f"bench_{name}_cpu.json", dict[str, Any]).figures
+
+
 def families(_) -> str:
     """Return what the kit makes of each type of causal model that transformers has: how many, and which."""
     types = _families().figures
@@ -421,7 +444,7 @@ TABLES = {"overview": overview, "grid": grid, "recipes": recipes, "sts": sts,
           "finished-contrastive": functools.partial(finished, run=FINISHED["smollm2-135m-contrastive"]),
           "methods": methods, "first-trials": first_trials,
           "dev-sets": dev_sets, "dev-tasks": dev_tasks,
-          "families": families, "families-run": families_run}  # fmt: skip
+          "speed": speed, "families": families, "families-run": families_run}  # fmt: skip
 
 
 def fill(text: str, recorded: Recorded) -> str:
@@ -499,6 +522,7 @@ PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the record
         _gains,
         lambda runs, _: gained_and_lost(runs, generation="mean of five benchmarks", sts="seven STS tasks"),
     ),
+    "growth": (lambda _: (_benchmark("growth"), True), lambda axes, _: growth(axes)),
     "costs": (_gold_answers, lambda runs, base: differences(runs, BENCHMARKS | {"mean": "mean"})),
 }
 

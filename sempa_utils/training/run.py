@@ -6,6 +6,7 @@ in PEFT's format and a record.
 """
 
 import contextlib
+import ctypes
 import gc
 import json
 import math
@@ -263,7 +264,7 @@ class PeakMemory:
     """Measure the highest memory in use inside a `with` block, in bytes: `peak`.
 
     On a GPU what torch allocated there; on the CPU the process' resident memory, looked at ten
-    times a second.
+    times a second. What an earlier run has freed is given back to the system first, or it would count.
     """
 
     def __init__(self, device: torch.device):
@@ -280,6 +281,9 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
+            gc.collect()
+            with contextlib.suppress(OSError, TypeError, AttributeError):  # glibc alone has it
+                ctypes.CDLL(None).malloc_trim(0)
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self
