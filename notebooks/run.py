@@ -35,8 +35,10 @@ from sempa_utils.checks import InputError, fingerprint, write_whole
 HERE = Path(__file__).parent
 # The scripts that come before the notebooks, and what the index page calls what they find.
 SCRIPTS = {"first": "What SemPA did", "others": "Beside it: other objectives, and no KL term"}
-SIDE_BY_SIDE = (("01", "04"), ("02", "03"))
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # of a notebook that has another one beside it
+# On several cores two of these at a time, in this order: first what others wait for, and what takes long.
+SIDE_BY_SIDE = ("others", "04", "03", "01", "05", "02")
+LANES = 2
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # of what has another one beside it
 
 
 def main() -> int:
@@ -113,35 +115,37 @@ def main() -> int:
 
 
 def stages(sources: list[Path], *, scripts: bool) -> list[list[Path]]:
-    """Return what is executed one stage after the other; the notebooks of a stage side by side, on a core each.
+    """Return what is executed one stage after the other; what is in one stage side by side, two at a time.
 
-    The `scripts` train what notebooks share, SemPA first, and have their figures on the index page at once. What follows
-    needs less memory, so that two notebooks side by side stay below what the last one takes by itself; a GPU has one
-    at a time.
+    The `scripts` train what notebooks share. SemPA comes first and alone: its figures are on the index page at once.
+    A GPU, or one core, has one at a time.
     """
-    several = (os.cpu_count() or 1) > 1 and not torch.cuda.is_available()
-    pairs, before = SIDE_BY_SIDE if several else (), [HERE / f"{name}.py" for name in SCRIPTS]
-    beside = [[one for one in sources if one.stem[:2] in pair] for pair in pairs]
-    alone = [[one] for one in sources if not any(one in pair for pair in beside)]
-    shared = [[script] for script in before if scripts and script.is_file()]
-    notebooks = [pair for pair in beside if pair] + alone
-    return shared + sorted(notebooks, key=lambda stage: stage[0].stem)
+    before = [HERE / f"{name}.py" for name in SCRIPTS if scripts]
+    before = [script for script in before if script.is_file()]
+    if (os.cpu_count() or 1) == 1 or torch.cuda.is_available():
+        return [[one] for one in before + sources]
+    places = {name: place for place, name in enumerate(SIDE_BY_SIDE)}
+
+    def place(path: Path) -> int:
+        return places.get(path.stem if path.stem in SCRIPTS else path.stem[:2], len(places))
+
+    return [stage for stage in (before[:1], sorted(before[1:] + sources, key=place)) if stage]
 
 
 def run_stage(stage: list[Path], progress: "Progress") -> bool:
-    """Execute what is left of a stage; tell whether all of it is done."""
+    """Execute what is left of a stage; tell whether all of it is done. After an error nothing more is begun."""
     left = []
     for source in stage:
         if source.stem in progress.done:
             print(f"{source.stem}: done before the interruption", flush=True)
         else:
             left.append(source)
-    with ThreadPoolExecutor(max(1, len(left))) as lanes:
+    with ThreadPoolExecutor(LANES) as lanes:
+        alone = len(left) == 1
         try:
-            return all(
-                lanes.map(lambda source: progress.execute(source, alone=len(left) == 1), left)
-            )
+            return all(lanes.map(lambda source: progress.execute(source, alone=alone), left))
         except KeyboardInterrupt:  # which a kernel does not hear, and its lane would wait for it
+            progress.stopped = True
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -154,10 +158,13 @@ class Progress:
     def __init__(self, build: Path, stages: list[list[Path]], key: str):
         self.build, self.stages, self.key = build, stages, key
         self.path, self.done, self.running = build / "state.json", {}, set()
-        self.lock = threading.Lock()
+        self.lock, self.began = threading.Lock(), time.perf_counter()
+        self.stopped = False  # after an error or Ctrl-C, when nothing more is begun
         if self.path.is_file():
             state = json.loads(self.path.read_text(encoding="utf8"))
-            self.done = state["done"] if state["key"] == key else {}
+            if state["key"] == key:
+                self.done = state["done"]
+                self.began -= state.get("seconds", 0.0)
         for name in SCRIPTS.keys() & set(self.names) - self.done.keys():
             for left in (record_of(build, name), build / f"{name}.png"):
                 left.unlink(missing_ok=True)  # what another run left is not this one's
@@ -169,21 +176,28 @@ class Progress:
         names = [source.stem for stage in self.stages for source in stage]
         return sorted(names, key=lambda name: (name not in SCRIPTS, name))
 
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, what was done before an interruption included."""
+        return round(time.perf_counter() - self.began, 1)
+
     def execute(self, source: Path, *, alone: bool) -> bool:
         """Execute one and keep what it took; the index page shows it before and after. False after an error."""
         with self.lock:
+            if self.stopped:
+                return False
             self.running.add(source.stem)
             self.write_index()
         run = execute if source.parent.name == "source" else execute_script
         cost = run(source, self.build, alone=alone)
         with self.lock:
             self.running.discard(source.stem)
+            self.stopped |= cost is None
             if cost:
                 self.done[source.stem] = cost
+                state = {"key": self.key, "done": self.done, "seconds": self.seconds}
                 with write_whole(self.path) as draft:
-                    draft.write_text(
-                        json.dumps({"key": self.key, "done": self.done}), encoding="utf8"
-                    )
+                    draft.write_text(json.dumps(state), encoding="utf8")
             self.write_index()
         return cost is not None
 
@@ -193,12 +207,11 @@ class Progress:
             name: records.NotebookCost(**self.done[name], headline=headline_of(self.build, name))
             for name in self.names
         }
-        stages = [[costs[source.stem].seconds for source in stage] for stage in self.stages]
-        minutes, notebooks = sum(map(max, stages)) / 60, sum(name not in SCRIPTS for name in costs)
+        notebooks = sum(name not in SCRIPTS for name in costs)
         return records.run_record(
             f"make_run_{profile}",
             costs,
-            headline=f"{notebooks} notebooks in {minutes:.1f} minutes, {peak / 2**30:.1f} GiB",
+            headline=f"{notebooks} notebooks in {self.seconds / 60:.1f} minutes, {peak / 2**30:.1f} GiB",
             origin=records.Origin({"name": model}),
         )
 
@@ -209,9 +222,11 @@ class Progress:
 
 
 def execute_script(source: Path, build: Path, *, alone: bool) -> dict | None:
-    """Run a script with all cores; return its cost, or None after an error."""
+    """Run a script; return its cost, or None after an error. One that is not `alone` computes on one thread."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(source)], cwd=HERE.parent)
+    threads = {} if alone else dict.fromkeys(THREADS, "1")
+    command = [sys.executable, str(source)]
+    process = subprocess.Popen(command, cwd=HERE.parent, env=os.environ | threads)
     with FamilyMemory(lambda: process.pid) as memory:
         if process.wait():
             print(f"{source.stem}: FAILED", file=sys.stderr)
@@ -260,7 +275,7 @@ def execute(source: Path, build: Path, *, alone: bool) -> dict | None:
         on_cell_executed=after_cell,
         coalesce_streams=True,  # else what is printed comes in as many pieces as the machine is slow
     )
-    threads = {} if alone else {name: "1" for name in THREADS}
+    threads = {} if alone else dict.fromkeys(THREADS, "1")
     with FamilyMemory(lambda: client.km.provisioner.pid) as memory:
         try:
             client.execute(env=os.environ | threads)

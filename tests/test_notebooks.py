@@ -119,12 +119,13 @@ def test_the_index_page_fills_while_the_rest_runs(tmp_path, monkeypatch):
     page = "import pathlib; shown = pathlib.Path('../build/index.html').read_text('utf8'); "
     check = page + "assert shown.count('running') == 2 and 'href=\"01_first.html\"' in shown and 'refresh' in shown"
     folder = small_kit(tmp_path, monkeypatch, check)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert runner.main() == 0
     index = (folder / "build" / "index.html").read_text(encoding="utf8")
     assert index.count("href=") == 3 and "refresh" not in index, "two notebooks and the summary"
 
 
-def test_a_pair_of_notebooks_runs_side_by_side_on_a_thread_each(tmp_path, monkeypatch):
+def test_two_notebooks_run_side_by_side_on_a_thread_each(tmp_path, monkeypatch):
     # Each waits for the other: one after the other they would wait for ever.
     meet = (
         "import os, pathlib, time\n{}.touch()\nwhile not {}.exists(): time.sleep(0.05)\n"
@@ -135,10 +136,33 @@ def test_a_pair_of_notebooks_runs_side_by_side_on_a_thread_each(tmp_path, monkey
     (folder / "notebooks" / "source" / "01_first.py").write_text(
         f"# %% [markdown]\n# # First\n\n# %%\n{meet.format(other, one)}\n", encoding="utf8"
     )
-    monkeypatch.setattr(runner, "SIDE_BY_SIDE", (("01", "02"),))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert runner.main() == 0
+
+
+def test_sempa_comes_first_then_what_others_wait_for_and_one_core_has_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    first, beside = ([path.stem for path in stage] for stage in runner.stages(SOURCES, scripts=True))
+    assert first == ["first"] and beside[0] == "others" and sorted(beside[1:]) == [path.stem for path in SOURCES]
+    assert set(runner.SIDE_BY_SIDE) == {"others", *(path.stem[:2] for path in SOURCES)}
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    stages = runner.stages(SOURCES, scripts=True)
+    assert [path.stem for stage in stages for path in stage] == ["first", "others", *(path.stem for path in SOURCES)]
+    assert all(len(stage) == 1 for stage in stages)
+
+
+def test_after_an_error_nothing_more_is_begun(tmp_path, monkeypatch, capsys):
+    folder = small_kit(tmp_path, monkeypatch, "import time; time.sleep(2)")
+    source = folder / "notebooks" / "source"
+    (source / "01_first.py").write_text("# %% [markdown]\n# # First\n\n# %%\nraise ValueError('no')\n", encoding="utf8")
+    for number in ("03", "04", "05"):
+        (source / f"{number}_more.py").write_text((source / "02_second.py").read_text(encoding="utf8"), encoding="utf8")
+    monkeypatch.setattr(runner, "SIDE_BY_SIDE", ())
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert runner.main() == 1
+    begun = capsys.readouterr().out
+    assert "02_second: starting" in begun and "_more" not in begun
 
 
 def test_a_changed_notebook_is_not_taken_for_done(tmp_path, monkeypatch, capsys):
