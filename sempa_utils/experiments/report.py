@@ -145,16 +145,20 @@ def generation(recorded: Recorded) -> str:
 
 
 def costs(recorded: Recorded) -> str:
-    """Return how likely each run finds the benchmarks' right answers: the base in nats per token, the others less it.
+    """Return how likely right answers of the benchmarks are: the base in nats per token, the others less it."""
+    rows = {}
+    for name, row in _right_answers(recorded).items():
+        scores = [row.columns[task] for task in (*BENCHMARKS, "mean")]
+        rows[_name(name)] = [
+            _nats_lost(score) if score.difference else _minus(f"{score.value:.3f}") for score in scores
+        ]
+    return _markdown("", [*gold_answers.LABELS.values(), "mean"], rows)
 
-    Beside it the change of perplexity, the same measure on a plain text.
-    """
-    rows, base = {}, _figures(recorded, BASE)
-    for run, figures in _having(recorded, "gold_answers"):
-        scores = [figures.scores.columns[task] for task in (*BENCHMARKS, "mean")]
-        cells = [_nats_lost(score) if score.difference else _minus(f"{score.value:.3f}") for score in scores]
-        rows[_name(run)] = [*cells, _perplexity(_figures(recorded, run), base)]
-    return _markdown("", [*gold_answers.LABELS.values(), "mean", "perplexity, change"], rows)
+
+def _right_answers(recorded: Recorded) -> dict[str, records.RowScores]:
+    """Return {run: how likely right answers are}; where no run has that step, of adapters in a record of their own."""
+    runs = {run: figures.scores for run, figures in _having(recorded, "gold_answers")}
+    return runs or (_comparison("gold_answers").rows if _is_recorded("gold_answers") else {})
 
 
 def speech(recorded: Recorded) -> str:
@@ -433,6 +437,10 @@ def _families() -> records.RunRecord[dict[str, records.FamilyOutcome]]:
     return records.load_run(records.committed_folder() / "families.json", dict[str, records.FamilyOutcome])
 
 
+def _is_recorded(name: str) -> bool:
+    return (records.committed_folder() / f"{name}.json").is_file()
+
+
 def _comparison(name: str) -> records.Comparison:
     return records.load_run(records.committed_folder() / f"{name}.json", records.Comparison).figures
 
@@ -488,9 +496,11 @@ def _layers(recorded: Recorded) -> tuple[dict[str, records.LayerFigures], record
     return runs, base
 
 
-def _gold_answers(recorded: Recorded) -> tuple[dict[str, dict[str, records.Difference]], records.RowScores | None]:
+def _answers_lost(
+    recorded: Recorded,
+) -> tuple[dict[str, dict[str, records.Difference]], records.RowScores | None]:
     """Return {run: {task or "mean": its difference from the base}} and the base's own figures."""
-    runs = {run: figures.scores for run, figures in _having(recorded, "gold_answers")}
+    runs = dict(_right_answers(recorded))
     base = runs.pop(BASE, None)
     apart = {run: {task: score.difference for task, score in row.columns.items()} for run, row in runs.items()}
     return {run: {task: less for task, less in row.items() if less} for run, row in apart.items()}, base
@@ -509,6 +519,14 @@ def _gains(
     return runs, _figures(recorded, BASE)
 
 
+def _grown(_) -> tuple[dict[str, Any], dict | None]:
+    """Return what the benchmark of growing cost recorded, and on what machine; neither where it was not run."""
+    if not _is_recorded("bench_growth_cpu"):
+        return {}, None
+    record = records.load_run(records.committed_folder() / "bench_growth_cpu.json")
+    return record.figures, record.machine
+
+
 def _first_curves(recorded: Recorded) -> tuple[dict[str, list[records.FrontierPoint]], records.FrontierPoint | None]:
     """Return `curves` of the runs of the first screen, of one recipe the averaged: more would not be told apart."""
     runs, base = curves(recorded)
@@ -522,8 +540,8 @@ PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the record
         _gains,
         lambda runs, _: gained_and_lost(runs, generation="mean of five benchmarks", sts="seven STS tasks"),
     ),
-    "growth": (lambda _: (_benchmark("growth"), True), lambda axes, _: growth(axes)),
-    "costs": (_gold_answers, lambda runs, base: differences(runs, BENCHMARKS | {"mean": "mean"})),
+    "growth": (_grown, lambda axes, _: growth(axes)),
+    "costs": (_answers_lost, lambda runs, base: differences(runs, BENCHMARKS | {"mean": "mean"})),
 }
 
 
