@@ -86,6 +86,8 @@ TRIALS = {
     "pairwise_2048_swapped": Run("pairwise", _QUICK, 2048),
     "pairwise_2048_bare": Run("pairwise", _ANSWERS | {"template": "prompteol"}, 2048),
     "pairwise_kl_1024": Run("pairwise", _QUICK | _KL, 1024),
+    "pairwise_kl_slower": Run("pairwise", _QUICK | _KL | {"learning_rate": 2e-4}, 1024),
+    "pairwise_kl_faster": Run("pairwise", _QUICK | _KL | {"learning_rate": 1e-3}, 1024),
     "pairwise_kl_mean": Run("pairwise", _QUICK | _KL, 2048, mean_of=_seeds("pairwise_kl_2048")),
     "pairwise_kl_mean_twice": Run("pairwise", _QUICK | _KL, 2048, mean_of=_seeds("pairwise_kl_2048"), times=2.0),
     "pairwise_kl_2048_further": Run("pairwise", _QUICK | _KL, 2048, mean_of=_seeds("pairwise_kl_2048")[:1], times=1.5),
