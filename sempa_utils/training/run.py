@@ -260,6 +260,13 @@ def adapters_by_rows(run: TrainingRecord) -> dict[int, Path]:
     return {seen(step): steps[step] for step in sorted(steps)}
 
 
+def give_back() -> None:
+    """Give memory that was freed back to the system, where its allocator can: what is resident is then in use."""
+    gc.collect()
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class PeakMemory:
     """Measure the highest memory in use inside a `with` block, in bytes: `peak`.
 
@@ -281,9 +288,7 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            gc.collect()
-            with contextlib.suppress(OSError, TypeError, AttributeError):  # glibc alone has it
-                ctypes.CDLL(None).malloc_trim(0)
+            give_back()
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self

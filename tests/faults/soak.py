@@ -1,7 +1,6 @@
 """Work for long: memory has no slope, and open files and temporary files are as many as at the start."""
 
 import contextlib
-import gc
 import io
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from faults import kills
 from faults.tiny import Tiny
 from sempa_utils import __main__ as command_line
 from sempa_utils.embedding import Embedder
+from sempa_utils.training.run import give_back
 
 WARM_UP = 3  # rounds in which caches fill
 
@@ -76,7 +76,7 @@ def soak(work: Work, *, seconds: float) -> Soaked:
         with contextlib.redirect_stdout(io.StringIO()):
             work.do(number)
         number += 1
-        gc.collect()
+        give_back()
         if number > WARM_UP:
             memory.append(process.memory_info().rss / 1000)
             before = before or left_behind(process)
