@@ -107,7 +107,11 @@ def test_the_overview_has_a_row_a_run_and_says_what_was_not_run(found):
     assert cells(table, "`listwise`") == ["not run"] * 3 + [""] + ["not run"] * 2
     assert cells(report.grid(found), "`listwise`") == ["not run"] * 5
     again = recorded_as("one_word_seed_44", figures(75.0, 21.0))
-    assert cells(report.overview(found | {"one_word_seed_44": again}), "`one_word`")[3] == "+9.50"
+    assert cells(report.overview(found | {"one_word_seed_44": again}), "`one_word`")[3] == "", "a seed alone"
+    seeds = {f"one_word{name}": recorded_as(f"one_word{name}", figures(75.0, 21.0)) for name in ("", "_seed_44")}
+    assert cells(report.overview(found | seeds), "`one_word`")[3] == "+9.50, +9.50"
+    parts = {name: recorded_as(name, figures(75.0, 21.0)) for name in RUNS["pairwise_kl_averaged"].mean_of}
+    assert cells(report.overview(found | parts), "`pairwise_kl_averaged`")[3] == "+9.50, +9.50, +9.50"
 
 
 def test_the_other_tables_hold_what_was_run_beside_what_is_published(found):

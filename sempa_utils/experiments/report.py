@@ -47,11 +47,10 @@ CONTRASTIVE = "contrastive_kl"  # beside which the paper's objective is judged
 FIRST_SCREEN = (
     BASE,
     "pairwise",
-    SEMPA,
     "pairwise_kl_averaged",
     "listwise",
     "one_word",
-    "one_word_kl_2048",
+    "one_word_kl_averaged",
     "contrastive",
     CONTRASTIVE,
 )
@@ -89,24 +88,25 @@ def _gains_and_costs(recorded: Recorded, runs, *, seeds: bool = False) -> str:
             f"{figures.train.rows:,}" if figures.train else NOT_RUN,
             _with_interval(seven.scores.mean) if seven else NOT_RUN,
             _difference(seven.scores.mean) if seven else "" if run == BASE else NOT_RUN,
-            *([_of_other_seeds(recorded, run)] if seeds else []),
+            *([_gains_by_seed(recorded, run)] if seeds else []),
             _perplexity(figures, base),
             _with_error(figures.generation.scores.mean) if figures.generation else NOT_RUN,
         ]
     columns = ["training triplets", "mean of seven STS tasks (95 % interval)", "change from the base"]
-    columns += ["change, other seeds"] if seeds else []
+    columns += ["change, each seed alone"] if seeds else []
     columns += ["perplexity, change", "mean of five benchmarks (change)"]
     return _markdown("run", columns, rows)
 
 
-def _other_seeds(recorded: Recorded, run: str) -> dict[str, records.StsFigures]:
-    """Return the same recipe's runs with other seeds, as far as they were scored."""
-    others = {name: _seven(_figures(recorded, name)) for name in RUNS if name.startswith(f"{run}_seed_")}
-    return {name: figures for name, figures in others.items() if figures}
+def _by_seed(recorded: Recorded, run: str) -> dict[str, records.StsFigures]:
+    """Return the runs of a recipe that differ by their seed, or that an average is made of; nothing of one alone."""
+    names = RUNS[run].mean_of or (run, *(name for name in RUNS if name.startswith(f"{run}_seed_")))
+    scored = {name: figures for name in names if (figures := _seven(_figures(recorded, name)))}
+    return scored if len(scored) > 1 else {}
 
 
-def _of_other_seeds(recorded: Recorded, run: str) -> str:
-    differences = [figures.scores.mean.difference for figures in _other_seeds(recorded, run).values()]
+def _gains_by_seed(recorded: Recorded, run: str) -> str:
+    differences = [figures.scores.mean.difference for figures in _by_seed(recorded, run).values()]
     return ", ".join(_signed(less.value) for less in differences if less)
 
 
@@ -305,13 +305,10 @@ def finished(recorded: Recorded, run: str) -> str:
             scores = [figures.scores.columns[task] for figures in (before, after)]
             shown = [*map(_with_interval, scores), _difference(scores[1])]
             rows[f"{task}, ρ × 100"] = [*shown, f"{peer[task].value:.2f}"]
-        for name, other in _other_seeds(recorded, run).items():
-            mean = other.scores.mean
-            rows[f"mean, {name.removeprefix(f'{run}_').replace('_', ' ')}"] = [
-                "",
-                _with_interval(mean),
-                _difference(mean),
-            ]
+        for name, other in _by_seed(recorded, run).items():
+            if name != run:
+                mean = other.scores.mean
+                rows[f"mean, `{name}` alone"] = ["", _with_interval(mean), _difference(mean)]
         unseen = [figures.without_training_sentences.mean.value for figures in (before, after)]
         apart = _signed(unseen[1] - unseen[0])
         rows["mean without training sentences"] = [*(f"{value:.2f}" for value in unseen), apart]
@@ -528,9 +525,9 @@ def _grown(_) -> tuple[dict[str, Any], dict | None]:
 
 
 def _first_curves(recorded: Recorded) -> tuple[dict[str, list[records.FrontierPoint]], records.FrontierPoint | None]:
-    """Return `curves` of the runs of the first screen, of one recipe the averaged: more would not be told apart."""
+    """Return `curves` of the runs of the first screen: more would not be told apart."""
     runs, base = curves(recorded)
-    return {run: points for run, points in runs.items() if run in FIRST_SCREEN and run != SEMPA}, base
+    return {run: points for run, points in runs.items() if run in FIRST_SCREEN}, base
 
 
 PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the records as (runs, base), and what draws it
