@@ -8,6 +8,7 @@ An interrupted run goes on at the notebook it was in.
 import argparse
 import base64
 import contextlib
+import functools
 import html
 import json
 import os
@@ -364,9 +365,7 @@ def page(notebook, title: str) -> str:
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = with_mathml(output.data["text/markdown"])
-    plain = {"mathjax_url": "", "require_js_url": "", "jquery_url": ""}  # nothing from the network
-    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, **plain)
-    body, _ = exporter.from_notebook_node(copy, {"metadata": {"name": title}})
+    body, _ = exporter().from_notebook_node(copy, {"metadata": {"name": title}})
     # The template loads MathJax from an address; with MathML nothing is left for it to do.
     body = re.sub(
         r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", "", body, flags=re.DOTALL
@@ -374,6 +373,13 @@ def page(notebook, title: str) -> str:
     # Its neighbours are pages too.
     body = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', body)
     return body.replace("</head>", f"<style>{STYLE}</style></head>", 1)
+
+
+@functools.cache
+def exporter() -> HTMLExporter:
+    """Return what makes pages, once: each keeps the memory of its templates for good."""
+    plain = {"mathjax_url": "", "require_js_url": "", "jquery_url": ""}  # nothing from the network
+    return HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, **plain)
 
 
 def with_mathml(text: str) -> str:
