@@ -68,7 +68,7 @@ def works(tiny: Tiny, folder: Path) -> dict[str, Work]:
 
 
 def soak(work: Work, *, seconds: float) -> Soaked:
-    """Do a work for so long at most. Raises an AssertionError where memory certainly grows by more than it may, or files
+    """Do a work for so long at most. Raises an AssertionError if memory certainly grows by more than it may, or files
     stay open, or processes or temporary files stay.
     """
     process, memory, started, number = psutil.Process(), [], time.monotonic(), 0
