@@ -230,7 +230,8 @@ def execute_script(source: Path, build: Path, *, alone: bool) -> dict | None:
     process = subprocess.Popen(command, cwd=HERE.parent, env=os.environ | threads)
     with FamilyMemory(lambda: process.pid) as memory:
         if process.wait():
-            print(f"{source.stem}: FAILED", file=sys.stderr)
+            said = "what it said stands above. The same command goes on there."
+            print(f"error: {source.stem}.py failed; {said}", file=sys.stderr)
             return None
     return {"seconds": round(time.perf_counter() - started, 1), "peak_memory_bytes": memory.peak}
 
@@ -286,15 +287,10 @@ def execute(source: Path, build: Path, *, alone: bool) -> dict | None:
             if not died and not isinstance(error, CellExecutionError):
                 raise
             nbformat.write(notebook, build / f"{source.stem}.ipynb")
-            why = (
-                "Its kernel was ended: by Ctrl-C, or by the system for want of memory."
-                if died
-                else error
-            )
-            print(
-                f"\n{source.stem}: FAILED after {time.perf_counter() - started:.0f} s\n{why}",
-                file=sys.stderr,
-            )
+            failed = f"{source.stem} failed after {time.perf_counter() - started:.0f} s"
+            ended = "its kernel was ended, by Ctrl-C or by the system for want of memory"
+            what = f"{ended}. The same command goes on there." if died else f"\n{error}"
+            print(f"\nerror: {failed}: {what}", file=sys.stderr)
             return None
     cost = {"seconds": round(time.perf_counter() - started, 1), "peak_memory_bytes": memory.peak}
     tidy(notebook)

@@ -97,7 +97,7 @@ def test_ctrl_c_ends_a_notebook_at_once_and_a_dead_kernel_is_told(tmp_path, monk
     source = tmp_path / "notebooks" / "source" / "02_second.py"
     source.write_text("# %% [markdown]\n# # Second\n\n# %%\nimport os; os.abort()\n", encoding="utf8")
     assert runner.main() == 1
-    assert "02_second: FAILED" in (said := capsys.readouterr().err) and "for want of memory" in said
+    assert "error: 02_second failed" in (said := capsys.readouterr().err) and "for want of memory" in said
 
     def die(*_, **__):  # as jupyter_client says it of a kernel that was ended before it had begun
         raise RuntimeError("Kernel died before replying to kernel_info")
