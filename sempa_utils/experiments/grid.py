@@ -71,12 +71,6 @@ RUNS = {
     "one_word_kl_averaged": Run("one_word", _WORDS | _KL, 2048, mean_of=_seeds("one_word_kl_2048"), times=1.5),
     "contrastive": Run("contrastive", _SLOTS | _WHOLE),
     "contrastive_kl": Run("contrastive", _SLOTS | _WHOLE | _KL),
-    "contrastive_kl_2048": Run("contrastive", _SLOTS | _WHOLE | _KL, 2048),
-    "contrastive_kl_2048_seed_43": Run("contrastive", _SLOTS | _WHOLE | _KL | {"seed": 43}, 2048),
-    "contrastive_kl_2048_seed_44": Run("contrastive", _SLOTS | _WHOLE | _KL | {"seed": 44}, 2048),
-    "contrastive_kl_averaged": Run(
-        "contrastive", _SLOTS | _WHOLE | _KL, 2048, mean_of=_seeds("contrastive_kl_2048"), times=1.5
-    ),
 }
 # {adapter that comes with the kit: its run}
 FINISHED = {"smollm2-135m-sempa": "pairwise_kl_averaged", "smollm2-135m-contrastive": "contrastive_kl"}
@@ -100,7 +94,7 @@ TRIALS = {
     "one_word_kl_mean": Run("one_word", _WORDS | _KL, 2048, mean_of=_seeds("one_word_kl_2048")),
     "one_word_2048": Run("one_word", _WORDS, 2048),
     "one_word_2048_swapped": Run("one_word", _WORDS | {"accumulation": 2, "learning_rate": 1e-4}, 2048),
-    "contrastive_kl_mean": Run("contrastive", _SLOTS | _WHOLE | _KL, 2048, mean_of=_seeds("contrastive_kl_2048")),
+    "contrastive_kl_2048": Run("contrastive", _SLOTS | _WHOLE | _KL, 2048),
 }
 ALL = RUNS | TRIALS
 TRIAL_STEPS = ("frontier", "dev")
