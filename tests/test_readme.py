@@ -180,6 +180,13 @@ def test_every_marked_number_is_that_of_its_record(text):
         assert float(shown) == round(value, decimals), (line, value)
 
 
+@pytest.mark.parametrize("page", ["README.md", "teaching/README.md"])
+def test_the_minutes_of_make_run_are_those_of_its_record(page):
+    headline = records.load_run(ROOT / "results" / "make_run_cpu.json").headline
+    told = re.findall(r"\[(\d+) minutes\]\(\S*results/make_run_cpu\.json\)", (ROOT / page).read_text(encoding="utf8"))
+    assert told == [f"{float(re.search(r'in ([0-9.]+) minutes', headline)[1]):.0f}"]
+
+
 def test_the_record_in_the_committed_notebook_is_the_committed_one():
     from sempa_utils.experiments import report
 
