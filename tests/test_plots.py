@@ -1,5 +1,6 @@
 """Each figure of training and scores draws what it was given, says what it is, and can be saved."""
 
+import itertools
 import math
 
 import matplotlib
@@ -27,8 +28,24 @@ def saved(figure, tmp_path):
     assert isinstance(figure, Figure) and figure.get_figwidth() == style.PAGE_WIDTH
     path = tmp_path / "figure.png"
     figure.savefig(path)
+    sides = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    for texts in (titles(figure), *(axis.get_ticklabels() for axis in sides)):
+        assert not overlapping(texts)
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 2000
     return figure
+
+
+def titles(figure) -> list:
+    """Return the titles of a figure's panels, as they are drawn."""
+    return [text for axes in figure.axes for text in (axes.title, axes._left_title) if text.get_text()]
+
+
+def overlapping(texts) -> list[tuple[str, str]]:
+    """Return the pairs of drawn texts that lie over one another, but for a pixel."""
+    seen = [text for text in texts if text.get_text() and text.get_visible()]
+    boxes = [text.get_window_extent().padded(-0.5) for text in seen]
+    pairs = itertools.combinations(range(len(seen)), 2)
+    return [(seen[i].get_text(), seen[j].get_text()) for i, j in pairs if boxes[i].overlaps(boxes[j])]
 
 
 def title(axes):

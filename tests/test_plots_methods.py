@@ -160,3 +160,9 @@ def test_search_scores(tmp_path):
 
 def test_marks_and_colours_go_together():
     assert len(set(methods.MARKS)) == len(methods.MARKS) == len(style.CYCLE)
+
+
+def test_long_names_of_methods_lie_clear_of_each_other(tmp_path):
+    values = np.array([-10.0, 0.0, 10.0])
+    names = [f"a-model-with-a-long-name-{n}, finished" for n in range(8)]
+    saved(methods.rank_errors(dict.fromkeys(names, values), values, no_skill=values), tmp_path)

@@ -325,3 +325,13 @@ def test_a_sentence_may_hold_a_dollar_sign(tmp_path, monkeypatch):
 def test_each_point_needs_a_sentence():
     with pytest.raises(ValueError, match="anchor: 2 sentences"):
         interactive.scatter({"anchor": [[0.0, 1.0]]}, TEXTS)
+
+
+LONG = [f"a-model-with-a-long-name-{n}, finished" for n in range(6)]
+
+
+def test_long_names_lie_clear_of_each_other(tmp_path):
+    cosines = dict.fromkeys(("entailed", "neutral", "contradicted"), np.linspace(0, 1, 9))
+    saved(space.cosine_distributions(dict.fromkeys(LONG, cosines)), tmp_path)
+    saved(space.projections(dict(zip(LONG, spaces(6).values()))), tmp_path)
+    saved(space.spectra(dict.fromkeys(LONG, np.array([0.6, 0.4])), dict.fromkeys(LONG, 1.9)), tmp_path)

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jupytext
 import pytest
 
 import sempa_utils
 from sempa_utils import records
-from sempa_utils.experiments.grid import FINISHED
 from sempa_utils.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
@@ -27,33 +27,43 @@ def test_the_first_screen_says_what_this_is_and_how_to_start():
         assert needed in first_screen
 
 
-PAGES = [
-    "README.md",
-    *(f"results/{name}.md" for name in ("README", "findings", "large_models", "families")),
-    *(f"sempa_utils/adapters/{name}/README.md" for name in FINISHED),
-    *(f"teaching/{name}.md" for name in ("README", "questions", "summary", "quiz")),
-    "sempa_utils/data/mini_corpus/README.md",
-    "sempa_utils/records/published/README.md",
-]
+# Every page of the repository, so that a new one is checked, and missed where it stands on no list.
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "results/*.md", "teaching/*.md", "sempa_utils/**/*.md")
+    for path in ROOT.glob(pattern)
+)
 NOTEBOOKS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))}
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 SOURCES = sorted(
     path for folder in ("sempa_utils", "benchmarks", "notebooks") for path in (ROOT / folder).rglob("*.py")
 )
 
 
 def headings(path: Path) -> list[str]:
-    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf8"), flags=re.MULTILINE)
+    """Return the anchors of a page's headings: GitHub's, or of a notebook Jupyter's, which keep case and marks."""
+    if path.suffix == ".ipynb":
+        cells = jupytext.read(path).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        return [title.replace(" ", "-") for title in HEADING.findall(text)]
+    titles = HEADING.findall(path.read_text(encoding="utf8"))
     return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_somewhere(page):
-    path = ROOT / page
-    targets = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text(encoding="utf8"))
-    assert targets or "data" in page or "records" in page
-    for target, heading in targets:
+def links(path: Path) -> list[tuple[str, str]]:
+    """Return (target, anchor) of each link that a page, or a notebook's source, has."""
+    return re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", path.read_text(encoding="utf8"))
+
+
+LINKING = [path for path in (*(ROOT / page for page in PAGES), *NOTEBOOKS.values()) if links(path)]
+
+
+@pytest.mark.parametrize("path", LINKING, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(path):
+    beside = ROOT / "notebooks" if path in NOTEBOOKS.values() else path.parent  # where a source's notebook lies
+    for target, heading in links(path):
         if not target.startswith("http"):
-            place = path.parent / target if target else path
+            place = beside / target if target else path
             assert place.exists(), target
             assert not heading or heading in headings(place), (target, heading)
 
@@ -168,6 +178,13 @@ def test_every_marked_number_is_that_of_its_record(text):
         shown = re.findall(r"[-−]?\d+\.?\d*", line)[-1].replace("−", "-")
         decimals = len(shown.partition(".")[2])
         assert float(shown) == round(value, decimals), (line, value)
+
+
+@pytest.mark.parametrize("page", ["README.md", "teaching/README.md"])
+def test_the_minutes_of_make_run_are_those_of_its_record(page):
+    headline = records.load_run(ROOT / "results" / "make_run_cpu.json").headline
+    told = re.findall(r"\[(\d+) minutes\]\(\S*results/make_run_cpu\.json\)", (ROOT / page).read_text(encoding="utf8"))
+    assert told == [f"{float(re.search(r'in ([0-9.]+) minutes', headline)[1]):.0f}"]
 
 
 def test_the_record_in_the_committed_notebook_is_the_committed_one():

@@ -9,7 +9,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sempa_utils.plots.style import COLOURS, CYCLE, full_columns, note, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, full_columns, in_lines, note, page_style, panels
 from sempa_utils.records import Comparison, Difference, FrontierPoint
 
 MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
@@ -266,7 +266,7 @@ def next_tokens(prompt: str, models: dict[str, NextTokens]) -> Figure:
             panel.set_yticks(places, [_visible(token) for token in model.tokens], fontsize=9)
             panel.invert_yaxis()
             panel.set(xlim=(0, 108 * longest))
-            panel.set_title(f"{name}\nentropy {model.entropy:.2f} nats", fontsize=10.5)
+            panel.set_title(f"{in_lines(name, columns=columns)}\nentropy {model.entropy:.2f} nats", fontsize=10.5)
             panel.grid(axis="y", visible=False)
             panel.tick_params(axis="y", length=0)
         for panel in axes.flat[len(models) :]:

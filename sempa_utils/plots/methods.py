@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 
 from sempa_utils.embedding.method import PLACEHOLDER, Method
-from sempa_utils.plots.style import COLOURS, CYCLE, full_columns, note, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, full_columns, in_lines, note, page_style, panels
 from sempa_utils.records import Interval
 
 MARKS = ["o", "s", "^", "D", "v", "P"]  # a second sign beside colour
@@ -231,7 +231,7 @@ def rank_errors(errors: dict[str, np.ndarray], shared, *, no_skill) -> Figure:
             for points, (label, look) in zip((values, no_skill), FITS.items()):
                 panel.plot(100 * ends, np.polyval(np.polyfit(shared, points, 1), ends), label=label, **look)
             panel.axhline(0, color=COLOURS["black"], linewidth=0.8)
-            panel.set_title(method, fontsize=10.5)
+            panel.set_title(in_lines(method, columns=columns), fontsize=10.5)
         for panel in axes.flat[len(errors) :]:
             panel.set_axis_off()
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)

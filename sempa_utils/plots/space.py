@@ -11,7 +11,7 @@ import numpy as np
 import seaborn
 from matplotlib.figure import Figure
 
-from sempa_utils.plots.style import COLOURS, CYCLE, note, page_style, panels
+from sempa_utils.plots.style import COLOURS, CYCLE, in_lines, note, page_style, panels
 from sempa_utils.records import LayerFigures
 
 ROLES = {  # colour and marker both tell the role apart
@@ -50,7 +50,7 @@ def projections(
                 sizes = np.where(np.arange(len(points)) < links, 42, 13)
                 look = {"marker": marker, "color": COLOURS[colour], "alpha": 0.7, "linewidths": 0}
                 panel.scatter(*points.T, s=sizes, label=role, **look)
-            panel.set_title(title, fontsize=11)
+            panel.set_title(in_lines(title, columns=columns), fontsize=11)
             if not common:
                 first, second = (100 * share for share in space["explained"])
                 panel.set_xlabel(f"component 1 ({first:.0f} % of variance)", fontsize=9.5)
@@ -68,14 +68,16 @@ def cosine_distributions(groups: dict[str, dict[str, np.ndarray]], notes: dict[s
 
     `notes` {title: text} stand in the panels. All panels have the same cosines across; densities are each panel's own.
     """
+    columns = _columns(len(groups))
     with page_style():
-        figure, axes = _grid(len(groups), _columns(len(groups)), height=2.5, sharex=True)
+        figure, axes = _grid(len(groups), columns, height=2.5, sharex=True)
         for panel, (title, pairs) in zip(axes, groups.items()):
             for label, values in pairs.items():
                 colour, line = KINDS[label]
                 look = {"color": COLOURS[colour], "linestyle": line, "fill": True, "alpha": 0.25}
                 seaborn.kdeplot(np.asarray(values), ax=panel, label=label, warn_singular=False, **look)
-            panel.set(title=title, xlabel="cosine with the premise", ylabel="density")
+            panel.set_title(in_lines(title, columns=columns), fontsize=11)
+            panel.set(xlabel="cosine with the premise", ylabel="density")
             panel.set_yticks([])
             if notes and title in notes:
                 panel.text(0.02, 0.97, notes[title], transform=panel.transAxes, va="top", fontsize=9.5)
@@ -180,7 +182,7 @@ def uniformity_against_isotropy(
 def spectra(shares: dict[str, np.ndarray], ranks: dict[str, float]) -> Figure:
     """Draw each space's eigenvalue shares of the covariance, {space: (k,)}, and its effective rank as a bar."""
     with page_style():
-        height = max(3.2, 0.62 * len(ranks))
+        height = max(3.2, 1 + 0.52 * len(ranks))
         figure, (left, right) = panels(2, height=height, gridspec_kw={"width_ratios": [1.25, 1]})
         for place, (space, values) in enumerate(shares.items()):
             values = 100 * np.asarray(values)
@@ -299,7 +301,7 @@ def _bars(axes, values: dict[str, float], colours: list[str], form: str, **style
     axes.barh(places, list(values.values()), height=0.6, color=colours, **style)
     for place, value in zip(places, values.values()):
         note(axes, form.format(value), at=(value, place), offset=(4, 0), va="center", fontsize=9.5)
-    axes.set_yticks(places, [textwrap.fill(name, 14) for name in values])
+    axes.set_yticks(places, [textwrap.fill(name, 14) for name in values], fontsize=10)
     axes.set_xlim(0, 1.18 * max(values.values()))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import textwrap
 from collections.abc import Generator
 
 import matplotlib.pyplot as plt
@@ -68,6 +69,11 @@ def note(axes, text: str, *, at, offset, **style):
 def full_columns(count: int) -> int:
     """Return how many of `count` panels stand side by side, at most four, so that the fewest places stay empty."""
     return count if count <= 4 else min((4, 3), key=lambda columns: -count % columns)
+
+
+def in_lines(name: str, *, columns: int) -> str:
+    """Return a name in lines that fit above a panel, one of `columns` side by side."""
+    return textwrap.fill(name, 84 // columns)
 
 
 def panels(columns: int = 1, rows: int = 1, *, height: float = 3.4, **keywords):
