@@ -248,6 +248,17 @@ def test_a_block_is_written_anew_and_the_rest_stays(found):
         report.fill("<!-- table overviev -->\n<!-- end -->", found)
 
 
+def test_the_first_table_has_what_is_gained_and_what_it_costs(found):
+    table = report.summary(found)
+    assert len(table.splitlines()) == 2 + len(report.SUMMARY) and set(report.SUMMARY.values()) <= set(
+        report.FIRST_SCREEN
+    )
+    paper = next(label for label, run in report.SUMMARY.items() if run == "pairwise")
+    assert cells(table, paper) == ["73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)", "", "21.00, +5.0 %"]
+    assert cells(table, next(iter(report.SUMMARY))) == ["63.62 (62.6 to 64.6)", "", "", "20.00"]
+    assert cells(table, list(report.SUMMARY)[1]) == ["not run", "not run", "", "not run"]
+
+
 def test_records_are_read_by_model_and_run(found, tmp_path, monkeypatch):
     for run in ("pairwise", "base"):
         records.save_run(found[run], tmp_path)

@@ -44,6 +44,14 @@ PEER = "all-MiniLM-L6-v2"  # an encoder that cannot speak, in the record below
 SCORED = "sts_seven_tasks_finished"
 SEMPA = "pairwise_kl_2048"  # the recipe of the finished SemPA adapter
 CONTRASTIVE = "contrastive_kl"  # beside which the paper's objective is judged
+SUMMARY = {  # what a newcomer sees first
+    "the model as it is": BASE,
+    "**SemPA**, the finished adapter: three runs, held to the base by a KL penalty, in one": "pairwise_kl_averaged",
+    "SemPA at the paper's rate, nothing holds it": "pairwise",
+    "a preference over single words, in the same way": "one_word_kl_averaged",
+    "contrastive learning, the paper's *baseline*": "contrastive",
+    "the same, held to the base, the other finished adapter": CONTRASTIVE,
+}
 FIRST_SCREEN = (
     BASE,
     "pairwise",
@@ -67,6 +75,18 @@ def recorded_runs(model: str = models.PACKAGED, folder: str | Path | None = None
     folder = Path(folder or records.committed_folder())
     paths = {run: folder / f"{record_name(model, run)}.json" for run in ALL}
     return {run: records.load_run(path, records.GridFigures) if path.is_file() else None for run, path in paths.items()}
+
+
+def summary(recorded: Recorded) -> str:
+    """Return what a newcomer sees first: similarity gained and speech lost, with what each seed alone gains."""
+    base, rows = _figures(recorded, BASE), {}
+    for label, run in SUMMARY.items():
+        figures = _figures(recorded, run)
+        seven = _seven(figures)
+        gained = [_with_interval(seven.scores.mean), _difference(seven.scores.mean)] if seven else [NOT_RUN] * 2
+        rows[label] = [*gained, _gains_by_seed(recorded, run), _perplexity(figures, base)]
+    similar = "similarity: mean of seven STS tasks, ρ × 100 (95 % interval)"
+    return _markdown("", [similar, "gain", "gain, each seed alone", "speech: perplexity, lower is better"], rows)
 
 
 def overview(recorded: Recorded) -> str:
@@ -442,7 +462,7 @@ def _comparison(name: str) -> records.Comparison:
     return records.load_run(records.committed_folder() / f"{name}.json", records.Comparison).figures
 
 
-TABLES = {"overview": overview, "grid": grid, "recipes": recipes, "sts": sts,
+TABLES = {"summary": summary, "overview": overview, "grid": grid, "recipes": recipes, "sts": sts,
           "generation": generation, "costs": costs, "speech": speech,
           "space": space, "checkpoints": checkpoints, "trials": trials, "controls": controls, "subsets": subsets,
           "finished-sempa": functools.partial(finished, run=FINISHED["smollm2-135m-sempa"]),
