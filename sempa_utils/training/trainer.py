@@ -7,6 +7,7 @@ tokens a batch holds, and the loss over them.
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,9 @@ from sempa_utils.models import chat, processes
 from sempa_utils.records import CurvePoint
 from sempa_utils.training.recipe import Recipe, lora_config, train_in_float32
 from sempa_utils.training.step import REVISION, Batch, Outcome, Step
+
+# Between TRL and transformers, about a name that their next release takes away; the pins hold them where they are.
+warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning)
 
 WHOLE = "whole"  # the file that a checkpoint gets last, when all its others are written
 SECONDS_BETWEEN_CURVES = 5  # that a callback is given of a running run
