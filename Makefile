@@ -13,6 +13,8 @@
 # make docs, report, notebooks, lint, lab, clean: see below
 PYTHON ?= python3
 PROFILE ?= cpu
+# As in sempa_utils/__init__.py, for what loads torch before it.
+export OMP_WAIT_POLICY ?= passive
 MODEL ?= packaged
 
 BIN = .venv/bin

@@ -14,8 +14,13 @@ A newcomer's path: where a new thing goes, and the one line that makes it known.
 """
 
 import logging
+import os
 
 __version__ = "0.1.0"
+
+# torch reads it when it is loaded: a thread that waits for another sleeps. Waiting at work, a training step beside a busy
+# program takes many times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # bitsandbytes says at import that an optional package of faster kernels is missing; nothing here needs it.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
