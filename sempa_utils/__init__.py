@@ -18,7 +18,7 @@ import os
 
 __version__ = "0.1.0"
 
-# torch reads it when it is loaded: a thread that waits for another sleeps. Waiting at work, a training step beside a busy
+# torch reads it when it is loaded: a thread that waits for another one sleeps. Else a training step beside a busy
 # program takes many times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
