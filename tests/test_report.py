@@ -218,7 +218,7 @@ def test_a_finished_adapters_run_stands_beside_the_base_task_by_task(found):
     assert cells(table, "five benchmarks, 10 items")[-2] == "−0.8 ± 0.5"
     assert len(table.splitlines()) == 2 + 7 + 1 + 1 + 1 + 5 + 1
     found["one_word"] = found["one_word_seed_43"] = found["pairwise"]
-    seed = cells(report.finished(found, "one_word"), "mean, seed 43")
+    seed = cells(report.finished(found, "one_word"), "mean, `one_word_seed_43` alone")
     assert seed == ["", "73.12 (72.1 to 74.1)", "+9.50 (+8.1 to +11.0)", ""]
 
 

@@ -413,7 +413,7 @@ def speed(_) -> str:
     """Return what `make bench` measured: how many times as fast the kit is as what stands beside it."""
     training, embedding, generation = (_benchmark(name) for name in ("training", "embedding", "generation"))
     rows = {}
-    for side, ratio in training["ratios"].items():
+    for side, ratio in training.get("ratios", {"prefix tree": training["ratio"]}).items():
         if side != "stock TRL":
             name = "pairwise" if side == "prefix tree" else side
             rows[f"training by `{name}`, beside TRL's `DPOTrainer`"] = ratio

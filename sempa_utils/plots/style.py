@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette and a brown for a seventh line, in an order in which neighbours also differ in lightness.
+# Okabe and Ito's palette, in an order in which neighbours also differ in lightness.
 COLOURS = {
     "blue": "#0072B2",
     "orange": "#E69F00",
@@ -17,11 +17,10 @@ COLOURS = {
     "sky": "#56B4E9",
     "vermillion": "#D55E00",
     "purple": "#CC79A7",
-    "brown": "#7F4F24",
     "black": "#222222",
     "grey": "#8A8A8A",
 }
-CYCLE = [COLOURS[name] for name in ("blue", "orange", "green", "sky", "vermillion", "purple", "brown")]
+CYCLE = [COLOURS[name] for name in ("blue", "orange", "green", "sky", "vermillion", "purple")]
 
 PAGE_WIDTH = 9.0  # inches; a notebook page shows this at full width
 
