@@ -47,8 +47,8 @@ CONTRASTIVE = "contrastive_kl"  # beside which the paper's objective is judged
 SUMMARY = {  # what a newcomer sees first
     "the model as it is": BASE,
     "**SemPA**, the finished adapter: three runs, held to the base by a KL penalty, in one": "pairwise_kl_averaged",
+    "a preference over single words, held and joined as that is": "one_word_kl_averaged",
     "SemPA at the paper's rate, nothing holds it": "pairwise",
-    "a preference over single words, in the same way": "one_word_kl_averaged",
     "contrastive learning, the paper's *baseline*": "contrastive",
     "the same, held to the base, the other finished adapter": CONTRASTIVE,
 }
@@ -176,9 +176,8 @@ def costs(recorded: Recorded) -> str:
 
 
 def _right_answers(recorded: Recorded) -> dict[str, records.RowScores]:
-    """Return {run: how likely right answers are}; where no run has that step, of adapters in a record of their own."""
-    runs = {run: figures.scores for run, figures in _having(recorded, "gold_answers")}
-    return runs or (_comparison("gold_answers").rows if _is_recorded("gold_answers") else {})
+    """Return {run: how likely right answers are} of the runs that have that step."""
+    return {run: figures.scores for run, figures in _having(recorded, "gold_answers")}
 
 
 def speech(recorded: Recorded) -> str:
@@ -454,10 +453,6 @@ def _families() -> records.RunRecord[dict[str, records.FamilyOutcome]]:
     return records.load_run(records.committed_folder() / "families.json", dict[str, records.FamilyOutcome])
 
 
-def _is_recorded(name: str) -> bool:
-    return (records.committed_folder() / f"{name}.json").is_file()
-
-
 def _comparison(name: str) -> records.Comparison:
     return records.load_run(records.committed_folder() / f"{name}.json", records.Comparison).figures
 
@@ -517,7 +512,7 @@ def _answers_lost(
     recorded: Recorded,
 ) -> tuple[dict[str, dict[str, records.Difference]], records.RowScores | None]:
     """Return {run: {task or "mean": its difference from the base}} and the base's own figures."""
-    runs = dict(_right_answers(recorded))
+    runs = _right_answers(recorded)
     base = runs.pop(BASE, None)
     apart = {run: {task: score.difference for task, score in row.columns.items()} for run, row in runs.items()}
     return {run: {task: less for task, less in row.items() if less} for run, row in apart.items()}, base
@@ -538,9 +533,10 @@ def _gains(
 
 def _grown(_) -> tuple[dict[str, Any], dict | None]:
     """Return what the benchmark of growing cost recorded, and on what machine; neither where it was not run."""
-    if not _is_recorded("bench_growth_cpu"):
+    path = records.committed_folder() / "bench_growth_cpu.json"
+    if not path.is_file():
         return {}, None
-    record = records.load_run(records.committed_folder() / "bench_growth_cpu.json")
+    record = records.load_run(path)
     return record.figures, record.machine
 
 
