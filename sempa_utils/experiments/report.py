@@ -165,19 +165,16 @@ def generation(recorded: Recorded) -> str:
 
 
 def costs(recorded: Recorded) -> str:
-    """Return how likely right answers of the benchmarks are: the base in nats per token, the others less it."""
-    rows = {}
-    for name, row in _right_answers(recorded).items():
-        scores = [row.columns[task] for task in (*BENCHMARKS, "mean")]
-        rows[_name(name)] = [
-            _nats_lost(score) if score.difference else _minus(f"{score.value:.3f}") for score in scores
-        ]
-    return _markdown("", [*gold_answers.LABELS.values(), "mean"], rows)
+    """Return how likely each run finds the benchmarks' right answers: the base in nats per token, the others less it.
 
-
-def _right_answers(recorded: Recorded) -> dict[str, records.RowScores]:
-    """Return {run: how likely right answers are} of the runs that have that step."""
-    return {run: figures.scores for run, figures in _having(recorded, "gold_answers")}
+    Beside it the change of perplexity, the same measure on a plain text.
+    """
+    rows, base = {}, _figures(recorded, BASE)
+    for run, figures in _having(recorded, "gold_answers"):
+        scores = [figures.scores.columns[task] for task in (*BENCHMARKS, "mean")]
+        cells = [_nats_lost(score) if score.difference else _minus(f"{score.value:.3f}") for score in scores]
+        rows[_name(run)] = [*cells, _perplexity(_figures(recorded, run), base)]
+    return _markdown("", [*gold_answers.LABELS.values(), "mean", "perplexity, change"], rows)
 
 
 def speech(recorded: Recorded) -> str:
@@ -412,6 +409,7 @@ def speed(_) -> str:
     """Return what `make bench` measured: how many times as fast the kit is as what stands beside it."""
     training, embedding, generation = (_benchmark(name) for name in ("training", "embedding", "generation"))
     rows = {}
+    # A record from before --others has one ratio alone.
     for side, ratio in training.get("ratios", {"prefix tree": training["ratio"]}).items():
         if side != "stock TRL":
             name = "pairwise" if side == "prefix tree" else side
@@ -508,11 +506,9 @@ def _layers(recorded: Recorded) -> tuple[dict[str, records.LayerFigures], record
     return runs, base
 
 
-def _answers_lost(
-    recorded: Recorded,
-) -> tuple[dict[str, dict[str, records.Difference]], records.RowScores | None]:
+def _gold_answers(recorded: Recorded) -> tuple[dict[str, dict[str, records.Difference]], records.RowScores | None]:
     """Return {run: {task or "mean": its difference from the base}} and the base's own figures."""
-    runs = _right_answers(recorded)
+    runs = {run: figures.scores for run, figures in _having(recorded, "gold_answers")}
     base = runs.pop(BASE, None)
     apart = {run: {task: score.difference for task, score in row.columns.items()} for run, row in runs.items()}
     return {run: {task: less for task, less in row.items() if less} for run, row in apart.items()}, base
@@ -554,7 +550,7 @@ PICTURES: dict[str, tuple[Callable, Callable]] = {  # what is read of the record
         lambda runs, _: gained_and_lost(runs, generation="mean of five benchmarks", sts="seven STS tasks"),
     ),
     "growth": (_grown, lambda axes, _: growth(axes)),
-    "costs": (_answers_lost, lambda runs, base: differences(runs, BENCHMARKS | {"mean": "mean"})),
+    "costs": (_gold_answers, lambda runs, base: differences(runs, BENCHMARKS | {"mean": "mean"})),
 }
 
 
